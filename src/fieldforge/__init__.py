@@ -1,0 +1,1 @@
+"""An engine for neural fields: fit images, shapes and scenes, see them, and generate new ones."""
