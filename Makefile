@@ -1,1 +1,49 @@
+# `make demo` and `make test` set everything up on a fresh machine, in an environment of their own (.venv).
+PYTHON ?= python3
 VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# One thread a test process: two pools on two cores wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+.PHONY: help demo test test-all lint bench readme clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/  /'
+
+$(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/fieldforge/kernels/cpu/*)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fieldforge needs Python 3.11 or newer; set PYTHON=python3.12, say")'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python has no venv module: install it (Debian: apt-get install python3-venv)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(READY)  ## fit a photo, look at it, render it at another size
+	mkdir -p demo
+	$(BIN)/fieldforge fit image data/images/astronaut.png -o demo/astronaut.field --seed 0 --overwrite
+	$(BIN)/fieldforge info demo/astronaut.field
+	$(BIN)/fieldforge render demo/astronaut.field -o demo/eyes_x8.png --scale 8 --crop 176,64,96,72
+	$(BIN)/fieldforge view demo/eyes_x8.png
+	@echo "Look at demo/astronaut.report.png and demo/eyes_x8.png"
+
+test: $(READY)  ## the suite, under eight minutes on two cores
+	$(PYTEST) -m "not slow"
+
+test-all: $(READY)  ## the suite with the slow tests
+	$(PYTEST)
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(READY)  ## measure against plain PyTorch; rows go to data/bench
+	$(BIN)/fieldforge bench encodings
+	$(BIN)/fieldforge bench image
+
+readme: $(READY)  ## rewrite the README's tables and pictures from data/bench
+	$(BIN)/fieldforge bench report
+
+clean:
+	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache
