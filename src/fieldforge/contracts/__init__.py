@@ -3,3 +3,6 @@
     from fieldforge.contracts import check_encoding
     check_encoding(lambda: MyEncoding(3))
 """
+
+from fieldforge.contracts.activation import check_activation as check_activation
+from fieldforge.contracts.network import check_network as check_network
