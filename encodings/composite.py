@@ -54,7 +54,7 @@ class Composite(Encoding):
     Example:
         >>> parts = [{"otype": "Identity", "n_dims_to_encode": 2}, {"otype": "OneBlob", "n_bins": 2}]
         >>> Composite(3, nested=parts)(torch.tensor([3.0, 4.0, 0.25]))
-        tensor([3.0000, 4.0000, 0.8965, 0.1035])
+        tensor([3.0000, 4.0000, 0.7930, 0.2070])
     """
 
     otype = "Composite"

@@ -134,13 +134,14 @@ def level_index(points: Tensor, level: Level) -> Tensor:
 def _interpolate(x: Tensor, rows: Tensor, level: Level, interpolation: str) -> Tensor:
     """One level: (N, d) points, (size, F) rows -> (N, F)."""
     # The product of two float32 numbers is exact in float64, so the position is rounded to float32 once, as by a
-    # fused multiply-add; rounding the product too would move fine levels by 3e-4. One rule for every backend.
+    # fused multiply-add. Rounding the product too moves points by up to 1/64 of a cell at resolution 2^17: one rule
+    # for every backend.
     position = (x.double() * level.scale + 0.5).to(torch.promote_types(x.dtype, torch.float32))
     floor = position.detach().floor()
     t = position - floor  # (N, d) in [0, 1)
     cell = _saturating_int(floor)  # (N, d)
     if interpolation == "Nearest":
-        zero = 0 * t.sum(-1, keepdim=True).nan_to_num().to(rows.dtype)  # keeps x in the graph: its gradient is zero, not missing
+        zero = 0 * t.sum(-1, keepdim=True).nan_to_num().to(rows.dtype)  # so that x has a gradient: zero
         return embedding(level_index(cell, level), rows) + zero
     if interpolation == "Smoothstep":
         t = t * t * (3 - 2 * t)
@@ -203,8 +204,10 @@ class Grid(Encoding):
     domain = "unit cube"
     outside = (
         "the lattice goes on, its indices wrapping around the table modulo 2^32 and the level's size; "
-        "NaN and positions that overflow give NaN"
+        "NaN and positions that overflow give NaN, or with Nearest some row of the table"
     )
+
+    type: str  # type: ignore[assignment]  # the key's name in tiny-cuda-nn; hides nn.Module.type, a cast
 
     def __init__(
         self,

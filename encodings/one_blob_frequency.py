@@ -6,11 +6,13 @@ Neural Radiance Caching for Path Tracing", table 1), as tiny-cuda-nn composes it
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from fieldforge.checks import expect_int, expect_points
 from fieldforge.encodings.base import Encoding
-from fieldforge.encodings.composite import Composite
+from fieldforge.encodings.one_blob import OneBlob
+from fieldforge.encodings.triangle_wave import TriangleWave
 from fieldforge.registry import register
 
 
@@ -43,18 +45,17 @@ class OneBlobFrequency(Encoding):
     def __init__(self, n_input_dims: int = 8, *, n_frequencies: int = 12, n_bins: int = 4) -> None:
         super().__init__()
         self.n_input_dims = expect_int("n_input_dims", n_input_dims, 8)
+        self.waves = TriangleWave(3, n_frequencies=n_frequencies)
+        self.blobs = OneBlob(5, n_bins=n_bins)
         self.n_frequencies = n_frequencies
         self.n_bins = n_bins
-        waves = {"otype": "TriangleWave", "n_dims_to_encode": 3, "n_frequencies": n_frequencies}
-        blobs = {"otype": "OneBlob", "n_dims_to_encode": 5, "n_bins": n_bins}
-        self.composite = Composite(n_input_dims, nested=[waves, blobs, {"otype": "Identity"}])
-        self.n_output_dims = self.composite.n_output_dims
+        self.n_output_dims = self.waves.n_output_dims + self.blobs.n_output_dims + n_input_dims - 8
 
     def forward(self, x: Tensor) -> Tensor:
         expect_points(x, self.n_input_dims, owner=self)
-        features: Tensor = self.composite(x)
-        return features
+        return torch.cat((self.waves(x[..., :3]), self.blobs(x[..., 3:8]), x[..., 8:]), -1)
 
-    def channel_order(self) -> Tensor | None:
+    def channel_order(self) -> Tensor:
         """Octaves in order; the channels that are no waves count as coarse."""
-        return self.composite.channel_order()
+        waves = self.waves.channel_order()
+        return torch.cat((waves, waves.new_zeros(self.n_output_dims - len(waves))))

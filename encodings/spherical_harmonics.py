@@ -59,7 +59,7 @@ class SphericalHarmonics(Encoding):
         return torch.stack(harmonics(2 * x - 1, self.degree), -1)
 
     def channel_order(self) -> Tensor:
-        return torch.arange(self.degree).repeat_interleave(2 * torch.arange(self.degree) + 1)
+        return torch.tensor([band for band in range(self.degree) for _ in range(2 * band + 1)])
 
 
 def harmonics(v: Tensor, degree: int) -> list[Tensor]:

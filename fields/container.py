@@ -114,6 +114,17 @@ class Source:
         return cls(target, tuple(tensor.shape), lambda: map(change, pieces(tensor)))
 
 
+def name_of(dtype: torch.dtype) -> str:
+    """The name of a type in a file.
+
+    Raises:
+        TypeError: a file cannot hold it.
+    """
+    if dtype not in _NAMES:
+        raise TypeError(f"a file cannot hold {dtype}; it holds {', '.join(map(str, _NAMES))}")
+    return _NAMES[dtype]
+
+
 def pieces(tensor: Tensor) -> Iterator[Tensor]:
     """A tensor's values in order, as flat detached slices of at most `CHUNK_BYTES` (and whole blocks of 256)."""
     flat = tensor.detach().reshape(-1)
@@ -141,7 +152,7 @@ def write(path: str | os.PathLike[str], kind: str, body: Mapping[str, Any], tens
         Bytes written.
 
     Raises:
-        TypeError, ValueError: `body` is not JSON, or a tensor's type is not in `DTYPES`.
+        TypeError, ValueError: `body` is not JSON, or a tensor's type or name is not one that a file can hold.
         FieldFileError: the file system refused; the old file is whole.
     """
     # realpath: replacing a symbolic link would leave its target stale
@@ -167,10 +178,12 @@ def write(path: str | os.PathLike[str], kind: str, body: Mapping[str, Any], tens
             with Reader(Path(file.name)) as written:
                 written.verify()
                 if written.checksum != digest.hexdigest():
-                    raise FieldFileError(path, "what was written could not be read back; check the disk")
+                    raise FieldFileError(path, "could not be read back as it was written; check the disk")
     except OSError as error:
-        why = error.strerror or str(error)
+        why = "its folder does not exist" if not target.parent.is_dir() else error.strerror or str(error)
         raise FieldFileError(path, f"could not be written ({why}); nothing that was there has changed") from error
+    except FieldFileError as error:
+        raise FieldFileError(path, f"was not written: what was to take its place {error.problem}") from error
     return n_bytes
 
 
@@ -178,16 +191,15 @@ def _header(kind: str, body: Mapping[str, Any], tensors: Mapping[str, Source]) -
     """The first bytes of the file with a checksum of zeros, and the order of the tensors in it."""
     inner = {**plain_json(body, "header"), "format": FORMAT, "kind": kind}
     sealed = '{"checksum":"' + _ZEROS.decode() + '",' + _dumps(inner)[1:]
-    for name, source in tensors.items():
-        if source.dtype not in _NAMES:
-            raise TypeError(f"{name}: a file cannot hold {source.dtype}; it holds {', '.join(map(str, _NAMES))}")
+    if "__metadata__" in tensors:
+        raise ValueError("tensors: the name __metadata__ is taken by the format")
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     outer: dict[str, Any] = {"__metadata__": {"fieldforge": sealed}}
     begin = 0
     for name in order:
         source = tensors[name]
         end = begin + math.prod(source.shape) * source.dtype.itemsize
-        outer[name] = {"dtype": _NAMES[source.dtype], "shape": list(source.shape), "data_offsets": [begin, end]}
+        outer[name] = {"dtype": name_of(source.dtype), "shape": list(source.shape), "data_offsets": [begin, end]}
         begin = end
     text = json.dumps(outer, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -292,7 +304,8 @@ class Reader:
             os.close(descriptor)
             self._fail("is a folder, not a .field file")
         try:
-            self._open()
+            with self._said_in_one_sentence():
+                self._open()
         except BaseException:
             self.close()
             raise
@@ -307,6 +320,13 @@ class Reader:
         """Release the file."""
         if self._file is not None:
             self._file.close()
+
+    @contextmanager
+    def _said_in_one_sentence(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._fail(f"cannot be read ({error.strerror or error}); check the disk")
 
     def _fail(self, problem: str) -> NoReturn:
         raise FieldFileError(self.path, problem)
@@ -431,10 +451,11 @@ class Reader:
             FieldFileError: a bit differs from what was written.
         """
         assert self._file is not None
-        digest = hashlib.sha256(self._read(0, _CHECKSUM_AT) + _ZEROS)
-        self._file.seek(_CHECKSUM_AT + 64)
-        while block := self._file.read(CHUNK_BYTES):
-            digest.update(block)
+        with self._said_in_one_sentence():
+            digest = hashlib.sha256(self._read(0, _CHECKSUM_AT) + _ZEROS)
+            self._file.seek(_CHECKSUM_AT + 64)
+            while block := self._file.read(CHUNK_BYTES):
+                digest.update(block)
         if digest.hexdigest() != self.checksum:
             self._fail("is damaged: its checksum does not match its content; use a copy or fit again")
 
@@ -450,9 +471,10 @@ class Reader:
         step = (n_values or CHUNK_BYTES // 8) * dtype.itemsize
         for begin in range(info.begin, info.end, step):
             block = torch.empty(min(step, info.end - begin), dtype=torch.uint8)
-            self._file.seek(self.data_start + begin)
-            if self._file.readinto(block.numpy().data) != len(block):
-                self._fail("became shorter while it was read")
+            with self._said_in_one_sentence():
+                self._file.seek(self.data_start + begin)
+                if self._file.readinto(block.numpy().data) != len(block):
+                    self._fail("became shorter while it was read")
             if dtype == torch.bool and bool((block > 1).any()):
                 self._fail(f"holds a true/false value in {_short(name)} that is neither; it is damaged")
             yield block.view(dtype)

@@ -23,20 +23,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fieldforge.fields import container
 from fieldforge.fields.container import FieldFileError, Reader, TensorInfo, plain_json
 from fieldforge.fields.kinds.base import Box, Field
-from fieldforge.fields.storage import BLOCK, STORAGE, Storage, decode, encode, fill, round_to
+from fieldforge.fields.storage import STORAGE, Storage, decode, encode, fill, misfit, round_to
 from fieldforge.registry import build
 
 __all__ = ["STORAGE", "FieldFileError", "Header", "Storage", "load_field", "read_header", "round_to", "save_field"]
 
 UNSAVED_BYTES = 64 * 2**20
 """Memory a configuration may ask for beyond what its file holds: tables that are computed, not stored."""
-
-_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -85,8 +82,8 @@ def save_field(
         "software": {"fieldforge": _version()},
     }
     sources = encode(field, dtype)
-    held = {name: tuple(tensor.shape) for name, tensor in field.state_dict().items()}
-    problem = _difference(held, _skeleton(config).state_dict())
+    stored = {name: (container.name_of(source.dtype), source.shape) for name, source in sources.items()}
+    problem = misfit(stored, _skeleton(config).state_dict())
     if problem:  # better now than when somebody needs the file
         raise ValueError(f"field: {type(field).__name__}.config() does not rebuild it: {problem}")
     return container.write(path, "field", body, sources)
@@ -117,7 +114,7 @@ def load_field(path: str | os.PathLike[str]) -> tuple[Field, dict[str, Any]]:
             with torch.random.fork_rng(devices=[]):
                 field = _build(header.config)
             asked = skeleton.state_dict()
-            if any(reader.tensors[name].dtype == "F64" and asked[name].dtype == torch.float32 for name in asked):
+            if any(reader.tensors[name].dtype == "F64" and asked[name].dtype != torch.float64 for name in asked):
                 field = field.double()
             for name, tensor in field.state_dict().items():
                 steps = f"{name}:step"
@@ -178,39 +175,15 @@ def _skeleton(config: Mapping[str, Any]) -> Field:
         return _build(config)
 
 
-def _difference(held: Mapping[str, tuple[int, ...]], asked: Mapping[str, Tensor]) -> str | None:
-    """The first way in which what is there differs from what a configuration asks for."""
-    for name, tensor in asked.items():
-        if name not in held:
-            return f"{name} {tuple(tensor.shape)} is missing"
-        if held[name] != tuple(tensor.shape):
-            return f"{name} is {held[name]}, not {tuple(tensor.shape)}"
-    return next((f"{name} has no place in it" for name in held if name not in asked), None)
-
-
 def _misfit(reader: Reader, skeleton: Field, header: Header) -> str | None:
     """The first way in which a file does not fit the field that its configuration builds."""
-    tensors, asked = reader.tensors, skeleton.state_dict()
-    in_steps = {name for name, info in tensors.items() if info.dtype == "I8" and f"{name}:step" in tensors}
-    of_steps = {f"{name}:step" for name in in_steps}
-    problem = _difference({name: info.shape for name, info in tensors.items() if name not in of_steps}, asked)
-    if problem:
-        return problem
-    for name, tensor in asked.items():
-        stored, is_real = tensors[name].dtype, tensor.is_floating_point()
-        fits = is_real if name in in_steps else is_real and stored in _FLOATS
-        if not fits and (container.DTYPES[stored] != tensor.dtype or name in in_steps):
-            return f"{name} is of type {stored}, not {str(tensor.dtype).removeprefix('torch.')}"
-    for name in in_steps:
-        step, n_steps = tensors[f"{name}:step"], -(-asked[name].numel() // BLOCK)
-        if (step.dtype, step.shape) != ("F32", (n_steps,)):
-            return f"{name}:step is {step.dtype} {step.shape}, not F32 {(n_steps,)}"
+    asked = skeleton.state_dict()
     unsaved = sum(buffer.nbytes for name, buffer in skeleton.named_buffers() if name not in asked)
     if unsaved > UNSAVED_BYTES + reader.n_bytes:
         return f"tables of {unsaved} bytes are more than a file of {reader.n_bytes} bytes may ask for"
     if header.box != skeleton.box:
         return f"box is {header.box}, not {skeleton.box}"
-    return None
+    return misfit({name: (info.dtype, info.shape) for name, info in reader.tensors.items()}, asked)
 
 
 def _version() -> str:

@@ -5,8 +5,9 @@ consecutive values of a parameter (tensor "<name>:step") and each value as a who
 whatever the parameter's layout: about 8.1 bits a value. The step is the largest magnitude over 127, rounded up to 16
 significant bits, so that a whole number of steps is an exact float32 and rounding twice is rounding once.
 
-Only real parameters are stored in fewer bits. Buffers, complex parameters, and under "int8" parameters of fewer than
-256 values (biases), keep their type.
+Only real parameters are stored in fewer bits. A complex128 parameter stands in the file as float64 with a last axis of
+real and imaginary part. Buffers, complex parameters, and under "int8" parameters of fewer than 256 values (biases),
+keep their type.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fieldforge.checks import did_you_mean, expect_choice
-from fieldforge.fields.container import Source, pieces
+from fieldforge.fields.container import DTYPES, Source, name_of, pieces
 
 STORAGE = {
     "float64": torch.float64,
@@ -52,6 +53,8 @@ def encode(module: nn.Module, storage: Storage = None) -> dict[str, Source]:
         if dtype == torch.int8 and tensor.is_floating_point():
             sources[f"{name}:step"] = Source.of(torch.cat([_steps(piece) for piece in pieces(tensor)]))
             sources[name] = Source.of(tensor, torch.int8, _in_steps)
+        elif dtype == torch.complex128:  # safetensors has no name for it
+            sources[name] = Source.of(torch.view_as_real(tensor))
         else:
             sources[name] = Source.of(tensor, dtype)
     return sources
@@ -68,6 +71,28 @@ def decode(stored: Iterable[Tensor], steps: Tensor | None) -> Iterator[Tensor]:
         yield piece
 
 
+def misfit(stored: Mapping[str, tuple[str, tuple[int, ...]]], asked: Mapping[str, Tensor]) -> str | None:
+    """The first way in which stored tensors (type name and shape, as a file declares them) are not what a module's
+    state, which may be on the meta device, can be read from; None if they are."""
+    steps = {f"{name}:step" for name in asked if name in stored and stored[name][0] == "I8"}
+    for name, tensor in asked.items():
+        if name not in stored:
+            return f"{name} {tuple(tensor.shape)} is missing"
+        dtype, shape = stored[name]
+        wanted, step = tuple(tensor.shape), stored.get(f"{name}:step")
+        if dtype == "I8" and step is not None:
+            fits = tensor.is_floating_point() and step == ("F32", (-(-tensor.numel() // BLOCK),))
+        elif dtype == "F64" and tensor.is_complex():
+            fits, wanted = True, (*wanted, 2)
+        elif tensor.is_floating_point():
+            fits = DTYPES[dtype].is_floating_point
+        else:
+            fits = DTYPES[dtype] == tensor.dtype
+        if not fits or shape != wanted:
+            return f"{name} is {dtype} {shape}, not {name_of(tensor.dtype)} {wanted}"
+    return next((f"{name} has no place in it" for name in stored if name not in asked and name not in steps), None)
+
+
 @torch.no_grad()
 def fill(target: Tensor, values: Iterable[Tensor]) -> None:
     """Write flat pieces into a tensor in place, in order.
@@ -75,6 +100,7 @@ def fill(target: Tensor, values: Iterable[Tensor]) -> None:
     Raises:
         ValueError: a number is not finite.
     """
+    target = torch.view_as_real(target) if target.dtype == torch.complex128 else target
     flat, begin = target.reshape(-1), 0
     for piece in values:
         if not bool(torch.isfinite(piece).all()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,26 +34,30 @@ def run(folder: Path, *, is_quick: bool) -> None:
             config |= {"log2_hashmap_size": log2_size, "base_resolution": base, "per_level_scale": growth}
             plain = PlainHashGrid(n_dims, n_levels, n_features, log2_size, base, growth)
             ours = build("encoding", config, n_input_dims=n_dims)
-            rows += _case(case, plain, ours, n_dims, n_points, repeats, dict(config, n_points=n_points))
+            rows += _case(case, plain, ours, ("reference", "cpu"), n_dims, repeats, dict(config, n_points=n_points))
         for n_dims in (2, 3):
             ours = build("encoding", {"otype": "Frequency", "n_frequencies": 12}, n_input_dims=n_dims)
             case = f"Frequency {n_dims}-D, 12"
-            rows += _case(case, PlainFrequency(12), ours, n_dims, n_points, repeats, {"n_points": n_points})
+            rows += _case(case, PlainFrequency(12), ours, ("reference",), n_dims, repeats, {"n_points": n_points})
     if not is_quick:
         say(f"rows: {save(folder, 'encodings', rows)}")
 
 
 def _case(
-    case: str, plain: nn.Module, ours: nn.Module, n_dims: int, n_points: int, repeats: int, sizes: dict[str, Any]
+    case: str,
+    plain: nn.Module,
+    ours: nn.Module,
+    backends: Sequence[str],
+    n_dims: int,
+    repeats: int,
+    sizes: dict[str, Any],
 ) -> list[Row]:
+    n_points = sizes["n_points"]
     x = torch.rand(n_points, n_dims, generator=torch.Generator().manual_seed(0))
     rows = []
     for direction, work in (("forward", _forward), ("forward + backward", _forward_backward)):
         candidates = {"plain PyTorch": work(plain, x, "auto")}
-        for backend in ("reference", "cpu"):
-            candidates[f"ours, {backend}"] = work(ours, x, backend if isinstance_of_grid(ours) else "auto")
-            if not isinstance_of_grid(ours):
-                break
+        candidates |= {f"ours, {backend}": work(ours, x, backend) for backend in backends}
         seconds = take_turns(candidates, repeats=repeats)
         base = statistics.median(seconds["plain PyTorch"])
         for name, times in seconds.items():
@@ -63,11 +67,6 @@ def _case(
             )
             say(f"{case:26} {direction:18} {name:16} {n_points / median / 1e6:8.3f} M points/s  {base / median:6.2f} x")
     return rows
-
-
-def isinstance_of_grid(encoding: nn.Module) -> bool:
-    """Whether an encoding has more than the reference to choose from."""
-    return getattr(encoding, "otype", "") == "Grid"
 
 
 def _forward(module: nn.Module, x: torch.Tensor, backend: str) -> Callable[[], None]:

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fieldforge.apps.fit.config import apply_overrides, load_config, validate
-from fieldforge.apps.fit.loop import Budget, Hook, PlainStep, Progress, State, train
+from fieldforge.apps.fit.config import apply_overrides, read_run, validate
+from fieldforge.apps.fit.loop import Budget, Hook, PlainStep, Progress, State, averages_in_place, train
 from fieldforge.apps.fit.options import FitOptions
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.presets import preset as preset_config
@@ -35,12 +35,16 @@ from fieldforge.apps.images import ImageError, Picture, read_image
 from fieldforge.apps.metrics import Metrics
 from fieldforge.apps.render.image import render, render_strips, view_of
 from fieldforge.backends import use_backend
+from fieldforge.checks import did_you_mean
 from fieldforge.fields.checkpoint import Checkpoints
 from fieldforge.fields.file import round_to, save_field
 from fieldforge.fields.kinds.image import ImageField
 from fieldforge.registry import ConfigError, build
 
 Config = dict[str, Any]
+
+SECTIONS = ("encoding", "network", "loss", "optimizer", "schedule", "fit")
+"""What the run file of an image fit holds."""
 
 
 @dataclass
@@ -115,23 +119,24 @@ def run_config(
     height, width, _ = picture.pixels.shape
     resolved = preset_config(preset, width, height, picture.color_space)
     notices: list[str] = []
-    if config is not None:
-        if isinstance(config, Mapping):
-            given = copy.deepcopy(dict(config))
-        else:
-            loaded = load_config(config)
-            given, notices = dict(loaded.sections), list(loaded.notices)
-            if config.suffix.lower() == ".json":
-                notices += _fill_growth(given, width, height)
+    if isinstance(config, Mapping):
+        resolved |= copy.deepcopy(dict(config))
+    elif config is not None:
+        given, notices = read_run(config, extra=("fit",))
+        if config.suffix.lower() == ".json":
+            notices += _fill_growth(given, width, height)
         resolved |= given
     resolved = apply_overrides(resolved, overrides)
+    for section in resolved.keys() - SECTIONS:
+        raise ConfigError(f"{section}: an image fit has no such section{did_you_mean(section, SECTIONS)}; "
+                          f"known: {', '.join(SECTIONS)}")
     if steps is not None:
-        resolved["fit"] = {**resolved.get("fit", {}), "n_steps": steps}
-    resolved["fit"] = FitOptions.of(resolved.get("fit", {})).config()
-    validate(resolved)
+        resolved["fit"] = {**resolved["fit"], "n_steps": steps}
+    resolved, more = validate(resolved, extra=("fit",))
+    resolved["fit"] = FitOptions.of(resolved["fit"]).config()
     if max_bytes is not None:
         shrink(resolved, picture, max_bytes)
-    return resolved, notices
+    return resolved, [*notices, *more]
 
 
 def _fill_growth(config: Config, width: int, height: int) -> list[str]:
@@ -319,6 +324,16 @@ def _as_picture(source: str | Path | np.ndarray | Tensor | Picture) -> Picture:
     return picture
 
 
+def step_of(
+    fitted: ImageField, config: Config, draw: Callable[[int], tuple[Tensor, Tensor]], hooks: Sequence[Hook] = ()
+) -> tuple[PlainStep, Optimizer]:
+    """The training step of a configuration, and the optimizer inside it."""
+    parameters = Parameters.of(fitted, [fitted.network])
+    optimizer: Optimizer = build("optimizer", config["optimizer"], path="optimizer", parameters=parameters)
+    loss = build("loss", config["loss"], path="loss")
+    return PlainStep(query=fitted.color, draw=draw, loss=loss, optimizer=optimizer, hooks=hooks), optimizer
+
+
 def _run(
     picture: Picture,
     config: Config,
@@ -332,18 +347,11 @@ def _run(
 ) -> ImageFit:
     options = FitOptions.of(config["fit"])
     fitted = make_field(config, picture, seed)
-    parameters = Parameters.of(fitted, [fitted.network])
-    optimizer: Optimizer = build("optimizer", config["optimizer"], path="optimizer", parameters=parameters)
-    advance = PlainStep(
-        query=fitted.color,
-        draw=PixelDraw(picture, options, seed),
-        loss=build("loss", config["loss"], path="loss"),
-        optimizer=optimizer,
-        hooks=hooks,
-    )
+    advance, optimizer = step_of(fitted, config, PixelDraw(picture, options, seed), hooks)
+    parameters = list(optimizer.parameters)
     state = train(
         advance,
-        list(parameters),
+        parameters,
         optimizer,
         build("schedule", config["schedule"], path="schedule"),
         Budget(options.n_steps, seconds, target),
@@ -371,7 +379,7 @@ def measure(picture: Picture, fitted: ImageField, optimizer: Optimizer | None = 
     """PSNR and SSIM of a field against its picture, over every pixel, in strips; with an optimizer, of its averages."""
     metrics = Metrics(peak=picture.peak)
     first = 0
-    with optimizer.averaged_in_place() if optimizer is not None else nullcontext():
+    with averages_in_place(optimizer) if optimizer is not None else nullcontext():
         for strip in render_strips(fitted, view_of(fitted)):
             metrics.add(strip, picture.rows(first, first + len(strip)))
             first += len(strip)

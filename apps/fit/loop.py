@@ -209,6 +209,19 @@ def train(
     return state
 
 
+@contextmanager
+def averages_in_place(optimizer: Optimizer) -> Iterator[None]:
+    """Inside the block the parameters hold what is meant for inference (EMA, Average, Lookahead); do not train there."""
+    kept = [parameter.data for parameter in optimizer.parameters]
+    for parameter, average in zip(optimizer.parameters, optimizer.averaged(), strict=True):
+        parameter.data = average.detach()
+    try:
+        yield
+    finally:
+        for parameter, data in zip(optimizer.parameters, kept, strict=True):
+            parameter.data = data
+
+
 class _Reports:
     """What happened between two reports."""
 
@@ -292,7 +305,7 @@ def _save(
     identity: Mapping[str, Any] | None,
 ) -> None:
     tensors = {f"parameter.{number}": parameter.detach() for number, parameter in enumerate(parameters)}
-    tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.live_state().items()}
+    tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.state_tensors().items()}
     checkpoints.save(state.step, tensors, {"state": asdict(state), "identity": dict(identity or {})})
 
 

@@ -7,9 +7,37 @@ from __future__ import annotations
 
 import shutil
 import sys
+from pathlib import Path
 from typing import TextIO
 
 import numpy as np
+
+from fieldforge.apps.cli import UsageError
+from fieldforge.apps.images import linear_to_srgb, read_image
+from fieldforge.apps.render.image import render
+from fieldforge.fields.file import load_field
+from fieldforge.fields.kinds.image import ImageField
+
+
+def show_file(path: Path, *, width: int | None = None) -> int:
+    """Show a field or a picture file; returns the exit code."""
+    if path.suffix == ".field":
+        field, _ = load_field(path)
+        if not isinstance(field, ImageField):
+            raise UsageError(f"{path}: is a {field.otype}, not an image field")
+        image = render(field, scale=min(1.0, 400 / max(field.width, field.height)))
+        color_space = field.color_space
+    else:
+        picture = read_image(path)
+        every = max(1, max(picture.width, picture.height) // 400)
+        small = picture.pixels[::every, ::every]
+        image = small.astype(np.float32) / (1.0 if small.dtype == np.float32 else np.iinfo(small.dtype).max)
+        color_space = picture.color_space
+    if color_space == "linear":
+        image = np.clip(image / max(1e-12, float(np.percentile(image, 99))), 0, 1)
+        image[..., :3] = linear_to_srgb(image[..., :3])
+    show(image, width=width)
+    return 0
 
 
 def show(image: np.ndarray, *, width: int | None = None, stream: TextIO | None = None) -> None:

@@ -34,8 +34,8 @@ class WIRE(Sinusoidal):
         first_omega: the first layer's; None: omega.
 
     Example:
-        >>> WIRE(omega=math.pi, scale=1.0)(torch.tensor([0.0, 1.0]))
-        tensor([ 1.0000+0.0000e+00j, -0.3679-3.2161e-08j])
+        >>> WIRE(omega=2.0, scale=1.0)(torch.tensor([0.0, 1.0]))
+        tensor([ 1.0000+0.0000j, -0.1531+0.3345j])
     """
 
     otype = "WIRE"
@@ -49,9 +49,9 @@ class WIRE(Sinusoidal):
     def forward(self, z: Tensor, is_first: bool = False) -> Tensor:
         omega = self.factor(is_first)
         if not z.is_complex():
-            return torch.polar(torch.exp(-((self.scale * z) ** 2)), omega * z)
-        size = (self.scale * z.real) ** 2 + (self.scale * z.imag) ** 2
-        return torch.polar(torch.exp(-omega * z.imag - size), omega * z.real)
+            return torch.exp(torch.complex(-((self.scale * z) ** 2), omega * z))
+        size = (self.scale * z.real) ** 2 + (self.scale * z.imag) ** 2  # abs() has no second derivative at 0
+        return torch.exp(torch.complex(-omega * z.imag - size, omega * z.real))
 
     def derivative(self, z: Tensor, is_first: bool = False) -> Tensor:
         """Along the real axis, d/d(Re z): the function is not holomorphic. Complex."""

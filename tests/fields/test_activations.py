@@ -324,7 +324,6 @@ class SaysItIsComplex(ReLU):
         (SaysItIsComplex, "type_follows_input"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 def test_the_contract_catches(make: Callable[[], Activation], promise: str) -> None:
     with pytest.raises(AssertionError, match=f"^({promise}): "):
         check_activation(make)

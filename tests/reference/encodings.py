@@ -54,7 +54,9 @@ def spherical_harmonics(v: Sequence[float], degree: int) -> list[float]:
     for band in range(degree):
         for m in range(-band, band + 1):
             k = abs(m)
-            legendre = 0.0  # the k-th derivative of P_band = 2^-band sum_j (-1)^j C(band,j) C(2band-2j,band) z^(band-2j)
+            legendre = (
+                0.0  # the k-th derivative of P_band = 2^-band sum_j (-1)^j C(band,j) C(2band-2j,band) z^(band-2j)
+            )
             for j in range((band - k) // 2 + 1):
                 power = band - 2 * j
                 term = (-1) ** j * math.comb(band, j) * math.comb(2 * band - 2 * j, band) * math.perm(power, k)

@@ -1,4 +1,4 @@
-"""Losses for predictions that are probability densities (tiny-cuda-nn; Müller et al. 2019, "Neural Importance Sampling").
+"""Losses of predictions that are probability densities (tiny-cuda-nn; Neural Importance Sampling, Müller et al. 2019).
 
     {"otype": "CrossEntropy"}    {"otype": "Variance"}
 

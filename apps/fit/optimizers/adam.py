@@ -66,8 +66,8 @@ class Adam(Optimizer):
         >>> w = nn.Parameter(torch.zeros(2))
         >>> w.grad = torch.tensor([3.0, 0.0])
         >>> Adam(Parameters(other=[w]), learning_rate=0.5).step()
-        >>> w.tolist()
-        [-0.5, 0.0]
+        >>> w.data
+        tensor([-0.5000,  0.0000])
     """
 
     otype = "Adam"
@@ -210,6 +210,8 @@ class Adam(Optimizer):
             t = (1.0 - self.beta2) * (self.n_steps_done + 1)
             low, high = 0.1 - 0.1 / (t + 1.0), 0.1 + 0.1 / t
         effective_rate = (rate / (second.sqrt() + self.epsilon)).clamp(low, high)
+        if self.epsilon == 0.0:
+            effective_rate = effective_rate.nan_to_num(low)  # 0 / 0: nothing learned yet, and the rate is 0
         new = decayed(weight, rate, self.relative_decay, self.absolute_decay) - effective_rate * first
         if self.clipping_magnitude != 0.0:
             new = new.clamp(-self.clipping_magnitude, self.clipping_magnitude)

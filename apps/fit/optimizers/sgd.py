@@ -22,7 +22,7 @@ class SGD(Optimizer):
         l2_reg: strength of the pull toward zero, added to the gradient.
 
     Example:
-        >>> w = nn.Parameter(torch.tensor([1.0, 2.0]))
+        >>> w = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
         >>> w.grad = torch.tensor([1.0, -1.0])
         >>> SGD(Parameters(other=[w]), learning_rate=0.5, l2_reg=0.0).step()
         >>> w.tolist()

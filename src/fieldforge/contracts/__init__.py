@@ -5,4 +5,6 @@
 """
 
 from fieldforge.contracts.activation import check_activation as check_activation
+from fieldforge.contracts.encoding import check_encoding as check_encoding
+from fieldforge.contracts.field import check_field as check_field
 from fieldforge.contracts.network import check_network as check_network

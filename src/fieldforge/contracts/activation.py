@@ -12,7 +12,7 @@ import inspect
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,7 +22,6 @@ from fieldforge.registry import CONTEXT
 if TYPE_CHECKING:
     from fieldforge.fields.activations.base import Activation
 
-Part = TypeVar("Part")
 Make = Callable[[], "Activation"]
 
 CORNERS = (0.0, 0.5, -0.5, 1.0, -1.0)
@@ -52,7 +51,8 @@ def values_keep_shape_and_input(make: Make) -> None:
             require(out.shape == z.shape, f"shape {tuple(z.shape)} went in, {tuple(out.shape)} came out")
             require(torch.equal(z, before), "forward wrote to its argument")
     z = torch.linspace(-1, 1, 12).reshape(3, 4)
-    require(torch.equal(activation(z.T), activation(z).T), "the transposed (non-contiguous) input gives other values")
+    worst = relative_error(activation(z.T), activation(z).T)
+    require(worst < 1e-6, f"values of a transposed (non-contiguous) tensor differ by {worst:.1e} of their size")
 
 
 def values_are_elementwise(make: Make) -> None:
@@ -152,7 +152,7 @@ def initial_weights_are_drawn(make: Make) -> None:
         require(not bool(torch.isnan(weight).any() | torch.isnan(bias).any()), f"{name} left entries undrawn")
         require(torch.equal(weight, again[0]) and torch.equal(bias, again[1]), f"{name}: one seed gave two results")
         require(not torch.equal(weight, other[0]), f"{name}: another seed gave the same weights")
-        require(len(weight.unique()) > 1, f"{name} gives every connection the same weight")
+        require(bool((weight != weight[0, 0]).any()), f"{name} gives every connection the same weight")
         draw(torch.empty(16, 8, dtype=dtype), None, torch.Generator())
         draw(torch.empty(16, 8, dtype=dtype, device="meta"), None, torch.Generator())
 
@@ -201,10 +201,10 @@ def require(holds: bool, message: str) -> None:
         raise AssertionError(message)
 
 
-def rebuild(part: Part, **context: Any) -> Part:
+def rebuild(part: Any, **context: Any) -> Any:
     """Another of the same class from its `config()`, which goes through JSON on the way."""
-    config: dict[str, Any] = json.loads(json.dumps(part.config()))  # type: ignore[attr-defined]
-    require(config.pop("otype") == part.otype, "config() has another otype")  # type: ignore[attr-defined]
+    config: dict[str, Any] = json.loads(json.dumps(part.config()))
+    require(config.pop("otype") == part.otype, "config() has another otype")
     accepted = set(inspect.signature(type(part)).parameters)
     require(not accepted & CONTEXT & set(config), "config() holds what the surroundings give (n_input_dims, ...)")
     return type(part)(**{name: value for name, value in context.items() if name in accepted}, **config)
@@ -223,4 +223,4 @@ def slope_by_autograd(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor
 
 def relative_error(value: Tensor, expected: Tensor) -> float:
     """Largest deviation, in units of the largest expected size."""
-    return float((value - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+    return float(((value - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).detach())

@@ -79,7 +79,7 @@ class _Grid(torch.autograd.Function):
         ctx.save_for_backward(x, table)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         x, table = ctx.saved_tensors
         needs_x, needs_table = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled():
@@ -119,7 +119,7 @@ def _backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of x (N, d) and table (n_entries, F) from that of the features (N, n_levels * F)."""
     unit, width, columns = _as_units(table.detach().contiguous())
-    grad_table = torch.zeros(table.shape)
+    grad_table = torch.zeros(table.shape if needs_table else (0, table.shape[1]))
     grad_columns = _as_units(grad_table)[2]
     grad_x = torch.zeros(x.shape[1], x.shape[0])
     grad = grad.contiguous().view(unit)  # (N, n_levels * n_columns)
@@ -234,7 +234,7 @@ def _wrap_int32(number: Tensor) -> Tensor:
 
 def _per_feature(t: Tensor, width: int) -> Tensor:
     """(d, n) -> (d, n * width), each number repeated; torch.complex does it at a third of the cost of a copy."""
-    return torch.view_as_real(torch.complex(t, t)).view(t.shape[0], -1) if width == 2 else t
+    return torch.view_as_real(torch.complex(t, t)).flatten(1) if width == 2 else t
 
 
 def _interpolate(corners: Tensor, weight: Tensor) -> Tensor:
