@@ -8,8 +8,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from fieldforge.fields.file import read_header
+from fieldforge.fields.file import FieldFileError, read_header
 
 
 def print_info(path: Path, *, as_json: bool = False) -> int:
@@ -19,9 +20,13 @@ def print_info(path: Path, *, as_json: bool = False) -> int:
     if as_json:
         print(json.dumps({"bytes": n_bytes, "config": header.config, "metadata": header.metadata}, sort_keys=True))
         return 0
+    try:
+        lines = describe(header.config, header.metadata, n_bytes)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        raise FieldFileError(path, "has a header that no fit of ours writes; --json prints it whole") from None
     table = Table("", "", title=str(path), title_justify="left", show_header=False)
-    for name, value in describe(header.config, header.metadata, n_bytes).items():
-        table.add_row(name, value)
+    for name, value in lines.items():
+        table.add_row(name, Text("".join(c if c.isprintable() else "?" for c in value)))  # the file may be a stranger's
     Console().print(table)
     return 0
 
@@ -51,7 +56,9 @@ def describe(config: dict[str, Any], metadata: dict[str, Any], n_bytes: int) -> 
 
 def _one_line(section: dict[str, Any]) -> str:
     rest = ", ".join(f"{key}={_short(value)}" for key, value in section.items() if key != "otype")
-    return f"{section['otype']}({rest})" if "otype" in section else rest
+    if "otype" not in section:
+        return rest
+    return f"{section['otype']}({rest})" if rest else str(section["otype"])
 
 
 def _short(value: Any) -> str:

@@ -52,8 +52,8 @@ def main() -> int:
     console.print(_versions())
     console.print(_operations())
     console.print(_optional())
-    counts = ", ".join(f"{len(available(kind))} {kind}s" for kind in HOMES if available(kind))
-    console.print(f"Registered: {counts}.")
+    for kind in HOMES:
+        console.print(f"[bold]{kind}[/bold]: {', '.join(available(kind))}")
     return 0
 
 

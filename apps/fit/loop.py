@@ -260,7 +260,7 @@ class _Snapshot:
         if start < self._due or not all(math.isfinite(float(p.detach().sum())) for p in self.parameters):
             return
         self.values = [parameter.detach().clone() for parameter in self.parameters]
-        self.moments = self.optimizer.state_tensors()
+        self.moments = {name: tensor.clone() for name, tensor in self.optimizer.state_tensors().items()}
         self.state = _copy(state)
         self._due = time.perf_counter() + 50 * (time.perf_counter() - start)
 
@@ -336,6 +336,8 @@ def _restore(
     )
     state = State(**latest.state["state"])
     state.stopped_by = ""
+    if latest.notice:
+        observe(Progress(state, message=latest.notice))
     observe(Progress(state, message=f"resumed at step {state.step} of {state.n_steps}"))
     return state
 

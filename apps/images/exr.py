@@ -17,6 +17,18 @@ from fieldforge.apps.images.limits import Budget, Refusal
 _HEADER_BYTES = 2**20
 _TILED, _LONG_NAMES, _DEEP, _MULTIPART = 0x200, 0x400, 0x800, 0x1000
 _CHANNEL_SETS: tuple[tuple[str, ...], ...] = (("R", "G", "B", "A"), ("R", "G", "B"), ("Y", "A"), ("Y",))
+_LINES_A_CHUNK = (
+    1,
+    1,
+    1,
+    16,
+    32,
+    16,
+    32,
+    32,
+    32,
+    256,
+)  # by compression: none, RLE, ZIPS, ZIP, PIZ, PXR24, B44(A), DWA(B)
 _DAMAGED = "the EXR header is damaged or cut short; get the file again"
 
 
@@ -28,6 +40,9 @@ class Part:
     """Name -> pixel type: 0 uint, 1 half, 2 float."""
     width: int
     height: int
+    first_line: int
+    compression: int
+    is_tiled: bool
     is_subsampled: bool
     is_cropped: bool
 
@@ -42,11 +57,13 @@ def read_exr(path: Path, file: BinaryIO, budget: Budget) -> tuple[np.ndarray, li
     """
     import OpenEXR
 
-    parts = parse_header(file.read(_HEADER_BYTES))
+    parts, end = parse_header(file.read(_HEADER_BYTES))
     for part in parts:
         budget.expect(part.width, part.height, 4 * len(part.channels) * len(parts))
     part = parts[0]
     names = _chosen(part)
+    if len(parts) == 1 and not part.is_tiled:
+        _expect_chunks(file, part, end, budget.file_bytes)
     channels = OpenEXR.File(str(path), separate_channels=True, num_threads=0).parts[0].channels
     pixels = np.empty((part.height, part.width, len(names)), np.float32)
     for i, name in enumerate(names):
@@ -73,8 +90,26 @@ def write_exr(path: Path, pixels: np.ndarray) -> None:
     OpenEXR.File(header, planes).write(str(path))
 
 
-def parse_header(data: bytes) -> list[Part]:
-    """The parts that a file declares.
+def _expect_chunks(file: BinaryIO, part: Part, at: int, file_bytes: int) -> None:
+    """Require each chunk of lines to lie in the file; OpenEXR, which also checks, prints what it finds."""
+    if part.compression >= len(_LINES_A_CHUNK):
+        return
+    n_lines = _LINES_A_CHUNK[part.compression]
+    n_chunks = -(-part.height // n_lines)
+    file.seek(at)
+    table = file.read(8 * n_chunks)
+    offsets = struct.unpack(f"<{len(table) // 8}Q", table[: len(table) // 8 * 8])
+    for i in range(n_chunks):
+        offset = offsets[i] if i < len(offsets) else file_bytes
+        file.seek(min(offset, file_bytes))
+        leader = file.read(8)
+        line, size = struct.unpack("<2i", leader) if len(leader) == 8 else (0, -1)
+        if line != part.first_line + i * n_lines or size < 0 or offset + 8 + size > file_bytes:
+            raise Refusal(f"the EXR file is cut short or damaged at chunk {i + 1} of {n_chunks}; get it again")
+
+
+def parse_header(data: bytes) -> tuple[list[Part], int]:
+    """The parts that a file declares, and where the header ends.
 
     Raises:
         Refusal: damaged, deep, or of a version or type that is not read.
@@ -88,10 +123,10 @@ def parse_header(data: bytes) -> list[Part]:
     while True:
         attributes, at = _attributes(data, at)
         if not attributes and version & _MULTIPART:
-            return parts
+            return parts, at
         parts.append(_part(attributes))
         if not version & _MULTIPART:
-            return parts
+            return parts, at
 
 
 def _attributes(data: bytes, at: int) -> tuple[dict[bytes, bytes], int]:
@@ -132,7 +167,8 @@ def _part(attributes: dict[bytes, bytes]) -> Part:
     if not channels:
         raise Refusal("has no channels")
     width, height = window[2] - window[0] + 1, window[3] - window[1] + 1
-    return Part(channels, width, height, is_subsampled, window != display)
+    compression, is_tiled = attributes.get(b"compression", b"\xff")[0], b"tiles" in attributes
+    return Part(channels, width, height, window[1], compression, is_tiled, is_subsampled, window != display)
 
 
 def _chosen(part: Part) -> tuple[str, ...]:

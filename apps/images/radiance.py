@@ -1,7 +1,7 @@
 """Radiance HDR (.hdr, .pic): four bytes a pixel, a shared exponent; Greg Ward, "Real Pixels", Graphics Gems II, 1991.
 
-OpenCV does the decoding. It is given a header that is written here from the size that was checked, so that what was
-checked is what is decoded.
+OpenCV does the decoding, by way of a temporary file of its own. It is given a header that is written here from the size
+that was checked, so that what was checked is what is decoded.
 """
 
 from __future__ import annotations
@@ -49,10 +49,17 @@ def read_radiance(file: BinaryIO, budget: Budget) -> np.ndarray:
 
 
 def write_radiance(pixels: np.ndarray) -> bytes:
-    """A .hdr file of (height, width, 1 or 3) linear light; grey is repeated and negative values become 0."""
-    import cv2
+    """A .hdr file of (height, width, 1 or 3) linear light; grey is repeated and negative values become 0.
 
-    color = np.broadcast_to(pixels[..., ::-1], (*pixels.shape[:2], 3))
-    done, data = cv2.imencode(".hdr", np.maximum(color, 0).astype(np.float32))
-    assert done
-    return data.tobytes()
+    Pixels are not run-length coded: the largest mantissa is 128 or more, so that no reader takes them for runs.
+    """
+    height, width = pixels.shape[:2]
+    light = np.maximum(np.broadcast_to(pixels, (height, width, 3)), 0)
+    largest = light.max(-1)
+    exponent = np.frexp(largest)[1]  # largest = fraction * 2^exponent, fraction in [1/2, 1)
+    is_lit = (largest > 1e-38) & (exponent > -128)
+    code = np.zeros((height, width, 4), np.uint8)
+    mantissa = np.ldexp(light, 8 - exponent[..., None])
+    code[..., :3] = np.where(is_lit[..., None], mantissa.clip(0, 255), 0)
+    code[..., 3] = np.where(is_lit, (exponent + 128).clip(1, 255), 0)
+    return b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y %d +X %d\n" % (height, width) + code.tobytes()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from io import BufferedReader
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -64,7 +64,15 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     return Picture(pixels, color_space, has_alpha, name, digest, tuple(notes))
 
 
-def _opened(name: str) -> BufferedReader:
+class WholeFile(BufferedReader):
+    """A file that takes no more memory for a read than it has bytes, whatever a damaged header asks for."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Up to `size` bytes."""
+        return super().read(min(size or 0, os.fstat(self.fileno()).st_size) if size is not None else -1)
+
+
+def _opened(name: str) -> WholeFile:
     """The file, if it is one."""
     try:
         mode = os.stat(name).st_mode
@@ -72,7 +80,7 @@ def _opened(name: str) -> BufferedReader:
             raise Refusal("is a folder; give one picture file")
         if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
             raise Refusal("is not a regular file; save the picture to a file first")
-        return open(name, "rb")
+        return WholeFile(FileIO(name))
     except FileNotFoundError:
         raise Refusal("there is no such file; check the path") from None
     except PermissionError:

@@ -96,6 +96,8 @@ def _page(first: Any, byteorder: Any, budget: Budget) -> Page:
     budget.expect(width, height, n_channels * max(dtype.itemsize, 3 if photometric == 3 else 1))
     block = (int(first.tilelength), int(first.tilewidth)) if first.is_tiled else (int(first.rowsperstrip), width)
     block = (block[0] if first.is_tiled else min(block[0], height), block[1])
+    if compression in (_LZW, _PACKBITS):
+        budget.expect(block[1], block[0], 4 * n_channels * dtype.itemsize)  # OpenCV unpacks 8-bit grey as RGBA
     is_planar = n_channels > 1 and int(first.planarconfig) == 2
     if min(block) < 1 or block[0] * block[1] * n_channels * dtype.itemsize > max(2**26, 2 * width * height * 16):
         raise Refusal(_DAMAGED)
@@ -135,24 +137,25 @@ def _decoded(file: BinaryIO, page: Page) -> np.ndarray:
     return pixels
 
 
-def _unpacked(data: bytes, compression: int, n_rows: int, n_bytes: int) -> bytes:
+def _unpacked(data: bytes, compression: int, n_rows: int, n_bytes: int) -> memoryview:
+    code = memoryview(data)
     if compression in (_DEFLATE, _OLD_DEFLATE):
         try:
-            data = zlib.decompressobj().decompress(data, n_bytes)
+            code = memoryview(zlib.decompressobj().decompress(data, n_bytes))
         except zlib.error as error:
             raise Refusal(f"the TIFF data is damaged ({error}); get the file again") from None
     elif compression in (_LZW, _PACKBITS):
         import cv2
 
-        plain = strip_file(n_rows, n_bytes // n_rows, data, compression)
-        code = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_UNCHANGED)
-        data = b"" if code is None or code.dtype != np.uint8 else code.tobytes()
-    if len(data) < n_bytes:
+        plain = np.frombuffer(strip_file(n_rows, n_bytes // n_rows, data, compression), np.uint8)
+        grey = cv2.imdecode(plain, cv2.IMREAD_UNCHANGED)
+        code = memoryview(grey.tobytes() if grey is not None and grey.dtype == np.uint8 else b"")
+    if len(code) < n_bytes:
         raise Refusal("the TIFF data is damaged or cut short; get the file again")
-    return data[:n_bytes]
+    return code[:n_bytes]
 
 
-def _unpredicted(code: bytes, shape: tuple[int, int, int], dtype: np.dtype, predictor: int) -> np.ndarray:
+def _unpredicted(code: memoryview, shape: tuple[int, int, int], dtype: np.dtype, predictor: int) -> np.ndarray:
     """Undo horizontal differencing (TIFF 6.0, section 14) or its floating-point form (TIFF Technical Note 3)."""
     if predictor == 2:
         integers = np.frombuffer(code, np.dtype(f"u{dtype.itemsize}").newbyteorder(dtype.byteorder)).reshape(shape)

@@ -87,10 +87,11 @@ class ImageWriter:
 
     A context manager: the file takes its place when the block ends, if all rows came and nothing was raised.
 
-    Example:
-        >>> with ImageWriter(tmp_path / "ramp.png", width=256, height=4, n_channels=1) as writer:  # doctest: +SKIP
-        ...     for _ in range(4):
-        ...         writer.write(np.linspace(0, 1, 256).reshape(1, 256, 1))
+    Example::
+
+        with ImageWriter("ramp.png", width=256, height=4, n_channels=1) as writer:
+            for _ in range(4):
+                writer.write(np.linspace(0, 1, 256)[None])
     """
 
     def __init__(

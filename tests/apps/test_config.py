@@ -180,6 +180,15 @@ def test_a_toml_run_file_is_held_to_its_keys(tmp_path: Path) -> None:
         read_run(written(tmp_path, 'parent = "run.toml"\n' + RUN))
 
 
+def test_the_keys_that_composites_read_stand_in_their_parts_only() -> None:
+    share = {"otype": "SGD", "n_params_to_optimize": 5}
+    config: dict[str, Any] = {"optimizer": {"otype": "Composite", "nested": [share]}}
+    assert validate(config) == (config, [])
+    assert validate(config, is_tcnn=True) == (config, [])
+    with pytest.raises(ConfigError, match=r"optimizer\.n_params_to_optimize: SGD has no such key"):
+        validate({"optimizer": share})
+
+
 def test_further_sections_are_the_callers() -> None:
     config: dict[str, Any] = {"fit": {"anything": object()}}
     assert validate(config, extra=("fit",)) == (config, [])

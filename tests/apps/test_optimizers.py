@@ -263,6 +263,13 @@ def test_batched_counts_a_missing_gradient_as_zero() -> None:
     assert weight.grad is None
 
 
+def test_a_learning_rate_that_grows_without_end_stays_a_number() -> None:
+    config = {"otype": "ExponentialDecay", "decay_base": 1e30, "decay_start": 0, "decay_interval": 1}
+    optimizer = make(config, start())
+    advance(optimizer, range(20))
+    assert optimizer.inner["nested"].learning_rate_factor == 3e38
+
+
 def test_zero_grad_forgets() -> None:
     optimizer = make("SGD", weights := start())
     advance(optimizer, range(1))
@@ -279,6 +286,22 @@ def test_untouched_entries_of_a_table_keep_their_bits_and_their_age() -> None:
         optimizer.step()
     assert table[1].item() == pytest.approx(-0.5)
     assert table[2].item() == 0.0
+
+
+def test_one_large_table_is_many_small_ones() -> None:
+    """Adam looks through tables in blocks; where the blocks end makes no difference."""
+    generator = torch.Generator().manual_seed(2)
+    large = torch.nn.Parameter(torch.randn(70_000, generator=generator))
+    small = [torch.nn.Parameter(piece.clone()) for piece in large.detach().split(9_999)]
+    of_large = build("optimizer", ADAM, parameters=Parameters(other=[large]))
+    of_small = build("optimizer", ADAM, parameters=Parameters(other=small))
+    for _ in range(3):
+        large.grad = torch.randn(70_000, generator=generator).relu()
+        for weight, gradient in zip(small, large.grad.split(9_999), strict=True):
+            weight.grad = gradient.clone()
+        of_large.step()
+        of_small.step()
+    assert torch.equal(large, torch.cat(list(small)))
 
 
 def test_a_nan_gradient_is_not_taken_for_zero() -> None:

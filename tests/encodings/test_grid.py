@@ -212,6 +212,14 @@ def test_only_what_needs_a_gradient_gets_one(backend: str) -> None:
         assert x.grad is not None
 
 
+def test_a_table_may_begin_anywhere_in_memory() -> None:
+    grid = small_grid(2)
+    flat = torch.cat([torch.zeros(1), grid.table.detach().flatten()])
+    x = torch.rand(5, 2)
+    elsewhere = torch.func.functional_call(grid, {"table": flat[1:].view_as(grid.table)}, (x,))
+    assert torch.equal(elsewhere, grid(x))
+
+
 # --- tiny-cuda-nn's layout ---------------------------------------------------------------------------------------
 
 

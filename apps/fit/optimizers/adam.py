@@ -31,6 +31,9 @@ from fieldforge.apps.fit.optimizers.base import (
 from fieldforge.checks import expect_bool, expect_float
 from fieldforge.registry import register
 
+BLOCK = 2**15
+"""Entries of a table that are looked through at once for gradients that are not zero."""
+
 
 @register("optimizer", "Adam")
 class Adam(Optimizer):
@@ -185,15 +188,18 @@ class Adam(Optimizer):
         for i, (weight, counts) in enumerate(zip(self.parameters.other, self._n_entry_updates, strict=True), n_matrix):
             if weight.grad is None:
                 continue
-            gradient = weight.grad.reshape(-1)
-            touched = gradient.nonzero().squeeze(-1)
-            flat = [tensor.view(-1) for tensor in (weight.data, self._first[i], self._second[i], counts)]
-            old, first, second, count = (tensor[touched] for tensor in flat)
-            count += 1
-            rate_now = rate * self._correction_table(self.n_steps_done + 1).to(count.device, weight.dtype)[count]
-            new = self._move(old, gradient[touched], first, second, rate_now, self.non_matrix_l2_reg)
-            for tensor, values in zip(flat, (new, first, second, count), strict=True):
-                tensor[touched] = values
+            table = self._correction_table(self.n_steps_done + 1).to(weight.device, weight.dtype)
+            whole = (weight.grad.reshape(-1), weight.data, self._first[i], self._second[i], counts)
+            # In blocks that stay in the cache: on whole tables, fetching fresh memory would take most of the time.
+            for gradient, *block in zip(*(tensor.view(-1).split(BLOCK) for tensor in whole), strict=True):
+                touched = gradient.nonzero().squeeze(-1)
+                old, first, second, count = (tensor.index_select(0, touched) for tensor in block)
+                count += 1
+                rate_now = rate * table.index_select(0, count)
+                here = gradient.index_select(0, touched)
+                new = self._move(old, here, first, second, rate_now, self.non_matrix_l2_reg)
+                for tensor, values in zip(block, (new, first, second, count), strict=True):
+                    tensor.index_copy_(0, touched, values)
 
     def _move(
         self, weight: Tensor, gradient: Tensor, first: Tensor, second: Tensor, rate: float | Tensor, l2_reg: float

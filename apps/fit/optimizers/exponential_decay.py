@@ -48,14 +48,13 @@ class ExponentialDecay(Wrapper):
         self.decay_interval = expect_int("decay_interval", decay_interval, 1, MOST_STEPS)
 
     def decay(self, step: int) -> float:
-        """The product of all drops up to and including `step`.
-
-        Raises:
-            OverflowError: a `decay_base` above 1 has grown beyond every number.
-        """
+        """The product of all drops up to and including `step`; a base above 1 stops growing at 3e38."""
         last = min(step, self.decay_end)
         n_drops = (last - self.decay_start) // self.decay_interval + 1 if last >= self.decay_start else 0
-        return self.decay_base**n_drops
+        try:
+            return min(self.decay_base**n_drops, LARGEST)
+        except OverflowError:
+            return LARGEST
 
     def update(self) -> None:
         factor = self.learning_rate_factor * self.decay(self.n_steps_done)

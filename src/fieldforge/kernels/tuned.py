@@ -6,12 +6,13 @@ intermediates do. A pair of float32 features travels as one complex64 number: ga
 several times quicker than those of rows, and one serves two features.
 
 The bits of the result are the same for any number of threads: the adding of gradients is serial, and chunks are so
-small that PyTorch runs the other operations serially too (its grain is 32768 elements), which matters to those that
-round otherwise at the ragged end of a thread's share than within it.
+small that PyTorch runs `lerp` serially too (its grain is 32768 elements), which may round otherwise at the ragged end
+of a thread's share than within it. All other operations round once.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -39,6 +40,7 @@ class GridLevel(Protocol):
     def is_hashed(self) -> bool: ...
     @property
     def multipliers(self) -> tuple[int, ...]: ...
+    def __hash__(self) -> int: ...
 
 
 Reference = Callable[[Tensor, Tensor, Sequence[Any], str], Tensor]
@@ -92,12 +94,12 @@ class _Grid(torch.autograd.Function):
 
 def _forward(x: Tensor, table: Tensor, levels: Sequence[GridLevel], interpolation: str) -> Tensor:
     """(N, d), (n_entries, F) -> (N, n_levels * F)."""
-    unit, width, columns = _as_units(table.detach().contiguous())
-    features = torch.empty(x.shape[0], len(levels) * table.shape[1])
+    unit, width, columns = _as_units(_aligned(table.detach()))
+    features = table.new_empty(x.shape[0], len(levels) * table.shape[1])
     out = features.view(unit)  # (N, n_levels * n_columns)
     chunks = _chunks(x.detach())
     for number, level in enumerate(levels):
-        locate = _Locator(level, x.shape[1], interpolation)
+        locate = _locator(level, x.shape[1], interpolation)
         values = [column[level.offset : level.offset + level.size] for column in columns]
         for here, points, is_inside in chunks:
             row, t, _ = locate(points, is_inside)
@@ -118,14 +120,14 @@ def _backward(
     needs_table: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of x (N, d) and table (n_entries, F) from that of the features (N, n_levels * F)."""
-    unit, width, columns = _as_units(table.detach().contiguous())
-    grad_table = torch.zeros(table.shape if needs_table else (0, table.shape[1]))
+    unit, width, columns = _as_units(_aligned(table.detach()))
+    grad_table = table.new_zeros(table.shape if needs_table else (0, table.shape[1]))
     grad_columns = _as_units(grad_table)[2]
-    grad_x = torch.zeros(x.shape[1], x.shape[0])
-    grad = grad.contiguous().view(unit)  # (N, n_levels * n_columns)
+    grad_x = x.new_zeros(x.shape[1], x.shape[0])
+    grad = _aligned(grad).view(unit)  # (N, n_levels * n_columns)
     chunks = _chunks(x.detach())
     for number, level in enumerate(levels):
-        locate = _Locator(level, x.shape[1], interpolation)
+        locate = _locator(level, x.shape[1], interpolation)
         rows = slice(level.offset, level.offset + level.size)
         for here, points, is_inside in chunks:
             row, t, slope = locate(points, is_inside)
@@ -152,6 +154,12 @@ def _as_units(table: Tensor) -> tuple[torch.dtype, int, tuple[Tensor, ...]]:
     return torch.complex64, 2, table.view(torch.complex64).unbind(1)
 
 
+def _aligned(rows: Tensor) -> Tensor:
+    """Contiguous, from an even place in memory on: what can be seen as complex64."""
+    rows = rows.contiguous()
+    return rows.clone() if rows.storage_offset() % 2 else rows
+
+
 def _chunks(x: Tensor) -> list[tuple[slice, Tensor, bool]]:
     """Which points, their coordinates as (d, n) float64, and whether all lie in the unit cube (then int32 will do)."""
     step = GRAIN // 2 ** x.shape[1] - 16  # an operation on all corners of a chunk stays below the grain
@@ -170,8 +178,8 @@ class _Locator:
         self.level, self.interpolation = level, interpolation
         self.n_corners = 1 if interpolation == "Nearest" else 2  # per coordinate
         # corner c of coordinate i contributes multiplier_i * (cell_i + c)
-        self.multipliers = torch.tensor(level.multipliers).view(n_dims, 1, 1)  # (d, 1, 1)
-        self.offsets = self.multipliers * torch.arange(self.n_corners).view(-1, 1)  # (d, n_corners, 1)
+        self.multipliers = torch.tensor(level.multipliers, device="cpu").view(n_dims, 1, 1)  # (d, 1, 1)
+        self.offsets = self.multipliers * torch.arange(self.n_corners, device="cpu").view(-1, 1)  # (d, n_corners, 1)
         self.small_multipliers, self.small_offsets = _wrap_int32(self.multipliers), _wrap_int32(self.offsets)
         largest = level.resolution * sum(level.multipliers)  # half a cell sticks out of the lattice
         self.wraps = not level.is_hashed and largest >= level.size
@@ -217,6 +225,12 @@ class _Locator:
         return (combined & 0xFFFFFFFF) % self.level.size
 
 
+@functools.lru_cache(maxsize=256)
+def _locator(level: GridLevel, n_dims: int, interpolation: str) -> _Locator:
+    """Made once per level: its few small tensors cost as much as a few thousand points."""
+    return _Locator(level, n_dims, interpolation)
+
+
 def _combine(operation: Callable[[Tensor, Tensor], Tensor], terms: Tensor) -> Tensor:
     """(d, n_corners, n) -> (2, ..., 2, n) with coordinate i on axis i; one corner: (n,)."""
     if terms.shape[1] == 1:
@@ -247,8 +261,8 @@ def _interpolate(corners: Tensor, weight: Tensor) -> Tensor:
 def _spread(grad: Tensor, weight: Tensor) -> list[Tensor]:
     """The transpose of `_interpolate`: (m,), (2, m), ... (2, ..., 2, m)."""
     stages = [grad]
-    for t in weight.flip(0):
-        both = torch.empty(2, *stages[-1].shape)
+    for t in reversed(weight.unbind(0)):
+        both = grad.new_empty(2, *stages[-1].shape)
         torch.mul(stages[-1], t, out=both[1])
         torch.sub(stages[-1], both[1], out=both[0])
         stages.append(both)
