@@ -14,10 +14,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fieldforge.backends import BACKENDS, BackendError
-from fieldforge.checks import did_you_mean
-from fieldforge.registry import ConfigError
-
 
 class Parser(argparse.ArgumentParser):
     """argparse with the nearest option named in errors, and no guessing from prefixes."""
@@ -28,6 +24,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
+        from fieldforge.checks import did_you_mean
+
         known = [option for action in self._actions for option in action.option_strings]
         words = [word for word in message.split() if word.startswith("--")]
         hint = did_you_mean(words[0].split("=")[0], known) if message.startswith("unrecognized") and words else ""
@@ -71,20 +69,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output (head, say) has seen enough
         sys.stderr.close()
         return 0
-    except (ConfigError, BackendError, UsageError) as error:
-        return _fail(error, 2, options)
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
-        return _fail(error, 1, options)
+        if options.debug:
+            raise
+        return _say(str(error) or f"out of memory ({type(error).__name__})", _exit_code(error))
 
 
 class UsageError(ValueError):
     """Options that do not go together, or an output that cannot be written."""
 
 
-def _fail(error: BaseException, code: int, options: argparse.Namespace) -> int:
-    if options.debug:
-        raise error
-    return _say(str(error) or f"out of memory ({type(error).__name__})", code)
+def _exit_code(error: BaseException) -> int:
+    """2 for what the user asked for, 1 for what the files hold."""
+    from fieldforge.backends import BackendError
+    from fieldforge.registry import ConfigError
+
+    return 2 if isinstance(error, (UsageError, ConfigError, BackendError)) else 1
 
 
 def _say(sentence: str, code: int) -> int:
@@ -112,7 +112,9 @@ def _add_fit(commands: Commands) -> None:
     image.add_argument(
         "--preset", default="balanced", help="fast, balanced, best, tiny, siren, ffn, finer, spder, gauss or wire"
     )
-    image.add_argument("--config", type=Path, help="run file (TOML) or tiny-cuda-nn network file (JSON) over the preset")
+    image.add_argument(
+        "--config", type=Path, help="run file (TOML) or tiny-cuda-nn network file (JSON) over the preset"
+    )
     image.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
         help="change one key, e.g. encoding.n_levels=12; may be repeated",
@@ -123,7 +125,7 @@ def _add_fit(commands: Commands) -> None:
     stop.add_argument("--psnr", type=_positive, metavar="DB", help="as soon as the picture is that good")
     image.add_argument("--max-bytes", type=_bytes, metavar="B", help="largest file wanted, e.g. 100000, 100KB or 2MiB")
     image.add_argument("--seed", type=int, default=0, help="same seed, same bits")
-    image.add_argument("--backend", default="auto", choices=("auto", *BACKENDS), help="what computes")
+    image.add_argument("--backend", type=_backend, default="auto", help="what computes: auto, reference, cpu or cuda")
     again = image.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue an interrupted fit")
     again.add_argument("--restart", action="store_true", help="discard an interrupted fit and start anew")
@@ -151,7 +153,7 @@ def _add_render(commands: Commands) -> None:
     render.add_argument("--crop", type=_crop, metavar="X,Y,W,H", help="part of the picture, in source pixels")
     render.add_argument("--bits", type=int, choices=(8, 16), default=8, help="bits per channel of a PNG or TIFF")
     render.add_argument("--quiet", action="store_true", help="say nothing but errors")
-    render.add_argument("--backend", default="auto", choices=("auto", *BACKENDS), help="what computes")
+    render.add_argument("--backend", type=_backend, default="auto", help="what computes: auto, reference, cpu or cuda")
 
 
 def _render(options: argparse.Namespace) -> int:
@@ -209,17 +211,29 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a positive number, got {text}")
     return value
 
 
 def _positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
+    if not text.isascii() or not text.isdigit() or len(text) > 12 or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
-    return value
+    return int(text)
+
+
+def _backend(text: str) -> str:
+    from fieldforge.backends import BACKENDS
+    from fieldforge.checks import expect_choice
+
+    try:
+        return expect_choice("backend", text, ("auto", *BACKENDS))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _bytes(text: str) -> int:

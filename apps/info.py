@@ -42,7 +42,9 @@ def describe(config: dict[str, Any], metadata: dict[str, Any], n_bytes: int) -> 
             lines[section] = _one_line(config[section])
     quality = metadata.get("metrics", {})
     if quality:
-        lines["quality"] = ", ".join(f"{key} {value:.4g}" for key, value in sorted(quality.items()) if value is not None)
+        lines["quality"] = ", ".join(
+            f"{key} {value:.4g}" for key, value in sorted(quality.items()) if value is not None
+        )
     history = metadata.get("history", [])
     if history:
         lines["history"] = "  ".join(f"{row['psnr']:.1f} dB at step {row['step']:.0f}" for row in _spread(history, 5))

@@ -1,6 +1,6 @@
 """Identity: the coordinates themselves, scaled and shifted (tiny-cuda-nn).
 
-    {"otype": "Identity", "scale": 1.0, "offset": 0.0}
+{"otype": "Identity", "scale": 1.0, "offset": 0.0}
 """
 
 from __future__ import annotations

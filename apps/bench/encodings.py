@@ -62,9 +62,7 @@ def _case(
         base = statistics.median(seconds["plain PyTorch"])
         for name, times in seconds.items():
             median = statistics.median(times)
-            rows.append(
-                Row("encodings", f"{case}, {direction}", name, sizes, median, spread(times), n_points / median)
-            )
+            rows.append(Row("encodings", f"{case}, {direction}", name, sizes, median, spread(times), n_points / median))
             say(f"{case:26} {direction:18} {name:16} {n_points / median / 1e6:8.3f} M points/s  {base / median:6.2f} x")
     return rows
 

@@ -82,9 +82,8 @@ class _Candidate:
 
     def psnr(self) -> float:
         """Over all pixels."""
-        height, width, n_channels = self.picture.pixels.shape
-        index = torch.arange(width * height)
-        points = torch.stack([index % width, index // width], -1) + 0.5
+        index = torch.arange(self.picture.width * self.picture.height)
+        points = torch.stack([index % self.picture.width, index // self.picture.width], -1) + 0.5
         with torch.no_grad():
             colors = torch.cat([self.predict(some) for some in points.split(2**15)]).clamp(0, 1)
         return -10 * math.log10(float(((colors - self.picture.values(index)) ** 2).mean()))

@@ -6,6 +6,8 @@ parameters as ours; the hash is the same, dense levels are hashed too, as in the
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,11 @@ class PlainHashGrid(nn.Module):
         n_dims: 2 or 3.
         n_levels, n_features, log2_size, base, growth: sizes.
     """
+
+    scale: Tensor
+    offset: Tensor
+    primes: Tensor
+    corners: Tensor
 
     def __init__(self, n_dims: int, n_levels: int, n_features: int, log2_size: int, base: int, growth: float) -> None:
         super().__init__()
@@ -47,13 +54,15 @@ def plain_mlp(n_inputs: int, n_neurons: int, n_hidden_layers: int, n_outputs: in
     """Linear layers without bias and ReLU between them."""
     widths = [n_inputs, *[n_neurons] * n_hidden_layers, n_outputs]
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
+    for n_in, n_out in itertools.pairwise(widths):
         layers += [nn.Linear(n_in, n_out, bias=False), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
 class PlainFrequency(nn.Module):
     """NeRF's positional encoding as everybody writes it."""
+
+    scale: Tensor
 
     def __init__(self, n_frequencies: int) -> None:
         super().__init__()

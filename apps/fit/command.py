@@ -73,9 +73,7 @@ def _expect_no_interrupted_fit(output: Path, *, is_discarded: bool) -> None:
     if is_discarded:
         checkpoints.remove()
     elif any(path.exists() for path in checkpoints.paths):
-        raise UsageError(
-            f"{output}: an interrupted fit stands beside it; --resume continues it, --restart discards it"
-        )
+        raise UsageError(f"{output}: an interrupted fit stands beside it; --resume continues it, --restart discards it")
 
 
 def _tell(options: argparse.Namespace, sentence: str) -> None:

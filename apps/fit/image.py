@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import io
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -25,14 +24,15 @@ from torch import Tensor
 
 from fieldforge.apps.fit.config import apply_overrides, read_run, validate
 from fieldforge.apps.fit.loop import Budget, Hook, PlainStep, Progress, State, averages_in_place, train
-from fieldforge.apps.fit.options import FitOptions
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
+from fieldforge.apps.fit.options import FitOptions
 from fieldforge.apps.fit.presets import preset as preset_config
 from fieldforge.apps.fit.progress import Silent, observer
 from fieldforge.apps.fit.report import Comparison, write_report
 from fieldforge.apps.fit.samplers import ShuffledIndices
 from fieldforge.apps.images import ImageError, Picture, read_image
 from fieldforge.apps.metrics import Metrics
+from fieldforge.apps.metrics import psnr as psnr_of
 from fieldforge.apps.render.image import render, render_strips, view_of
 from fieldforge.backends import use_backend
 from fieldforge.checks import did_you_mean
@@ -128,8 +128,10 @@ def run_config(
         resolved |= given
     resolved = apply_overrides(resolved, overrides)
     for section in resolved.keys() - SECTIONS:
-        raise ConfigError(f"{section}: an image fit has no such section{did_you_mean(section, SECTIONS)}; "
-                          f"known: {', '.join(SECTIONS)}")
+        raise ConfigError(
+            f"{section}: an image fit has no such section{did_you_mean(section, SECTIONS)}; "
+            f"known: {', '.join(SECTIONS)}"
+        )
     if steps is not None:
         resolved["fit"] = {**resolved["fit"], "n_steps": steps}
     resolved, more = validate(resolved, extra=("fit",))
@@ -140,7 +142,7 @@ def run_config(
 
 
 def _fill_growth(config: Config, width: int, height: int) -> list[str]:
-    """instant-ngp leaves per_level_scale out and sets it from the picture: the finest level is half the longest side."""
+    """instant-ngp leaves per_level_scale out and sets it by the picture: the finest level is half the longest side."""
     encoding = config.get("encoding", {})
     if "grid" not in str(encoding.get("otype", "")).lower() or "per_level_scale" in encoding:
         return []
@@ -157,8 +159,17 @@ def make_field(config: Config, picture: Picture, seed: int) -> ImageField:
     height, width, n_channels = picture.pixels.shape
     described = {"otype": "ImageField", "encoding": config["encoding"], "network": config["network"]}
     described |= {"width": width, "height": height, "n_channels": n_channels, "color_space": picture.color_space}
+    if picture.color_space == "linear":  # light has any size; what the network gives should be about 1
+        described["output_scale"] = [_magnitude(picture)] * n_channels
     made: ImageField = build("field", described, generator=torch.Generator().manual_seed(seed))
     return made
+
+
+def _magnitude(picture: Picture) -> float:
+    """The root of the mean square of a picture's values, to six digits; 1 for a black one."""
+    strips = (picture.rows(top, min(picture.height, top + 256)) for top in range(0, picture.height, 256))
+    total = sum(float(np.square(strip, dtype=np.float64).sum()) for strip in strips)
+    return float(f"{math.sqrt(total / picture.pixels.size):.6g}") or 1.0
 
 
 _HEADER_BYTES = 8192
@@ -357,7 +368,7 @@ def _run(
         Budget(options.n_steps, seconds, target),
         batch_size=options.batch_size,
         observe=observe,
-        evaluate=lambda: measure(picture, fitted, optimizer)[0],
+        evaluate=lambda: _near_or_exact(picture, fitted, optimizer, target),
         checkpoints=Checkpoints(path) if path is not None else None,
         identity={"config": config, "picture": picture.sha256, "seed": seed, "seconds": seconds, "psnr": target},
         resume=resume,
@@ -375,6 +386,16 @@ def _run(
     return result
 
 
+def _near_or_exact(picture: Picture, fitted: ImageField, optimizer: Optimizer, target: float | None) -> float:
+    """PSNR over a sample of pixels while that is below the target, then over all."""
+    n_pixels = picture.width * picture.height
+    index = ShuffledIndices(n_pixels, batch_size=min(n_pixels, 2**14), seed=0)(0)
+    points = torch.stack([index % picture.width, index // picture.width], -1) + 0.5
+    with torch.no_grad(), averages_in_place(optimizer):
+        near = psnr_of(fitted.color(points).clamp(0, math.inf), picture.values(index), picture.peak)
+    return near if target is None or near < target else measure(picture, fitted, optimizer)[0]
+
+
 def measure(picture: Picture, fitted: ImageField, optimizer: Optimizer | None = None) -> tuple[float, float | None]:
     """PSNR and SSIM of a field against its picture, over every pixel, in strips; with an optimizer, of its averages."""
     metrics = Metrics(peak=picture.peak)
@@ -387,8 +408,6 @@ def measure(picture: Picture, fitted: ImageField, optimizer: Optimizer | None = 
 
 
 def _metadata(picture: Picture, result: ImageFit, seed: int) -> dict[str, Any]:
-    history, most = result.state.history, 32
-    kept = [history[round(i * (len(history) - 1) / (most - 1))] for i in range(most)] if len(history) > most else history
     height, width, n_channels = picture.pixels.shape
     return {
         "signal": {
@@ -400,8 +419,8 @@ def _metadata(picture: Picture, result: ImageFit, seed: int) -> dict[str, Any]:
             "sha256": picture.sha256,
         },
         "metrics": {"psnr": round(result.psnr, 4), "ssim": None if result.ssim is None else round(result.ssim, 6)},
-        "history": [{"step": row["step"], "psnr": round(row["psnr"], 2)} for row in kept],
-        "run": {key: value for key, value in result.config.items() if key not in ("encoding", "network")} | {"seed": seed},
+        "history": [{"step": row["step"], "psnr": round(row["psnr"], 2)} for row in result.state.history],
+        "run": {section: result.config[section] for section in SECTIONS[2:]} | {"seed": seed},
     }
 
 

@@ -103,14 +103,19 @@ class State:
     stopped_by: str = ""
     """'' while running, then 'steps', 'seconds', 'target' or 'signal'."""
 
-    def count(self, loss: float, error: float) -> None:
-        """One more step is done. The history depends on steps alone, so that equal fits leave equal files."""
+    def count(self, loss: float, error: float) -> bool:
+        """One more step is done; says whether a row was added to the history.
+
+        The history depends on steps alone, so that equal fits leave equal files.
+        """
         self.step += 1
         self.sums = [self.sums[0] + loss, self.sums[1] + error, self.sums[2] + 1]
         if self.step % max(1, self.n_steps // 64) == 0 or self.step == self.n_steps:
             mean_loss, mean_error = self.sums[0] / self.sums[2], self.sums[1] / self.sums[2]
             self.history.append({"step": self.step, "loss": mean_loss, "psnr": decibels(mean_error)})
             self.sums = [0.0, 0.0, 0.0]
+            return True
+        return False
 
 
 @dataclass
@@ -151,7 +156,7 @@ def train(
         budget: when to stop.
         batch_size: points a step, for the rate that is shown.
         observe: told of progress about every `report_every` seconds.
-        evaluate: exact quality in decibels, asked only near `budget.target`.
+        evaluate: quality in decibels, asked with every row of the history if there is a `budget.target`.
         checkpoints: where to keep the last two states; None keeps none.
         identity: what a checkpoint must agree with to be resumed (configuration, digest of the source).
         resume: continue from the newest checkpoint that is whole.
@@ -185,20 +190,19 @@ def train(
                 observe(Progress(state, message=f"the loss was {loss}: back to step {state.step} at half the rate"))
                 if state.n_rollbacks >= 10:
                     raise NonFiniteError(
-                        f"the loss was not finite {state.n_rollbacks} times, last at step {state.step} with the learning "
-                        f"rate divided by {2**state.n_rollbacks}; a smaller optimizer.learning_rate may do"
+                        f"the loss was not finite {state.n_rollbacks} times, last at step {state.step} with the "
+                        f"learning rate divided by {2**state.n_rollbacks}; a smaller optimizer.learning_rate may do"
                     )
                 continue
-            state.count(loss, error)
+            is_milestone = state.count(loss, error)
             reports.add(error)
+            if is_milestone and budget.target is not None and evaluate is not None and evaluate() >= budget.target:
+                state.stopped_by = "target"
             if reports.seconds_since() >= report_every or state.step == state.n_steps or asked_to_stop():
                 observe(reports.close())
                 good.take_if_due(state)
                 if budget.seconds is not None:
                     _plan_steps(state, budget)
-                if budget.target is not None and evaluate is not None and reports.psnr >= budget.target - 1.0:
-                    if evaluate() >= budget.target:
-                        state.stopped_by = "target"
                 if asked_to_stop():
                     state.stopped_by = "signal"
                 if checkpoints is not None and time.perf_counter() - last_checkpoint >= checkpoint_every:
@@ -211,7 +215,7 @@ def train(
 
 @contextmanager
 def averages_in_place(optimizer: Optimizer) -> Iterator[None]:
-    """Inside the block the parameters hold what is meant for inference (EMA, Average, Lookahead); do not train there."""
+    """Inside the block the parameters hold what inference uses (EMA, Average, Lookahead); do not train there."""
     kept = [parameter.data for parameter in optimizer.parameters]
     for parameter, average in zip(optimizer.parameters, optimizer.averaged(), strict=True):
         parameter.data = average.detach()

@@ -58,8 +58,8 @@ class Picture:
 
     @cached_property
     def peak(self) -> float:
-        """The value that counts as full signal in PSNR: 1 for integers, the largest value for floats (never 0)."""
-        if self.pixels.dtype != np.float32:
+        """The value that counts as full signal in PSNR: 1 for sRGB, the largest value for linear light (never 0)."""
+        if self.color_space == "srgb":
             return 1.0
         return float(self.pixels.max()) if self.pixels.max() > 0 else 1.0
 

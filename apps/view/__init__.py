@@ -55,8 +55,13 @@ def show(image: np.ndarray, *, width: int | None = None, stream: TextIO | None =
     small = _shrink(_rgb(image), n_rows, columns)
     pixels = np.round(small.clip(0, 1) * 255).astype(int)
     for upper, lower in zip(pixels[0::2], pixels[1::2], strict=True):
-        cells = (f"\x1b[38;2;{t[0]};{t[1]};{t[2]}m\x1b[48;2;{b[0]};{b[1]};{b[2]}m▀" for t, b in zip(upper, lower, strict=True))
+        pairs = zip(upper.tolist(), lower.tolist(), strict=True)
+        cells = (f"\x1b[38;2;{_code(top)}m\x1b[48;2;{_code(bottom)}m▀" for top, bottom in pairs)
         stream.write("".join(cells) + "\x1b[0m\n")
+
+
+def _code(color: list[int]) -> str:
+    return ";".join(map(str, color))
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:

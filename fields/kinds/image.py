@@ -21,6 +21,8 @@ from fieldforge.encodings.base import Encoding
 from fieldforge.fields.kinds.base import Field
 from fieldforge.registry import register
 
+_COLOR_SPACES: tuple[Literal["srgb"], Literal["linear"]] = ("srgb", "linear")
+
 MAX_SIDE = 2**23
 """Pixels along a side: up to here float32 holds every pixel centre, i + 0.5, exactly."""
 
@@ -77,7 +79,7 @@ class ImageField(Field):
             generator=generator,
         )
         self.width, self.height, self.n_channels = width, height, n_channels
-        self.color_space = expect_choice("color_space", color_space, ("srgb", "linear"))
+        self.color_space: Literal["srgb", "linear"] = expect_choice("color_space", color_space, _COLOR_SPACES)
         self.output_scale = _per_channel("output_scale", output_scale, 1.0, n_channels)
         self.output_offset = _per_channel("output_offset", output_offset, 0.0, n_channels)
         # not saved: they are part of the configuration

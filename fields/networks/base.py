@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils import skip_init
 
 from fieldforge.fields.activations.base import Activation, expect_activation
@@ -54,28 +55,43 @@ class Network(nn.Module, ABC):
         return config_of(self)
 
 
-class ComplexLinear(nn.Linear):
-    """A linear layer of complex numbers that follows ``.double()`` and ``.float()``, which PyTorch's does not."""
+class ComplexLinear(nn.Module):
+    """A linear layer of complex numbers, kept as pairs of real ones.
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ComplexLinear:
-        def through_real(tensor: Tensor) -> Tensor:
-            if not tensor.is_complex():
-                return fn(tensor)
-            return torch.view_as_complex(fn(torch.view_as_real(tensor)))
+    So optimizers, storage types and ``.double()`` treat them like all others. ``weight`` (n_out, n_in) and ``bias``
+    (n_out,) are complex views of the parameters ``weight_pairs`` and ``bias_pairs``, whose last axis is (real, imag).
+    """
 
-        super()._apply(through_real, recurse)
-        return self
+    def __init__(self, n_in: int, n_out: int, *, has_bias: bool) -> None:
+        super().__init__()
+        self.weight_pairs = nn.Parameter(torch.empty(n_out, n_in, 2))
+        self.bias_pairs = nn.Parameter(torch.empty(n_out, 2)) if has_bias else None
+
+    @property
+    def weight(self) -> Tensor:
+        """(n_out, n_in) complex."""
+        return torch.view_as_complex(self.weight_pairs)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(n_out,) complex, or None."""
+        return None if self.bias_pairs is None else torch.view_as_complex(self.bias_pairs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(*batch, n_in) real or complex -> (*batch, n_out) complex."""
+        return functional.linear(x.to(self.weight.dtype), self.weight, self.bias)
 
 
-def empty_linear(n_in: int, n_out: int, *, has_bias: bool, is_complex: bool = False) -> nn.Linear:
+def empty_linear(n_in: int, n_out: int, *, has_bias: bool, is_complex: bool = False) -> nn.Linear | ComplexLinear:
     """A linear layer whose numbers are not drawn yet, on the current default device and of the default dtype."""
-    dtype = torch.get_default_dtype()
+    if is_complex:
+        return ComplexLinear(n_in, n_out, has_bias=has_bias)
     return skip_init(
-        ComplexLinear if is_complex else nn.Linear,
+        nn.Linear,
         n_in,
         n_out,
         bias=has_bias,
-        dtype=dtype.to_complex() if is_complex else dtype,
+        dtype=torch.get_default_dtype(),
         device=torch.get_default_device(),  # skip_init would take the CPU even under torch.device("meta")
     )
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from fieldforge.backends import use_backend as use_backend
     from fieldforge.encodings.base import Encoding as Encoding
     from fieldforge.encodings.grid import HashGrid as HashGrid
-    from fieldforge.fields.file import load_field as load
-    from fieldforge.fields.file import save_field as save
+    from fieldforge.fields.file import load_field as load  # noqa: F401
+    from fieldforge.fields.file import save_field as save  # noqa: F401
     from fieldforge.fields.kinds.image import ImageField as ImageField
     from fieldforge.fields.networks.mlp import MLP as MLP
     from fieldforge.registry import available as available
@@ -46,7 +46,7 @@ _HOMES = {
 }
 """Public name -> module below fieldforge, with the name there when it differs."""
 
-__all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604
+__all__ = [*sorted(_HOMES), "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -72,7 +73,10 @@ def expect_bool(name: str, value: bool) -> bool:
     return value
 
 
-def expect_choice(name: str, value: str, choices: Iterable[str]) -> str:
+Choice = TypeVar("Choice", bound=str)
+
+
+def expect_choice(name: str, value: str, choices: Iterable[Choice]) -> Choice:
     """Require one of a few names, in any case of letters; returns the canonical spelling."""
     choices = list(choices)
     if not isinstance(value, str):

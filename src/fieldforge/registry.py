@@ -75,9 +75,7 @@ class Entry:
 _entries: dict[str, dict[str, Entry]] = {kind: {} for kind in HOMES}
 
 
-def register(
-    kind: str, name: str, *, defaults: Mapping[str, Any] | None = None
-) -> Callable[[Part], Part]:
+def register(kind: str, name: str, *, defaults: Mapping[str, Any] | None = None) -> Callable[[Part], Part]:
     """Put a class into the table under `name`; may be stacked to give it several names.
 
     Args:

@@ -58,7 +58,8 @@ def test_it_learns_and_counts() -> None:
     assert state.history[-1]["psnr"] > state.history[0]["psnr"] + 20
 
 
-NESTED = {"otype": "EMA", "nested": {"otype": "ExponentialDecay", "decay_start": 5, "decay_interval": 3, "nested": "Adam"}}
+DECAYING = {"otype": "ExponentialDecay", "decay_start": 5, "decay_interval": 3, "nested": "Adam"}
+NESTED = {"otype": "EMA", "nested": DECAYING}
 
 
 @pytest.mark.parametrize("optimizer", ["Adam", "SGD", NESTED])

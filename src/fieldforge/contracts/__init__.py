@@ -1,7 +1,7 @@
 """Promises as checks that ship: run them on a class of yours.
 
-    from fieldforge.contracts import check_encoding
-    check_encoding(lambda: MyEncoding(3))
+from fieldforge.contracts import check_encoding
+check_encoding(lambda: MyEncoding(3))
 """
 
 from fieldforge.contracts.activation import check_activation as check_activation
