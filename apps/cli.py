@@ -80,11 +80,13 @@ class UsageError(ValueError):
 
 
 def _exit_code(error: BaseException) -> int:
-    """2 for what the user asked for, 1 for what the files hold."""
+    """1 for what files hold and what the machine lacks, 2 for what was asked for."""
+    from fieldforge.apps.images import ImageError
     from fieldforge.backends import BackendError
-    from fieldforge.registry import ConfigError
+    from fieldforge.fields.file import FieldFileError
 
-    return 2 if isinstance(error, (UsageError, ConfigError, BackendError)) else 1
+    is_usage = isinstance(error, (ValueError, BackendError)) and not isinstance(error, (ImageError, FieldFileError))
+    return 2 if is_usage else 1
 
 
 def _say(sentence: str, code: int) -> int:
@@ -107,7 +109,7 @@ def _add_fit(commands: Commands) -> None:
     fit.set_defaults(parser=fit)
     kinds = fit.add_subparsers(title="signals", metavar="SIGNAL")
     image = _command(kinds, "image", _fit_image, "fit an image field to a photo")
-    image.add_argument("photo", type=Path, help="PNG, JPEG, WebP, TIFF, EXR or HDR file")
+    image.add_argument("photo", help="PNG, JPEG, WebP, TIFF, EXR or HDR file")
     image.add_argument("-o", "--output", type=Path, help="the .field file to write; default: beside the photo")
     image.add_argument(
         "--preset", default="balanced", help="fast, balanced, best, tiny, siren, ffn, finer, spder, gauss or wire"

@@ -27,10 +27,11 @@ def fit_image(options: argparse.Namespace) -> int:
         )  # fmt: skip
         print(tomli_w.dumps(config), end="")
         return 0
-    output: Path = options.output or options.photo.with_suffix(".field")
+    output: Path = options.output or Path(options.photo).with_suffix(".field")
+    expect_writable(output)
     report = None if options.no_report else options.report or output.with_suffix(".report.png")
-    for path in filter(None, (output, report)):
-        expect_writable(path)
+    if report is not None:
+        expect_writable(report)
     if not options.resume:
         _expect_no_interrupted_fit(output, is_discarded=options.restart)
     elif not any(path.exists() for path in Checkpoints(output).paths):
@@ -60,10 +61,10 @@ def expect_writable(path: Path) -> None:
         UsageError: no such folder, a folder of that name, or no permission.
     """
     folder = path.parent
-    if not folder.is_dir():
-        raise UsageError(f"{path}: the folder {folder} does not exist; make it first or choose another output")
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; name a file in it")
+    if not folder.is_dir():
+        raise UsageError(f"{path}: the folder {folder} does not exist; make it first or choose another output")
     if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise UsageError(f"{path}: no permission to write there; choose another output")
 
