@@ -1,0 +1,79 @@
+"""The benchmarks run, and the tables they write say what the rows say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from fieldforge.apps.bench import main
+from fieldforge.apps.bench.harness import Row, latest, save, spread
+from fieldforge.apps.bench.peers import PlainFrequency, PlainHashGrid
+from fieldforge.apps.bench.report import TABLES, write_tables
+from fieldforge.encodings.frequency import Frequency
+from fieldforge.encodings.grid import HashGrid
+
+
+@pytest.mark.parametrize("suite", ["encodings", "image", "presets"])
+def test_suites_run_quickly_and_leave_no_rows(suite: str, tmp_path: Path) -> None:
+    assert main(suite, rows=tmp_path, data=None, is_quick=True) == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_peer_grid_is_the_same_function_where_both_hash() -> None:
+    """Same tables, levels that hash on both sides: the peer does the work that ours does."""
+    ours = HashGrid(2, n_levels=3, log2_hashmap_size=4, base_resolution=40, per_level_scale=1.5)
+    peer = PlainHashGrid(2, 3, 2, 4, 40, 1.5)
+    peer.table.data.copy_(torch.randn_like(peer.table))
+    ours.table.data.copy_(peer.table.data)
+    x = torch.rand(500, 2)
+    torch.testing.assert_close(peer(x), ours(x), atol=2e-3, rtol=1e-3)  # its positions are rounded twice
+
+
+def test_the_peer_frequencies_are_the_same_function() -> None:
+    x = torch.rand(100, 2)
+    torch.testing.assert_close(PlainFrequency(6)(x), Frequency(2, n_frequencies=6)(x), atol=1e-4, rtol=0)
+
+
+def test_rows_are_kept_and_tables_written(tmp_path: Path) -> None:
+    figures = {"psnr": 31.25, "ssim": 0.9, "seconds": 4.0, "bytes": 120_000}
+    rows = [
+        Row("presets", "cat", "fast", {}, 4.0, 0.0, 1e6, quality=figures),
+        Row("presets", "dog", "fast", {}, 4.0, 0.0, 1e6, quality=figures),
+    ]
+    save(tmp_path, "presets", rows)
+    kept = latest(tmp_path, "presets")
+    assert [row["case"] for row in kept] == ["cat", "dog"]
+    assert {"commit", "versions", "processor", "command", "time", "peak_mib"} <= set(kept[0])
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- bench:presets -->\nold\n<!-- /bench -->\nafter\n")
+    write_tables(tmp_path, readme)
+    text = readme.read_text()
+    assert "| `fast` | 31.2 dB, 4 s, 120 KB | 31.2 dB, 4 s, 120 KB |" in text
+    assert "old" not in text
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+
+
+def test_a_mark_without_rows_is_an_error(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- bench:image --><!-- /bench -->")
+    with pytest.raises(ValueError, match="no rows of image; run fieldforge bench image"):
+        write_tables(tmp_path, readme)
+
+
+def test_spread() -> None:
+    assert spread([1.0, 2.0, 3.0]) == 1.0
+
+
+def test_the_readme_tables_are_those_of_the_rows() -> None:
+    """`fieldforge bench report` would change nothing."""
+    root = Path(__file__).resolve().parents[2]
+    text = (root / "README.md").read_text()
+    for name, make in TABLES.items():
+        assert f"<!-- bench:{name} -->" in text
+        rows = latest(root / "data/bench", name)
+        assert make(rows) in text, f"the README's table {name} is not that of data/bench: run fieldforge bench report"
+        assert all(json.dumps(row) for row in rows)
