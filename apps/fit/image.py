@@ -378,6 +378,8 @@ def _run(
             parameter.copy_(average)
     fitted.requires_grad_(False)
     round_to(fitted, options.storage)
+    if picture.width * picture.height > 2**22:
+        observe(Progress(state, message=f"measuring all {picture.width * picture.height / 1e6:.0f} million pixels"))
     quality, similarity = measure(picture, fitted)
     result = ImageFit(fitted, quality, similarity, state.seconds, state, config, path)
     if path is not None and state.stopped_by != "signal":

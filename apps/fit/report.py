@@ -27,10 +27,10 @@ class Comparison:
 def write_report(
     path: Path, comparison: Comparison, history: Sequence[dict[str, float]], *, title: str, psnr: float
 ) -> None:
-    """Draw the report as a PNG.
+    """Draw the report.
 
     Args:
-        path: where to.
+        path: where to; .png, .jpg or .webp, and PNG for any other suffix.
         comparison: what to show.
         history: rows with step and psnr, as the loop keeps them.
         title: a line above the pictures.
@@ -66,7 +66,11 @@ def write_report(
     spectrum.set(xlabel="radial frequency (cycles per pixel)", ylabel="power")
     spectrum.grid(alpha=0.3)
     spectrum.legend()
-    figure.savefig(path, format="png", metadata={"Software": None})
+    suffix = path.suffix.lower()
+    if suffix in (".jpg", ".jpeg", ".webp"):
+        figure.savefig(path, pil_kwargs={"quality": 85})
+    else:
+        figure.savefig(path, format="png", metadata={"Software": None})
 
 
 def _display(image: np.ndarray, comparison: Comparison) -> np.ndarray:
