@@ -64,7 +64,8 @@ def test_readme_shell_commands_exist() -> None:
     from fieldforge.apps.cli import parser
 
     lines = [line for block in readme_blocks("sh") for line in block.replace("\\\n", " ").splitlines()]
-    commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("fieldforge ")]
+    spoken = [line.split(" > ")[0] for line in lines if line.startswith("fieldforge ")]
+    commands = [shlex.split(line, comments=True)[1:] for line in spoken]
     assert len(commands) >= 3
     for command in commands:
         _, unknown = parser().parse_known_args(command)
