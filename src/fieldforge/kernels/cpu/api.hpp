@@ -116,6 +116,9 @@ struct Adam {
     float *biases_m[max_layers], *biases_v[max_layers];
 };
 
+// What train_step returns, nothing being changed, instead of a loss.
+constexpr double index_out_of_range = -1.0;
+
 // The functions of one instruction set. x is (n, n_dims) row-major, features and outputs are (n, channels) row-major.
 struct Kernels {
     const char* name;

@@ -145,25 +145,31 @@ inline void field_backward(const Field& field, const float* x, int64_t n, const 
     }
 }
 
-// Coordinates, the centre of sample i being (i + 1/2) / size along each axis, and values of drawn samples.
+// Coordinates, the centre of sample i being (i + 1/2) / size along each axis, and values of drawn samples. False when an
+// index lies outside the raster.
 template <class Stored>
-void draw_samples(const Raster& raster, const int64_t* index, int64_t first, int64_t last, float* x, float* target) {
+bool draw_samples(const Raster& raster, const int64_t* index, int64_t first, int64_t last, float* x, float* target) {
     const auto* values = static_cast<const Stored*>(raster.values);
+    uint64_t n_samples = 1;
+    for (int d = 0; d < raster.n_axes; ++d) n_samples *= static_cast<uint64_t>(raster.sizes[d]);
+    const bool is_small = n_samples >> 32 == 0;  // 32-bit divisions are several times quicker
     for (int64_t i = first; i < last; ++i) {
         uint64_t rest = static_cast<uint64_t>(index[i]);
+        if (rest >= n_samples) return false;
         const Stored* from = values + rest * static_cast<uint64_t>(raster.n_channels);
         for (int c = 0; c < raster.n_channels; ++c) {
-            target[i * raster.n_channels + c] =
-                static_cast<float>(from[c]) * raster.scale[c] + raster.offset[c];
+            target[i * raster.n_channels + c] = static_cast<float>(from[c]) * raster.scale[c] + raster.offset[c];
         }
         for (int d = 0; d < raster.n_axes; ++d) {
             const uint64_t size = static_cast<uint64_t>(raster.sizes[d]);
-            const uint64_t at = (rest | size) >> 32 ? rest % size
-                                                    : static_cast<uint32_t>(rest) % static_cast<uint32_t>(size);
-            rest = (rest | size) >> 32 ? rest / size : static_cast<uint32_t>(rest) / static_cast<uint32_t>(size);
-            x[i * raster.n_axes + d] = (static_cast<float>(at) + 0.5f) / static_cast<float>(raster.sizes[d]);
+            const uint64_t quotient =
+                is_small ? static_cast<uint32_t>(rest) / static_cast<uint32_t>(size) : rest / size;
+            x[i * raster.n_axes + d] =
+                (static_cast<float>(rest - quotient * size) + 0.5f) / static_cast<float>(raster.sizes[d]);
+            rest = quotient;
         }
     }
+    return true;
 }
 
 inline double train_step(const Field& field, const Batch& batch, const Adam& adam, int n_threads) {
@@ -176,15 +182,18 @@ inline double train_step(const Field& field, const Batch& batch, const Adam& ada
         const Raster& raster = *batch.raster;
         float* drawn_x = scratch.floats(batch.n * raster.n_axes);
         float* drawn_target = scratch.floats(batch.n * n_out);
-        const int64_t piece = 4096;
-        parallel_for(n_threads, pieces(batch.n, piece), [&](int64_t k, int) {
+        const int64_t piece = 4096, n_pieces = pieces(batch.n, piece);
+        float* is_bad = scratch.floats(n_pieces);
+        parallel_for(n_threads, n_pieces, [&](int64_t k, int) {
             const int64_t first = k * piece, last = smaller(batch.n, first + piece);
-            switch (raster.pixel) {
-                case Pixel::uint8: draw_samples<uint8_t>(raster, batch.index, first, last, drawn_x, drawn_target); break;
-                case Pixel::uint16: draw_samples<uint16_t>(raster, batch.index, first, last, drawn_x, drawn_target); break;
-                default: draw_samples<float>(raster, batch.index, first, last, drawn_x, drawn_target); break;
-            }
+            const auto draw = raster.pixel == Pixel::uint8    ? draw_samples<uint8_t>
+                              : raster.pixel == Pixel::uint16 ? draw_samples<uint16_t>
+                                                              : draw_samples<float>;
+            is_bad[k] = draw(raster, batch.index, first, last, drawn_x, drawn_target) ? 0.0f : 1.0f;
         });
+        for (int64_t k = 0; k < n_pieces; ++k) {
+            if (is_bad[k] != 0.0f) return index_out_of_range;
+        }
         x = drawn_x;
         target = drawn_target;
     }

@@ -197,7 +197,10 @@ double python_train_step(const Grid* grid, const Mlp& mlp, const Addresses& para
                       look_up<Loss>("loss", loss, {{"L2", Loss::l2}, {"L1", Loss::l1}, {"Huber", Loss::huber},
                                                    {"RelativeL2", Loss::relative_l2}}),
                       static_cast<float>(huber_delta), at(sample_loss)};
-    return kernels().train_step(field, batch, adam, expect_threads(n_threads));
+    if (n == 0) refuse("n: a training step needs at least one sample");
+    const double mean = kernels().train_step(field, batch, adam, expect_threads(n_threads));
+    if (mean == index_out_of_range) throw std::out_of_range("index: a sample lies outside the raster");
+    return mean;
 }
 
 }  // namespace
