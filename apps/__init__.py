@@ -1,1 +1,1 @@
-""""""
+"""Everything that reads files, prints or loops over steps."""

@@ -1,1 +1,1 @@
-""""""
+"""Fields to picture files."""

@@ -1,1 +1,1 @@
-""""""
+"""Activations: one file for the plain ones, one for each published method."""

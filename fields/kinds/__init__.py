@@ -1,1 +1,1 @@
-""""""
+"""What a field can be of: one file for each kind."""

@@ -1,1 +1,62 @@
-"""An engine for neural fields: fit images, shapes and scenes, see them, and generate new ones."""
+"""An engine for neural fields: fit images, shapes and scenes, see them, and generate new ones.
+
+    import fieldforge as ff
+    result = ff.fit("photo.png", output="photo.field")
+    picture = ff.render(result.field, size=(2000, 1500))
+
+The names below load their room when they are first used; importing fieldforge itself loads next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fieldforge.apps.fit.image import ImageFit as ImageFit
+    from fieldforge.apps.fit.image import fit as fit
+    from fieldforge.apps.render.image import render as render
+    from fieldforge.backends import use_backend as use_backend
+    from fieldforge.encodings.base import Encoding as Encoding
+    from fieldforge.encodings.grid import HashGrid as HashGrid
+    from fieldforge.fields.file import load_field as load
+    from fieldforge.fields.file import save_field as save
+    from fieldforge.fields.kinds.image import ImageField as ImageField
+    from fieldforge.fields.networks.mlp import MLP as MLP
+    from fieldforge.registry import available as available
+    from fieldforge.registry import build as build
+    from fieldforge.registry import register as register
+
+_HOMES = {
+    "Encoding": "encodings.base",
+    "HashGrid": "encodings.grid",
+    "ImageField": "fields.kinds.image",
+    "ImageFit": "apps.fit.image",
+    "MLP": "fields.networks.mlp",
+    "available": "registry",
+    "build": "registry",
+    "fit": "apps.fit.image",
+    "load": "fields.file:load_field",
+    "register": "registry",
+    "render": "apps.render.image",
+    "save": "fields.file:save_field",
+    "use_backend": "backends",
+}
+"""Public name -> module below fieldforge, with the name there when it differs."""
+
+__all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fieldforge' has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].partition(":")
+    value = getattr(importlib.import_module(f"fieldforge.{module}"), attribute or name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -187,7 +187,11 @@ def config_of(part: Any) -> dict[str, Any]:
 
     Parts inside it (an activation, a list of encodings) appear as their own configurations.
     """
-    keys = [name for name in inspect.signature(type(part)).parameters if name not in CONTEXT]
+    keys = [
+        name
+        for name, parameter in inspect.signature(type(part)).parameters.items()
+        if name not in CONTEXT and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
     return {"otype": part.otype} | {key: _plain(getattr(part, key)) for key in keys}
 
 

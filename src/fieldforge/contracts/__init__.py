@@ -3,3 +3,8 @@
     from fieldforge.contracts import check_encoding
     check_encoding(lambda: MyEncoding(3))
 """
+
+from fieldforge.contracts.activation import check_activation as check_activation
+from fieldforge.contracts.encoding import check_encoding as check_encoding
+from fieldforge.contracts.field import check_field as check_field
+from fieldforge.contracts.network import check_network as check_network

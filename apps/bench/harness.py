@@ -1,0 +1,125 @@
+"""Timing and rows: what every suite shares."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured figure.
+
+    Args:
+        suite, case, candidate: what was measured, on what.
+        sizes: the numbers that define the work.
+        seconds: median CPU seconds of one repetition, one thread.
+        spread: (largest - smallest) / median over the repetitions.
+        rate: points (or pixels) per CPU second at the median.
+        quality: decibels where there are any.
+    """
+
+    suite: str
+    case: str
+    candidate: str
+    sizes: Mapping[str, Any]
+    seconds: float
+    spread: float
+    rate: float
+    quality: Mapping[str, float] | None = None
+    backend: str = ""
+    device: str = "cpu"
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside the block torch computes on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def take_turns(candidates: Mapping[str, Callable[[], object]], *, repeats: int) -> dict[str, list[float]]:
+    """CPU seconds of each repetition of each candidate; they take turns, after one unmeasured round."""
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for repeat in range(-1, repeats):
+        for name, work in candidates.items():
+            start = time.process_time()
+            work()
+            if repeat >= 0:
+                seconds[name].append(time.process_time() - start)
+    return seconds
+
+
+def spread(seconds: Sequence[float]) -> float:
+    """(largest - smallest) / median."""
+    return (max(seconds) - min(seconds)) / statistics.median(seconds)
+
+
+def save(folder: Path, suite: str, rows: Sequence[Row]) -> Path:
+    """Append rows, each with where, when and with what it was measured.
+
+    Returns:
+        The file, ``<folder>/<suite>.jsonl``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{suite}.jsonl"
+    about = {
+        "commit": _commit(),
+        "versions": {name: version(name) for name in ("fieldforge", "torch", "numpy")},
+        "python": platform.python_version(),
+        "processor": _processor(),
+        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "command": f"fieldforge bench {suite}",
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    with path.open("a") as file:
+        for row in rows:
+            file.write(json.dumps(asdict(row) | about, sort_keys=True) + "\n")
+    return path
+
+
+def latest(folder: Path, suite: str) -> list[dict[str, Any]]:
+    """The rows of the last run of a suite: those that share the newest time."""
+    path = folder / f"{suite}.jsonl"
+    if not path.exists():
+        return []
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    newest = max(row["time"] for row in rows)
+    return [row for row in rows if row["time"] == newest]
+
+
+def say(text: str) -> None:
+    """A line of the table on standard output, at once."""
+    print(text, flush=True)
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
+    return done.stdout.strip() if done.returncode == 0 else "unknown"
+
+
+def _processor() -> str:
+    model = platform.processor() or platform.machine()
+    if sys.platform == "linux":
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
+    return f"{model}, {torch.backends.cpu.get_cpu_capability()}"

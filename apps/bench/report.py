@@ -1,0 +1,90 @@
+"""``fieldforge bench report``: the README's tables, from the rows of the last runs.
+
+A table stands between ``<!-- bench:NAME -->`` and ``<!-- /bench -->``; only what is between is replaced.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fieldforge.apps.bench.harness import latest, say
+
+Rows = list[dict[str, Any]]
+
+
+def write_tables(folder: Path, readme: Path) -> None:
+    """Rewrite every marked table of a file.
+
+    Raises:
+        ValueError: a mark names no table, or there are no rows for it.
+    """
+    text = readme.read_text()
+
+    def table(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in TABLES:
+            raise ValueError(f"{readme}: the mark bench:{name} names no table; known: {', '.join(TABLES)}")
+        rows = latest(folder, name)
+        if not rows:
+            raise ValueError(f"{folder}: has no rows of {name}; run fieldforge bench {name} first")
+        return f"<!-- bench:{name} -->\n{TABLES[name](rows)}\n<!-- /bench -->"
+
+    written = re.sub(r"<!-- bench:(\w+) -->.*?<!-- /bench -->", table, text, flags=re.DOTALL)
+    if written != text:
+        readme.write_text(written)
+    say(f"{readme}: {'tables rewritten' if written != text else 'tables are up to date'}")
+
+
+def _presets(rows: Rows) -> str:
+    photos = list(dict.fromkeys(row["case"] for row in rows))
+    names = list(dict.fromkeys(row["candidate"] for row in rows))
+    by_key = {(row["case"], row["candidate"]): row["quality"] for row in rows}
+    lines = [_line(["preset", *photos]), _line(["---"] * (len(photos) + 1))]
+    for name in names:
+        cells = []
+        for photo in photos:
+            figures = by_key[photo, name]
+            cells.append(f"{figures['psnr']:.1f} dB, {figures['seconds']:.0f} s, {_size(figures['bytes'])}")
+        lines.append(_line([f"`{name}`", *cells]))
+    return "\n".join([*lines, "", _about(rows, "two threads")])
+
+
+def _ratios(unit: str) -> Callable[[Rows], str]:
+    def table(rows: Rows) -> str:
+        lines = [_line(["case", "candidate", f"{unit} per second", "ratio to plain PyTorch"])]
+        lines.append(_line(["---"] * 4))
+        for case in dict.fromkeys(row["case"] for row in rows):
+            of_case = [row for row in rows if row["case"] == case]
+            for row in of_case:
+                ratio = of_case[0]["seconds"] / row["seconds"]
+                lines.append(_line([case, row["candidate"], f"{row['rate'] / 1e6:.3g} M", f"{ratio:.2g} x"]))
+        return "\n".join([*lines, "", _about(rows, "one thread, median of CPU time")])
+
+    return table
+
+
+def _about(rows: Rows, how: str) -> str:
+    row = rows[0]
+    return (
+        f"Measured with `{row['command']}` on {row['processor']}, {how}, torch {row['versions']['torch']}, "
+        f"{row['time'][:10]}."
+    )
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _size(n_bytes: float) -> str:
+    return f"{n_bytes / 1e6:.2f} MB" if n_bytes >= 1e6 else f"{n_bytes / 1e3:.0f} KB"
+
+
+TABLES: dict[str, Callable[[Rows], str]] = {
+    "presets": _presets,
+    "encodings": _ratios("points"),
+    "image": _ratios("pixels"),
+}
+"""Suite -> how its table is made."""

@@ -1,0 +1,106 @@
+"""``fieldforge fit image``: options in, a field file and a few lines out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+import tomli_w
+
+from fieldforge.apps.cli import UsageError, print_json
+from fieldforge.apps.fit.image import ImageFit, fit, run_config
+from fieldforge.apps.fit.loop import State
+from fieldforge.apps.images import read_image
+from fieldforge.fields.checkpoint import Checkpoints
+
+
+def fit_image(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code: 0 done, 130 interrupted (the state is saved)."""
+    picture = read_image(options.photo)
+    if options.print_config:
+        config, _ = run_config(
+            picture, preset=options.preset, config=options.config, overrides=options.overrides,
+            steps=options.steps, max_bytes=options.max_bytes,
+        )  # fmt: skip
+        print(tomli_w.dumps(config), end="")
+        return 0
+    output: Path = options.output or options.photo.with_suffix(".field")
+    report = None if options.no_report else options.report or output.with_suffix(".report.png")
+    for path in filter(None, (output, report)):
+        expect_writable(path)
+    if not options.resume:
+        _expect_no_interrupted_fit(output, is_discarded=options.restart)
+    elif not any(path.exists() for path in Checkpoints(output).paths):
+        if output.exists():
+            _tell(options, f"{output} is finished; nothing to resume. Without --resume it is fitted anew")
+            return 0
+        _tell(options, f"no interrupted fit stands beside {output}: starting from the beginning")
+    result = fit(
+        picture, output=output, preset=options.preset, config=options.config, overrides=options.overrides,
+        steps=options.steps, seconds=options.seconds, psnr=options.psnr, max_bytes=options.max_bytes,
+        seed=options.seed, backend=options.backend, resume=options.resume, report=report,
+        progress="quiet" if options.quiet else "json" if options.json else "auto",
+    )  # fmt: skip
+    if result.state.stopped_by == "signal":
+        return _say_interrupted(result.state, output)
+    if options.json:
+        print_json({"event": "result", "output": str(output), **result.summary()})
+    elif not options.quiet:
+        _print_result(result, report, options.psnr)
+    return 0
+
+
+def expect_writable(path: Path) -> None:
+    """Say before the work, not after it, that a file cannot be written.
+
+    Raises:
+        UsageError: no such folder, a folder of that name, or no permission.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        raise UsageError(f"{path}: the folder {folder} does not exist; make it first or choose another output")
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; name a file in it")
+    if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise UsageError(f"{path}: no permission to write there; choose another output")
+
+
+def _expect_no_interrupted_fit(output: Path, *, is_discarded: bool) -> None:
+    checkpoints = Checkpoints(output)
+    if is_discarded:
+        checkpoints.remove()
+    elif any(path.exists() for path in checkpoints.paths):
+        raise UsageError(
+            f"{output}: an interrupted fit stands beside it; --resume continues it, --restart discards it"
+        )
+
+
+def _tell(options: argparse.Namespace, sentence: str) -> None:
+    if not options.quiet:
+        print(sentence, file=sys.stderr)
+
+
+def _say_interrupted(state: State, output: Path) -> int:
+    print(
+        f"stopped at step {state.step} of {state.n_steps}; the state is saved beside {output}. "
+        "Repeat the command with --resume to go on",
+        file=sys.stderr,
+    )
+    return 128 + signal.SIGINT
+
+
+def _print_result(result: ImageFit, report: Path | None, target: float | None) -> None:
+    similarity = "" if result.ssim is None else f", SSIM {result.ssim:.4f}"
+    print(
+        f"{result.path}: PSNR {result.psnr:.2f} dB{similarity}, {result.n_bytes:,} bytes "
+        f"({result.bits_per_pixel:.2f} bits per pixel), {result.state.step} steps in {result.seconds:.1f} s"
+    )
+    if target is not None and result.psnr < target:
+        print(f"{target:g} dB were asked for and not reached in {result.state.step} steps; --steps allows more")
+    if result.state.n_rollbacks:
+        print(f"the loss was not finite {result.state.n_rollbacks} times; the learning rate was halved each time")
+    if report is not None:
+        print(f"{report}: source, fit, error, curves")

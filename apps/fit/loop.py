@@ -1,0 +1,364 @@
+"""The training loop: one loop for every kind of field.
+
+What varies is handed in. `Step` draws a batch, moves the parameters once and says how wrong they were; the plain one
+is `PlainStep`. `train` counts, schedules, reports, keeps checkpoints, steps back from non-finite losses and stops in
+an orderly way when asked. Everything a step does follows from (state, step number), so a fit that was interrupted and
+resumed ends with the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fieldforge.apps.fit.optimizers.base import Optimizer
+from fieldforge.fields.checkpoint import Checkpoints
+
+Schedule = Callable[[int, int], float]
+"""(step, n_steps) -> factor on the learning rate."""
+
+
+class NonFiniteError(RuntimeError):
+    """The loss stayed non-finite after several returns to the last good state."""
+
+
+class Step(Protocol):
+    """Move the parameters once; returns (loss, mean squared error) of the batch before the move."""
+
+    def __call__(self, step: int, factor: float) -> tuple[float, float]: ...
+
+
+class Hook(Protocol):
+    """Watches a fit from inside; may veto the update by returning False. A hook that only looks changes nothing."""
+
+    def __call__(self, step: int, per_sample_loss: Tensor) -> bool | None: ...
+
+
+@dataclass
+class PlainStep:
+    """Draw, predict, compare, differentiate, update: the step that defines all others.
+
+    Args:
+        query: (n, d) points -> (n, c) predictions, differentiable in the parameters.
+        draw: step number -> (points (n, d), targets (n, c)).
+        loss: an object with ``per_sample(prediction, target) -> (n,)``; its mean is minimised.
+        optimizer: moves the parameters that `query` reads.
+        hooks: called with the per-sample loss before the update.
+    """
+
+    query: Callable[[Tensor], Tensor]
+    draw: Callable[[int], tuple[Tensor, Tensor]]
+    loss: Any
+    optimizer: Optimizer
+    hooks: Sequence[Hook] = ()
+
+    def __call__(self, step: int, factor: float) -> tuple[float, float]:
+        points, target = self.draw(step)
+        self.optimizer.zero_grad()
+        prediction = self.query(points)
+        per_sample = self.loss.per_sample(prediction, target)
+        loss = per_sample.mean()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            return value, value
+        loss.backward()
+        if all([hook(step, per_sample.detach()) is not False for hook in self.hooks]):  # every hook sees every step
+            self.optimizer.set_learning_rate_factor(factor)
+            self.optimizer.step()
+        return value, float(torch.mean((prediction.detach() - target) ** 2))
+
+
+@dataclass
+class Budget:
+    """When a fit ends: after `n_steps`, or `seconds`, or as soon as `evaluate` reports `target` decibels."""
+
+    n_steps: int
+    seconds: float | None = None
+    target: float | None = None
+
+
+@dataclass
+class State:
+    """What a fit has come to; saved with every checkpoint."""
+
+    step: int = 0
+    n_steps: int = 0
+    seconds: float = 0.0
+    rate: float = 1.0
+    """Factor on the learning rate, halved whenever a loss was not finite."""
+    n_rollbacks: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    """About 64 rows at fixed steps: step, and mean loss and psnr of the batches since the row before."""
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    """Loss, squared error and number of batches since the last row of the history."""
+    stopped_by: str = ""
+    """'' while running, then 'steps', 'seconds', 'target' or 'signal'."""
+
+    def count(self, loss: float, error: float) -> None:
+        """One more step is done. The history depends on steps alone, so that equal fits leave equal files."""
+        self.step += 1
+        self.sums = [self.sums[0] + loss, self.sums[1] + error, self.sums[2] + 1]
+        if self.step % max(1, self.n_steps // 64) == 0 or self.step == self.n_steps:
+            mean_loss, mean_error = self.sums[0] / self.sums[2], self.sums[1] / self.sums[2]
+            self.history.append({"step": self.step, "loss": mean_loss, "psnr": decibels(mean_error)})
+            self.sums = [0.0, 0.0, 0.0]
+
+
+@dataclass
+class Progress:
+    """What an observer is told now and then."""
+
+    state: State
+    points_per_second: float = 0.0
+    seconds_left: float = 0.0
+    psnr: float = math.nan
+    """Of the batches since the last report."""
+    message: str = ""
+
+
+def train(
+    advance: Step,
+    parameters: Sequence[nn.Parameter],
+    optimizer: Optimizer,
+    schedule: Schedule,
+    budget: Budget,
+    *,
+    batch_size: int,
+    observe: Callable[[Progress], None] = lambda progress: None,
+    evaluate: Callable[[], float] | None = None,
+    checkpoints: Checkpoints | None = None,
+    identity: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    report_every: float = 0.5,
+    checkpoint_every: float = 30.0,
+) -> State:
+    """Run a fit to the end of its budget.
+
+    Args:
+        advance: one training step.
+        parameters: what `advance` moves; saved and restored with the optimizer's own state.
+        optimizer: the one inside `advance`.
+        schedule: factor on the learning rate by step.
+        budget: when to stop.
+        batch_size: points a step, for the rate that is shown.
+        observe: told of progress about every `report_every` seconds.
+        evaluate: exact quality in decibels, asked only near `budget.target`.
+        checkpoints: where to keep the last two states; None keeps none.
+        identity: what a checkpoint must agree with to be resumed (configuration, digest of the source).
+        resume: continue from the newest checkpoint that is whole.
+        report_every: seconds between reports.
+        checkpoint_every: seconds between checkpoints.
+
+    Returns:
+        The final state; `stopped_by` says why it ended. On SIGINT or SIGTERM the state is saved first.
+
+    Raises:
+        NonFiniteError: ten returns to the last good state did not help.
+        ValueError: the checkpoint belongs to another fit.
+    """
+    state = State(n_steps=budget.n_steps)
+    if resume and checkpoints is not None:
+        state = _restore(checkpoints, parameters, optimizer, dict(identity or {}), state, observe)
+    good = _Snapshot(parameters, optimizer, state)
+    reports = _Reports(state, batch_size)
+    last_checkpoint = time.perf_counter()
+    with _orderly_stop() as asked_to_stop:
+        while not state.stopped_by:
+            if state.step >= state.n_steps:
+                state.stopped_by = "steps"
+                break
+            loss, error = advance(state.step, state.rate * schedule(state.step, state.n_steps))
+            if not math.isfinite(loss):
+                good.restore(state)
+                state.rate *= 0.5
+                state.n_rollbacks += 1
+                good.state = _copy(state)
+                observe(Progress(state, message=f"the loss was {loss}: back to step {state.step} at half the rate"))
+                if state.n_rollbacks >= 10:
+                    raise NonFiniteError(
+                        f"the loss was not finite {state.n_rollbacks} times, last at step {state.step} with the learning "
+                        f"rate divided by {2**state.n_rollbacks}; a smaller optimizer.learning_rate may do"
+                    )
+                continue
+            state.count(loss, error)
+            reports.add(error)
+            if reports.seconds_since() >= report_every or state.step == state.n_steps or asked_to_stop():
+                observe(reports.close())
+                good.take_if_due(state)
+                if budget.seconds is not None:
+                    _plan_steps(state, budget)
+                if budget.target is not None and evaluate is not None and reports.psnr >= budget.target - 1.0:
+                    if evaluate() >= budget.target:
+                        state.stopped_by = "target"
+                if asked_to_stop():
+                    state.stopped_by = "signal"
+                if checkpoints is not None and time.perf_counter() - last_checkpoint >= checkpoint_every:
+                    _save(checkpoints, parameters, optimizer, state, identity)
+                    last_checkpoint = time.perf_counter()
+    if state.stopped_by == "signal" and checkpoints is not None:
+        _save(checkpoints, parameters, optimizer, state, identity)
+    return state
+
+
+@contextmanager
+def averages_in_place(optimizer: Optimizer) -> Iterator[None]:
+    """Inside the block the parameters hold what is meant for inference (EMA, Average, Lookahead); do not train there."""
+    kept = [parameter.data for parameter in optimizer.parameters]
+    for parameter, average in zip(optimizer.parameters, optimizer.averaged(), strict=True):
+        parameter.data = average.detach()
+    try:
+        yield
+    finally:
+        for parameter, data in zip(optimizer.parameters, kept, strict=True):
+            parameter.data = data
+
+
+class _Reports:
+    """What happened between two reports."""
+
+    def __init__(self, state: State, batch_size: int) -> None:
+        self.state, self.batch_size = state, batch_size
+        self.psnr = -math.inf
+        self._start, self._error, self._n = time.perf_counter(), 0.0, 0
+
+    def add(self, error: float) -> None:
+        self._error += error
+        self._n += 1
+
+    def seconds_since(self) -> float:
+        return time.perf_counter() - self._start
+
+    def close(self) -> Progress:
+        elapsed, state = self.seconds_since(), self.state
+        state.seconds += elapsed
+        self.psnr = decibels(self._error / max(1, self._n))
+        rate = self._n / elapsed if elapsed > 0 else 0.0
+        self._start, self._error, self._n = time.perf_counter(), 0.0, 0
+        return Progress(state, rate * self.batch_size, (state.n_steps - state.step) / rate if rate else 0.0, self.psnr)
+
+
+class _Snapshot:
+    """The last state in which every parameter was finite, in memory."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer, state: State) -> None:
+        self.parameters, self.optimizer = parameters, optimizer
+        self._due = -math.inf
+        self.take_if_due(state)
+
+    def take_if_due(self, state: State) -> None:
+        """Copy the state unless a parameter is not finite; at most a fiftieth of the time goes into copying."""
+        start = time.perf_counter()
+        if start < self._due or not all(math.isfinite(float(p.detach().sum())) for p in self.parameters):
+            return
+        self.values = [parameter.detach().clone() for parameter in self.parameters]
+        self.moments = self.optimizer.state_tensors()
+        self.state = _copy(state)
+        self._due = time.perf_counter() + 50 * (time.perf_counter() - start)
+
+    def restore(self, state: State) -> None:
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, self.values, strict=True):
+                parameter.copy_(value)
+        self.optimizer.load_state_tensors(self.moments)
+        for name, value in asdict(self.state).items():
+            setattr(state, name, value)
+
+
+def decibels(squared_error: float) -> float:
+    """Peak signal-to-noise ratio for a peak of 1; at most 120.
+
+    Example:
+        >>> decibels(0.001)
+        30.0
+    """
+    return -10 * math.log10(max(squared_error, 1e-12))
+
+
+def _copy(state: State) -> State:
+    return State(**asdict(state))
+
+
+def _plan_steps(state: State, budget: Budget) -> None:
+    """Turn seconds into steps: estimated until a twentieth of the time is gone, then fixed, so that the schedule
+    depends on the step alone."""
+    assert budget.seconds is not None
+    if state.seconds >= budget.seconds:
+        state.stopped_by = "seconds"
+    elif state.seconds < 0.05 * budget.seconds or state.n_steps == budget.n_steps:
+        state.n_steps = max(state.step + 1, int(0.97 * budget.seconds * state.step / state.seconds))
+
+
+def _save(
+    checkpoints: Checkpoints,
+    parameters: Sequence[nn.Parameter],
+    optimizer: Optimizer,
+    state: State,
+    identity: Mapping[str, Any] | None,
+) -> None:
+    tensors = {f"parameter.{number}": parameter.detach() for number, parameter in enumerate(parameters)}
+    tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.state_tensors().items()}
+    checkpoints.save(state.step, tensors, {"state": asdict(state), "identity": dict(identity or {})})
+
+
+def _restore(
+    checkpoints: Checkpoints,
+    parameters: Sequence[nn.Parameter],
+    optimizer: Optimizer,
+    identity: dict[str, Any],
+    fresh: State,
+    observe: Callable[[Progress], None],
+) -> State:
+    latest = checkpoints.load_latest()
+    if latest is None:
+        return fresh
+    theirs = latest.state["identity"]
+    different = sorted(key for key in identity.keys() | theirs.keys() if identity.get(key) != theirs.get(key))
+    if different:
+        raise ValueError(
+            f"the checkpoint belongs to another fit: {', '.join(different)} differ; "
+            "repeat the options of the first run, or start anew with --restart"
+        )
+    with torch.no_grad():
+        for number, parameter in enumerate(parameters):
+            parameter.copy_(latest.tensors[f"parameter.{number}"])
+    prefix = "optimizer."
+    optimizer.load_state_tensors(
+        {name[len(prefix) :]: tensor for name, tensor in latest.tensors.items() if name.startswith(prefix)}
+    )
+    state = State(**latest.state["state"])
+    state.stopped_by = ""
+    observe(Progress(state, message=f"resumed at step {state.step} of {state.n_steps}"))
+    return state
+
+
+@contextmanager
+def _orderly_stop() -> Iterator[Callable[[], bool]]:
+    """Inside the block SIGINT and SIGTERM set a flag; a second SIGINT interrupts at once."""
+    asked = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    previous = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, stop)
+    except ValueError:
+        pass  # not the main thread (a notebook's worker, say): signals are not ours to catch
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

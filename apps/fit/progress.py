@@ -1,0 +1,125 @@
+"""How a running fit speaks: a live bar on a terminal, a line per report elsewhere, JSON lines, or nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from fieldforge.apps.fit.loop import Progress
+
+Observer = Callable[[Progress], None]
+
+
+class Silent:
+    """Says nothing."""
+
+    def __call__(self, progress: Progress) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Lines(Silent):
+    """A line when a tenth of the steps, or ten seconds, have passed: for logs."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self._next_step, self._next_time = 0, 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        state, now = progress.state, time.perf_counter()
+        if progress.message:
+            print(progress.message, file=self.stream, flush=True)
+        elif state.step >= self._next_step or now >= self._next_time or state.step == state.n_steps:
+            print(describe(progress), file=self.stream, flush=True)
+            self._next_step, self._next_time = state.step + state.n_steps // 10, now + 10
+
+
+class Json(Silent):
+    """One JSON object per report: event, step, n_steps, seconds, psnr, points_per_second, seconds_left."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stdout
+
+    def __call__(self, progress: Progress) -> None:
+        state = progress.state
+        row: dict[str, object] = {"event": "progress", "step": state.step, "n_steps": state.n_steps}
+        row |= {"points_per_second": round(progress.points_per_second), "seconds_left": round(progress.seconds_left, 1)}
+        row |= {"seconds": round(state.seconds, 3)}
+        row |= {} if math.isnan(progress.psnr) else {"psnr": round(progress.psnr, 3)}
+        if progress.message:
+            row |= {"event": "message", "message": progress.message}
+        print(json.dumps(row), file=self.stream, flush=True)
+
+
+class Live(Silent):
+    """A progress bar with steps, rate, PSNR and time left."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.bar = Bar(TextColumn("fitting"), BarColumn(), TextColumn("{task.fields[text]}"), console=self.console)
+        self.task = self.bar.add_task("", total=None, text="")
+        self.bar.start()
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.message:
+            self.bar.print(progress.message)
+            return
+        state = progress.state
+        self.bar.update(self.task, total=state.n_steps, completed=state.step, text=describe(progress))
+
+    def close(self) -> None:
+        self.bar.stop()
+
+
+def describe(progress: Progress) -> str:
+    """'step 120/800  1.2 M points/s  PSNR 31.4 dB  0:42 left'."""
+    state = progress.state
+    psnr = "-" if math.isnan(progress.psnr) else f"{progress.psnr:.2f}"
+    return (
+        f"step {state.step}/{state.n_steps}  {human_rate(progress.points_per_second)} points/s  "
+        f"PSNR {psnr} dB  {clock(progress.seconds_left)} left"
+    )
+
+
+def human_rate(rate: float) -> str:
+    """Three digits with k, M or G.
+
+    Example:
+        >>> human_rate(1234567)
+        '1.23 M'
+    """
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if rate >= limit:
+            return f"{rate / limit:.3g} {unit}"
+    return f"{rate:.3g}"
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, with hours when there are any.
+
+    Example:
+        >>> clock(3725)
+        '1:02:05'
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def observer(style: str) -> Silent:
+    """The observer of a style: 'auto' (bar on a terminal, lines elsewhere), 'json' or 'quiet'."""
+    if style == "quiet":
+        return Silent()
+    if style == "json":
+        return Json()
+    return Live() if sys.stderr.isatty() else Lines()

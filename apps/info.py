@@ -1,0 +1,68 @@
+"""``fieldforge info``: what a .field file is, from its header alone; no part is built and no tensor is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fieldforge.fields.file import read_header
+
+
+def print_info(path: Path, *, as_json: bool = False) -> int:
+    """Print the header of a field file as a table, or whole as JSON."""
+    header = read_header(path)
+    n_bytes = path.stat().st_size
+    if as_json:
+        print(json.dumps({"bytes": n_bytes, "config": header.config, "metadata": header.metadata}, sort_keys=True))
+        return 0
+    table = Table("", "", title=str(path), title_justify="left", show_header=False)
+    for name, value in describe(header.config, header.metadata, n_bytes).items():
+        table.add_row(name, value)
+    Console().print(table)
+    return 0
+
+
+def describe(config: dict[str, Any], metadata: dict[str, Any], n_bytes: int) -> dict[str, str]:
+    """Name -> text of the lines of the table."""
+    lines = {"kind": str(config.get("otype", "?"))}
+    signal = metadata.get("signal", {})
+    if signal:
+        lines["signal"] = ", ".join(f"{key} {value}" for key, value in sorted(signal.items()) if key != "sha256")
+    for section in ("encoding", "network"):
+        if section in config:
+            lines[section] = _one_line(config[section])
+    quality = metadata.get("metrics", {})
+    if quality:
+        lines["quality"] = ", ".join(f"{key} {value:.4g}" for key, value in sorted(quality.items()) if value is not None)
+    history = metadata.get("history", [])
+    if history:
+        lines["history"] = "  ".join(f"{row['psnr']:.1f} dB at step {row['step']:.0f}" for row in _spread(history, 5))
+    lines["size"] = f"{n_bytes:,} bytes"
+    run = metadata.get("run", {})
+    for section in ("loss", "optimizer", "schedule", "fit"):
+        if section in run:
+            lines[section] = _one_line(run[section])
+    return lines
+
+
+def _one_line(section: dict[str, Any]) -> str:
+    rest = ", ".join(f"{key}={_short(value)}" for key, value in section.items() if key != "otype")
+    return f"{section['otype']}({rest})" if "otype" in section else rest
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return _one_line(value)
+    if isinstance(value, list):
+        return f"[{', '.join(_short(item) for item in value)}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _spread(rows: list[Any], n: int) -> list[Any]:
+    if len(rows) <= n:
+        return rows
+    return [rows[round(i * (len(rows) - 1) / (n - 1))] for i in range(n)]

@@ -1,0 +1,58 @@
+"""Frequency: sines and cosines in octaves, the positional encoding of NeRF (Mildenhall et al. 2020, eq. 4).
+
+    {"otype": "Frequency", "n_frequencies": 12}
+
+Numbers and order of channels are tiny-cuda-nn's: per coordinate sin, cos, sin, cos, ... from low to high.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fieldforge.checks import expect_int, expect_points
+from fieldforge.encodings.base import Encoding
+from fieldforge.registry import register
+
+
+@register("encoding", "Frequency")
+class Frequency(Encoding):
+    """sin(2^k π x) and cos(2^k π x), k = 0 ... n_frequencies - 1, for each coordinate.
+
+    The lowest octave has period 2: points of [-1, 1) are told apart, points 2 apart are not. With N pixels along
+    [0, 1] nothing above k = log2(N) can be learned from the samples (Nyquist).
+
+    Args:
+        n_input_dims: number of coordinates d.
+        n_frequencies: octaves, 1 to 64; in float32 an octave above 23 carries only rounding.
+
+    Returns:
+        (*batch, d * n_frequencies * 2), the pairs sin, cos of a coordinate together.
+
+    Example:
+        >>> Frequency(1, n_frequencies=2)(torch.tensor([1 / 6]))
+        tensor([0.5000, 0.8660, 0.8660, 0.5000])
+    """
+
+    otype = "Frequency"
+    domain = "reals"
+    outside = "the same formula holds everywhere; it repeats with period 2"
+    smoothness = math.inf
+
+    def __init__(self, n_input_dims: int, *, n_frequencies: int = 12) -> None:
+        super().__init__()
+        self.n_input_dims = expect_int("n_input_dims", n_input_dims, 1)
+        self.n_frequencies = expect_int("n_frequencies", n_frequencies, 1, 64)
+        self.n_output_dims = self.n_input_dims * self.n_frequencies * 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        expect_points(x, self.n_input_dims, owner=self)
+        octaves = torch.tensor([2.0**k for k in range(self.n_frequencies)], dtype=x.dtype, device=x.device)
+        turns = x[..., None] * octaves  # (*batch, d, n), exact: the factors are powers of two
+        turns = turns - 2 * torch.round(turns / 2)  # exact too; sin(π large) would lose what π's rounding takes
+        return torch.stack(((math.pi * turns).sin(), (math.pi * turns).cos()), -1).flatten(-3)
+
+    def channel_order(self) -> Tensor:
+        return torch.arange(self.n_frequencies).repeat_interleave(2).repeat(self.n_input_dims)

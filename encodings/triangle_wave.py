@@ -1,0 +1,58 @@
+"""TriangleWave: triangle waves in octaves, a cheap frequency encoding (Müller et al. 2021, "Real-time Neural
+Radiance Caching for Path Tracing", section 3.1).
+
+    {"otype": "TriangleWave", "n_frequencies": 12}
+
+Numbers and order of channels are tiny-cuda-nn's.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fieldforge.checks import expect_int, expect_points
+from fieldforge.encodings.base import Encoding
+from fieldforge.registry import register
+
+
+@register("encoding", "TriangleWave")
+class TriangleWave(Encoding):
+    """4 |frac(2^(k-1) x + k/4) - 1/2| - 1, k = 0 ... n_frequencies - 1, for each coordinate.
+
+    One wave per octave and no cosine partner: the phase k/4 keeps the octaves from turning at the same places.
+    Values are in [-1, 1], slopes ±2^(k+1). At a turning point autograd gives 0 (below) or -2^(k+1) (above), where
+    tiny-cuda-nn takes the derivative to the right.
+
+    Args:
+        n_input_dims: number of coordinates d.
+        n_frequencies: octaves, 1 to 64; in float32 an octave above 23 carries only rounding.
+
+    Returns:
+        (*batch, d * n_frequencies), the waves of a coordinate together.
+
+    Example:
+        >>> TriangleWave(1, n_frequencies=3)(torch.tensor([0.25]))
+        tensor([ 0.5000, -1.0000,  1.0000])
+    """
+
+    otype = "TriangleWave"
+    domain = "reals"
+    outside = "the same formula holds everywhere; it repeats with period 2"
+    smoothness = 0
+
+    def __init__(self, n_input_dims: int, *, n_frequencies: int = 12) -> None:
+        super().__init__()
+        self.n_input_dims = expect_int("n_input_dims", n_input_dims, 1)
+        self.n_frequencies = expect_int("n_frequencies", n_frequencies, 1, 64)
+        self.n_output_dims = self.n_input_dims * self.n_frequencies
+
+    def forward(self, x: Tensor) -> Tensor:
+        expect_points(x, self.n_input_dims, owner=self)
+        octaves = torch.tensor([2.0 ** (k - 1) for k in range(self.n_frequencies)], dtype=x.dtype, device=x.device)
+        phases = torch.tensor([0.25 * k for k in range(self.n_frequencies)], dtype=x.dtype, device=x.device)
+        turns = x[..., None] * octaves + phases  # (*batch, d, n)
+        return (4 * (turns - turns.floor() - 0.5).abs() - 1).flatten(-2)
+
+    def channel_order(self) -> Tensor:
+        return torch.arange(self.n_frequencies).repeat(self.n_input_dims)

@@ -1,0 +1,110 @@
+"""What a field is: world coordinates in, quantities out.
+
+A field owns its world: the box it lives in, the units of its coordinates and of its answers. Inside, an encoding
+reads the box as the unit cube and a network turns its features into numbers; neither ever sees the world. Outside,
+nobody ever sees the unit cube.
+
+To write one, subclass `Field`, keep every constructor keyword as an attribute of the same name, name each quantity
+by a method, and run `fieldforge.contracts.check_field` on it. `fields/kinds/image.py` is the shortest example.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fieldforge.checks import expect_points
+from fieldforge.encodings.base import Encoding
+from fieldforge.registry import build, config_of
+
+Box = tuple[tuple[float, ...], tuple[float, ...]]
+"""The lowest and the highest corner of an axis-aligned box, in world units."""
+
+
+class Field(nn.Module, ABC):
+    """An encoding and a network over a box of the world.
+
+    Class attributes: ``otype``, the name in a configuration; ``units``, one phrase on the units of the coordinates;
+    ``outside``, one sentence on the answer outside the box.
+
+    Attributes: ``box`` ((low, ...), (high, ...)) in world units; ``n_input_dims``, ``n_output_dims``; ``encoding``,
+    ``network``; ``smoothness``, the number of continuous derivatives of the answer in the coordinates inside the box.
+
+    Args:
+        box: lowest and highest corner.
+        encoding: a configuration (an otype, or a table with the key otype), or an `Encoding` already made.
+        network: a configuration, or a module already made.
+        n_output_dims: how many numbers the network gives per point.
+        generator: source of the initial parameters; None is torch's own.
+
+    Raises:
+        ConfigError: the encoding or the network cannot be built; begins with the path of the key.
+    """
+
+    otype: ClassVar[str]
+    units: ClassVar[str]
+    outside: ClassVar[str]
+
+    encoding: Encoding
+    network: nn.Module
+
+    def __init__(
+        self,
+        *,
+        box: Box,
+        encoding: str | Mapping[str, Any] | Encoding,
+        network: str | Mapping[str, Any] | nn.Module,
+        n_output_dims: int,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.box = box
+        self.n_input_dims, self.n_output_dims = len(box[0]), n_output_dims
+        self.encoding = _part("encoding", encoding, Encoding, n_input_dims=self.n_input_dims, generator=generator)
+        sizes = {"n_input_dims": self.encoding.n_output_dims, "n_output_dims": n_output_dims}
+        self.network = _part("network", network, nn.Module, **sizes, generator=generator)
+
+    @property
+    def smoothness(self) -> float:
+        """Continuous derivatives of the answer in the coordinates: those of its least smooth part."""
+        return min(self.encoding.smoothness, getattr(self.network, "smoothness", math.inf))
+
+    @abstractmethod
+    def forward(self, points: Tensor) -> Tensor:
+        """The field's first quantity at world points (*batch, n_input_dims), any batch shape, also empty."""
+
+    def to_unit(self, points: Tensor) -> Tensor:
+        """World points (*batch, n_input_dims) to the unit cube, each axis by itself; may fall outside [0, 1].
+
+        Raises:
+            TypeError, ValueError: `points` are not floating-point coordinates of this field's world.
+        """
+        expect_points(points, self.n_input_dims, name="points", owner=self)
+        # axis by axis with plain numbers: exact in any precision, and nothing to move between devices
+        sides = zip(points.unbind(-1), *self.box, strict=True)
+        return torch.stack([(axis - low) / (high - low) for axis, low, high in sides], -1)
+
+    def outputs(self, unit: Tensor) -> Tensor:
+        """What the network says at points of the unit cube: (*batch, n_input_dims) -> (*batch, n_output_dims)."""
+        parameter = next((p for p in self.parameters() if p.is_floating_point()), unit)
+        return self.network(self.encoding(unit.to(parameter.dtype)))  # world points may be finer than the parameters
+
+    def config(self) -> dict[str, Any]:
+        """The complete configuration that rebuilds this field, with those of its parts inside (no parameters)."""
+        return config_of(self)
+
+
+def _part(kind: str, part: Any, made: type, **context: Any) -> Any:
+    """Build a part from its configuration; one that was made beforehand must fit its place."""
+    if not isinstance(part, made):
+        return build(kind, part, path=kind, **context)
+    for size in context.keys() - {"generator"}:
+        if getattr(part, size, context[size]) != context[size]:
+            what = f"{type(part).__name__} with {size}={context[size]}"
+            raise ValueError(f"{kind}: expected {what}, got {getattr(part, size)}")
+    return part

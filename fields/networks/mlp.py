@@ -1,0 +1,148 @@
+"""MLP: linear layers with an activation between them (tiny-cuda-nn's FullyFusedMLP and CutlassMLP, SIREN, WIRE).
+
+    {"otype": "MLP", "n_neurons": 128, "n_hidden_layers": 5, "activation": "ReLU", "output_activation": "None",
+     "has_bias": false, "input_injection": "none"}
+
+The names CutlassMLP, FullyFusedMLP and MegakernelMLP ask for a speed and mean the same function. As in tiny-cuda-nn
+there are no biases unless asked for (SIREN, FINER, WIRE and Gaussian networks want them), and n_hidden_layers hidden
+layers are n_hidden_layers + 1 matrices; none at all is a single matrix.
+
+tiny-cuda-nn keeps its matrices one after another in a flat vector, each row-major (n_out, n_in) like `layers[i].weight`
+here, the input width padded to a multiple of 16 (8 for Cutlass) and the output likewise. Padded outputs are dropped;
+what a padded input reads depends on the encoding: 0 behind a Grid, 1 behind Identity and Frequency, where its column
+works as a bias of the first layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fieldforge.checks import expect_bool, expect_choice, expect_generator, expect_int, expect_points
+from fieldforge.fields.activations.base import Activation, expect_activation
+from fieldforge.fields.networks.base import Modulation, Network, empty_linear, expect_real_activation, expect_size
+from fieldforge.registry import register
+
+
+@register("network", "MLP")
+@register("network", "CutlassMLP")
+@register("network", "FullyFusedMLP")
+@register("network", "MegakernelMLP")
+class MLP(Network):
+    """h_i = activation(W_i h_{i-1} + b_i), out = output_activation(W h + b).
+
+    Weights and biases are drawn by `activation`: the first matrix from its first law, all others, the output's too,
+    from its hidden law. A complex activation (WIRE) has int(n_neurons / √2) complex units, so that the number of real
+    parameters stays about the same; the real part of the last layer is what the output activation sees.
+
+    Args:
+        n_input_dims: width of the features.
+        n_output_dims: number of outputs.
+        n_neurons: width of the hidden layers.
+        n_hidden_layers: number of hidden layers, also 0.
+        activation: name or table of the hidden activation.
+        output_activation: name or table of the last one; its own initialisation is not used.
+        has_bias: whether linear layers have biases.
+        input_injection: hidden layers that read the features again, beside the previous layer, as [h, features]:
+            "none"; "mid": one in the middle, layer n_hidden_layers // 2 + 1 counted from 0, which for eight layers is
+            NeRF's; "all": every one but the first (mi-MLP; Zhu et al., CVPR 2024).
+        generator: source of the initial weights; None is torch's global one.
+
+    Attributes:
+        layers: the linear layers, the output's last; with a complex activation all but the first are complex.
+        width: number of units of a hidden layer.
+
+    Raises:
+        ValueError: a number is out of range, the network would have more than 2³⁰ parameters, or inputs are to be
+            injected where there is no second hidden layer.
+
+    Example:
+        >>> mlp = MLP(2, 3, n_neurons=64, n_hidden_layers=2)
+        >>> [tuple(layer.weight.shape) for layer in mlp.layers]
+        [(64, 2), (64, 64), (3, 64)]
+    """
+
+    otype = "MLP"
+
+    def __init__(
+        self,
+        n_input_dims: int,
+        n_output_dims: int,
+        *,
+        n_neurons: int = 128,
+        n_hidden_layers: int = 5,
+        activation: str | Mapping[str, Any] | Activation = "ReLU",
+        output_activation: str | Mapping[str, Any] | Activation = "None",
+        has_bias: bool = False,
+        input_injection: Literal["none", "mid", "all"] = "none",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.n_input_dims = expect_int("n_input_dims", n_input_dims, 1)
+        self.n_output_dims = expect_int("n_output_dims", n_output_dims, 1)
+        self.n_neurons = expect_int("n_neurons", n_neurons, 1)
+        self.n_hidden_layers = expect_int("n_hidden_layers", n_hidden_layers, 0, 1024)
+        self.activation = expect_activation("activation", activation)
+        self.output_activation = expect_real_activation("output_activation", output_activation)
+        self.has_bias = expect_bool("has_bias", has_bias)
+        self.input_injection = expect_choice("input_injection", input_injection, ("none", "mid", "all"))
+        if self.input_injection != "none" and n_hidden_layers < 2:
+            raise ValueError(
+                f"input_injection: {self.input_injection!r} needs n_hidden_layers of at least 2, got {n_hidden_layers}"
+            )
+        hidden = self.activation.smoothness if n_hidden_layers else math.inf
+        self.smoothness = min(hidden, self.output_activation.smoothness)
+
+        is_complex = self.activation.is_complex
+        self.width = max(1, int(n_neurons / math.sqrt(2))) if is_complex else n_neurons
+        shapes = self._shapes()
+        expect_size(sum(n_out * (n_in + 1) for n_in, n_out in shapes))
+        layers = [
+            empty_linear(n_in, n_out, has_bias=has_bias, is_complex=is_complex and index > 0)
+            for index, (n_in, n_out) in enumerate(shapes)
+        ]
+        expect_generator(generator)
+        for index, layer in enumerate(layers):
+            draw = self.activation.init_hidden if index else self.activation.init_first
+            draw(layer.weight, layer.bias, generator)
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, features: Tensor, *, modulate: Modulation | None = None) -> Tensor:
+        """(*batch, n_input_dims) -> (*batch, n_output_dims).
+
+        Args:
+            features: what the network reads.
+            modulate: called with i = 0, 1, ... and z = W_i h + b_i, (*batch, width), of each hidden layer; its result
+                goes through the activation instead of z (CAM; Lee et al., ICLR 2024). A sine's omega comes after it;
+                with a complex activation z is complex from i = 1 on.
+        """
+        expect_points(features, self.n_input_dims, name="features", owner=self)
+        *hidden, last = self.layers
+        h = features
+        for index, layer in enumerate(hidden):
+            z = layer(torch.cat((h, features), -1) if self._is_injected(index) else h)
+            if modulate is not None:
+                z = modulate(index, z)
+            h = self.activation(z, is_first=index == 0)
+        out = last(h)
+        return self.output_activation(out.real if out.is_complex() else out)
+
+    def _is_injected(self, index: int) -> bool:
+        """Whether hidden layer `index` reads the features again."""
+        if self.input_injection == "mid":
+            return index == min(self.n_hidden_layers // 2 + 1, self.n_hidden_layers - 1)
+        return self.input_injection == "all" and index > 0
+
+    def _shapes(self) -> list[tuple[int, int]]:
+        """(n_in, n_out) of every linear layer."""
+        if self.n_hidden_layers == 0:
+            return [(self.n_input_dims, self.n_output_dims)]
+        later = [
+            (self.width + self._is_injected(index) * self.n_input_dims, self.width)
+            for index in range(1, self.n_hidden_layers)
+        ]
+        return [(self.n_input_dims, self.width), *later, (self.width, self.n_output_dims)]
