@@ -100,6 +100,7 @@ class MlpShape:
         activation, number, first_number: hidden activation by its native name, and the number it depends on (omega,
             slope, beta, scale), which may be another in the first layer; see `describe_activation`.
         output_activation, output_number: the same after the last layer.
+        output_scale, output_offset: factor and summand of each output after that; empty: none.
         has_bias: whether layers have biases.
     """
 
@@ -109,6 +110,8 @@ class MlpShape:
     first_number: float = 0.0
     output_activation: str = "None"
     output_number: float = 0.0
+    output_scale: tuple[float, ...] = ()
+    output_offset: tuple[float, ...] = ()
     has_bias: bool = False
 
     @property
@@ -125,14 +128,17 @@ def describe_activation(activation: Any) -> tuple[str, float, float] | None:
     name = activation.otype
     if name not in NUMBERS or getattr(activation, "damping", "sqrt") != "sqrt":
         return None
-    number = float(getattr(activation, NUMBERS[name])) if NUMBERS[name] else 0.0
+    attribute = NUMBERS[name]
+    number = 0.0 if attribute is None else float(getattr(activation, attribute))
     first = getattr(activation, "first_omega", None)
     if getattr(activation, "scale_requires_grad", False):
         name = "FINER with the true slope"
     return name, number, number if first is None else float(first)
 
 
-def grid_refuses(*, x_dtype: torch.dtype, dtype: torch.dtype, n_input_dims: int, n_features: int, **_: Any) -> str | None:
+def grid_refuses(
+    *, x_dtype: torch.dtype, dtype: torch.dtype, n_input_dims: int, n_features: int, **_: Any
+) -> str | None:
     """Why `grid` cannot run a call, or None."""
     if x_dtype != torch.float32 or dtype != torch.float32:
         return f"the native grid is in float32 only, not {x_dtype} points and {dtype} features"
@@ -237,7 +243,7 @@ class _Grid(torch.autograd.Function):
         ctx.save_for_backward(x, table)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             return *_recorded(ctx.reference, ctx.saved_tensors, ctx.needs_input_grad[:2], grad), None, None
         x, table = _points("x", ctx.saved_tensors[0], ctx.shape.n_dims), _table(ctx.saved_tensors[1], ctx.shape)
@@ -272,7 +278,7 @@ class _Field(torch.autograd.Function):
         ctx.save_for_backward(x, table, *parameters)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, table, *parameters = ctx.saved_tensors
         needs_x, _, _, _, *needs = ctx.needs_input_grad
         if torch.is_grad_enabled():
@@ -366,18 +372,19 @@ class AdamStep:
 
     The gradient of a grid's table never exists as a whole: each part of it is used while it is in the cache. Adam is
     tiny-cuda-nn's: epsilon stands beside the square root of the uncorrected second moment, every parameter moves in
-    every step, and `l2` pulls on weight matrices only.
+    every step, and `l2` pulls on the network's parameters only.
 
     Args:
         weights, biases, mlp_shape, table, grid_shape: the field, as for `field` (or `mlp`, without the latter two);
             contiguous float32 CPU tensors, updated in place.
         loss: "L2", "L1", "Huber" or "RelativeL2", the mean over points and channels.
-        huber_delta: where the Huber loss becomes linear.
+        huber_delta: where the Huber loss goes on as a straight line.
         betas, epsilon, l2: Adam's.
+        moments: (first, second) moments to update in place, each in the order (table), weights, biases; None: zeros.
 
     Attributes:
-        first_moments, second_moments: Adam's state, in the order (table), weights, biases.
-        n_steps: how many were taken.
+        parameters, first_moments, second_moments: in that order.
+        n_steps: how many were taken, for the bias correction; may be set.
 
     Raises:
         ValueError: a tensor has another shape, or is not contiguous; a number is out of range.
@@ -397,6 +404,7 @@ class AdamStep:
         betas: tuple[float, float] = (0.9, 0.99),
         epsilon: float = 1e-15,
         l2: float = 0.0,
+        moments: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None,
     ) -> None:
         self.mlp_shape, self.grid_shape = mlp_shape, grid_shape
         self.loss = expect_choice("loss", loss, LOSSES)
@@ -414,10 +422,16 @@ class AdamStep:
                              f"only if has_bias; got {len(weights)} and {len(biases)}")  # fmt: skip
         for parameter, (name, shape) in zip((*weights, *biases), _parameter_shapes(mlp_shape), strict=True):
             self.parameters.append(_in_place(name, _tensor(name, parameter, shape)).detach())
-        self.first_moments = [torch.zeros_like(parameter) for parameter in self.parameters]
-        self.second_moments = [torch.zeros_like(parameter) for parameter in self.parameters]
+        if moments is None:
+            moments = ([torch.zeros_like(p) for p in self.parameters], [torch.zeros_like(p) for p in self.parameters])
+        self.first_moments, self.second_moments = list(moments[0]), list(moments[1])
+        for of_all in (self.first_moments, self.second_moments):
+            for moment, parameter in zip(of_all, self.parameters, strict=True):
+                _in_place("moments", _tensor("moments", moment, tuple(parameter.shape)))
 
-    def on_points(self, x: Tensor, target: Tensor, learning_rate: float, *, sample_loss: Tensor | None = None) -> float:
+    def on_points(
+        self, x: Tensor, target: Tensor, learning_rate: float, *, sample_loss: Tensor | None = None
+    ) -> tuple[float, float]:
         """One step on given points.
 
         Args:
@@ -427,7 +441,7 @@ class AdamStep:
             sample_loss: (N,) float32, filled with each sample's loss (mean over its channels), or None.
 
         Returns:
-            The mean loss before the step.
+            Mean loss and mean squared error before the step. Nothing moves when the loss is not finite.
         """
         x, target = _points("x", x, self._n_inputs), _points("target", target, self.mlp_shape.widths[-1])
         if x.shape[0] != target.shape[0]:
@@ -436,7 +450,7 @@ class AdamStep:
 
     def on_raster(
         self, raster: Raster, index: Tensor, learning_rate: float, *, sample_loss: Tensor | None = None
-    ) -> float:
+    ) -> tuple[float, float]:
         """One step on samples of a raster, at the centres of their cells in the unit cube.
 
         Args:
@@ -445,7 +459,7 @@ class AdamStep:
             learning_rate, sample_loss: as for `on_points`.
 
         Returns:
-            The mean loss before the step.
+            As `on_points`.
 
         Raises:
             IndexError: a sample lies outside the raster; nothing is changed.
@@ -478,21 +492,22 @@ class AdamStep:
         target: int = 0,
         raster: Any = None,
         index: int = 0,
-    ) -> float:
+    ) -> tuple[float, float]:
         expect_int("n", n, 1)
         if sample_loss is not None:
             _in_place("sample_loss", _tensor("sample_loss", sample_loss, (n,)))
         t = self.n_steps + 1
         rate = learning_rate * math.sqrt(1 - self.betas[1] ** t) / (1 - self.betas[0] ** t)
-        loss: float = _native().train_step(
+        loss, squared_error = _native().train_step(
             _native_grid(self.grid_shape) if self.grid_shape else None,
             _native_mlp(self.mlp_shape),
             *(self._where(tensors) for tensors in (self.parameters, self.first_moments, self.second_moments)),
             rate, *self.betas, self.epsilon, self.l2, n, x, target, raster, index,
             self.loss, self.huber_delta, _address(sample_loss), n_threads(),
         )  # fmt: skip
-        self.n_steps = t
-        return loss
+        if math.isfinite(loss):
+            self.n_steps = t
+        return loss, squared_error
 
     def _where(self, tensors: Sequence[Tensor]) -> Any:
         return _addresses(self.mlp_shape, tensors if self.grid_shape else (None, *tensors))
@@ -520,7 +535,7 @@ def _native_grid(shape: GridShape) -> Any:
 def _native_mlp(shape: MlpShape) -> Any:
     return _native().Mlp(
         list(shape.widths), shape.activation, shape.number, shape.first_number, shape.output_activation,
-        shape.output_number, shape.has_bias,
+        shape.output_number, list(shape.output_scale), list(shape.output_offset), shape.has_bias,
     )  # fmt: skip
 
 

@@ -53,6 +53,8 @@ struct Mlp {
     Activation activation, output_activation;
     float number, first_number;  // of the activation: omega, slope, beta or scale; the first layer may have its own
     float output_number;         // of the output activation
+    const float* output_scale;   // (n_outputs,) factors and summands after the output activation; null: 1 and 0
+    const float* output_offset;
     bool has_bias;
     int64_t weight_offset[max_layers], bias_offset[max_layers];  // in the flat vector of all parameters
     int64_t n_parameters;
@@ -104,11 +106,12 @@ struct Batch {
     const Raster* raster;  // or null
     const int64_t* index;  // (n,) into the raster
     Loss loss;
-    float huber_delta;
+    float huber_delta;             // where the parabola ends
     float* sample_loss;    // (n,) mean over the channels, or null
 };
 
-// Adam as tiny-cuda-nn writes it: p -= rate * m / (sqrt(v) + epsilon), the bias corrections folded into `rate`.
+// Adam as tiny-cuda-nn writes it: p -= rate * m / (sqrt(v) + epsilon), the bias corrections folded into `rate`; `l2`
+// pulls on the network's parameters alone.
 struct Adam {
     float rate, beta1, beta2, epsilon, l2;
     float *table_m, *table_v;
@@ -116,8 +119,12 @@ struct Adam {
     float *biases_m[max_layers], *biases_v[max_layers];
 };
 
-// What train_step returns, nothing being changed, instead of a loss.
-constexpr double index_out_of_range = -1.0;
+// Means over points and channels, before the step. Nothing is changed when the loss is not finite, or when an index
+// lies outside the raster.
+struct StepResult {
+    double loss, squared_error;
+    bool has_bad_index;
+};
 
 // The functions of one instruction set. x is (n, n_dims) row-major, features and outputs are (n, channels) row-major.
 struct Kernels {
@@ -129,7 +136,7 @@ struct Kernels {
     void (*field_forward)(const Field&, const float* x, int64_t n, float* out, int n_threads);
     void (*field_backward)(const Field&, const float* x, int64_t n, const float* grad_out, const FieldGradients&,
                            int n_threads);
-    double (*train_step)(const Field&, const Batch&, const Adam&, int n_threads);
+    StepResult (*train_step)(const Field&, const Batch&, const Adam&, int n_threads);
     void (*activate)(Activation, float slope, int64_t n, const float* z, float* value, float* derivative);
 };
 

@@ -57,8 +57,8 @@ struct Pass {
 // Gradients of parameters are added up in spans of tiles, and the spans in their order. How many spans there are
 // depends on the sizes alone, never on the number of threads: the sums are the same for any.
 FF_INLINE int64_t count_spans(const Mlp& mlp, int64_t n_tiles) {
-    const int64_t fitting = (int64_t{1} << 22) / larger(1, mlp.n_parameters);  // 16 MiB of sums, but 8 spans at least
-    return smaller(n_tiles, larger(8, smaller(64, fitting)));
+    const int64_t fitting = (int64_t{1} << 22) / mlp.n_parameters;  // 16 MiB of sums, but 8 spans at least
+    return smaller((n_tiles + 1) / 2, larger(8, smaller(32, fitting)));
 }
 
 template <class OutputGradient>
@@ -172,7 +172,7 @@ bool draw_samples(const Raster& raster, const int64_t* index, int64_t first, int
     return true;
 }
 
-inline double train_step(const Field& field, const Batch& batch, const Adam& adam, int n_threads) {
+inline StepResult train_step(const Field& field, const Batch& batch, const Adam& adam, int n_threads) {
     const Mlp& mlp = *field.mlp;
     const int n_out = mlp.n_outputs();
     Scratch scratch;
@@ -192,7 +192,7 @@ inline double train_step(const Field& field, const Batch& batch, const Adam& ada
             is_bad[k] = draw(raster, batch.index, first, last, drawn_x, drawn_target) ? 0.0f : 1.0f;
         });
         for (int64_t k = 0; k < n_pieces; ++k) {
-            if (is_bad[k] != 0.0f) return index_out_of_range;
+            if (is_bad[k] != 0.0f) return {0.0, 0.0, true};
         }
         x = drawn_x;
         target = drawn_target;
@@ -202,16 +202,23 @@ inline double train_step(const Field& field, const Batch& batch, const Adam& ada
     const double n_numbers = static_cast<double>(batch.n) * n_out;
     const float scale = static_cast<float>(1.0 / n_numbers);
     const int64_t n_spans = count_spans(mlp, pieces(batch.n, tile_points(mlp)));
-    double* losses = scratch.doubles(8 * n_spans);  // a cache line apart
-    for (int64_t s = 0; s < n_spans; ++s) losses[8 * s] = 0.0;
+    auto* sums = reinterpret_cast<LossSums*>(scratch.doubles(8 * n_spans));  // of each span, a cache line apart
+    for (int64_t s = 0; s < n_spans; ++s) sums[4 * s] = {0.0, 0.0};
     const Pass pass = learn(field, x, batch.n, true, field.grid != nullptr, nullptr, scratch, n_threads,
                             [&](int64_t first, int64_t n_tile, int64_t span, const float* y, const Work& work) {
         rows_to_tile(target + first * n_out, n_tile, n_out, work.gradient[0], work.row);
-        losses[8 * span] += loss_of_tile(batch.loss, y, work.gradient[0], work.row, n_out, n_tile, batch.huber_delta,
-                                         scale, work.gradient[0], batch.sample_loss ? batch.sample_loss + first : nullptr);
+        const LossSums tile =
+            loss_of_tile(batch.loss, y, work.gradient[0], work.row, n_out, n_tile, batch.huber_delta, scale,
+                         work.gradient[0], batch.sample_loss ? batch.sample_loss + first : nullptr);
+        sums[4 * span].loss += tile.loss;
+        sums[4 * span].squared_error += tile.squared_error;
     });
-    double loss = 0.0;
-    for (int64_t s = 0; s < n_spans; ++s) loss += losses[8 * s];
+    StepResult result{0.0, 0.0, false};
+    for (int64_t s = 0; s < n_spans; ++s) {
+        result.loss += sums[4 * s].loss / n_numbers;
+        result.squared_error += sums[4 * s].squared_error / n_numbers;
+    }
+    if (!std::isfinite(result.loss)) return result;
 
     // update
     parallel_for(n_threads, mlp.n_layers, [&](int64_t l, int) {
@@ -219,7 +226,7 @@ inline double train_step(const Field& field, const Batch& batch, const Adam& ada
         adam_step(adam, adam.l2, n_weights, pass.grad + mlp.weight_offset[l], field.weights[l], adam.weights_m[l],
                   adam.weights_v[l]);
         if (mlp.has_bias) {
-            adam_step(adam, 0.0f, mlp.widths[l + 1], pass.grad + mlp.bias_offset[l], field.biases[l],
+            adam_step(adam, adam.l2, mlp.widths[l + 1], pass.grad + mlp.bias_offset[l], field.biases[l],
                       adam.biases_m[l], adam.biases_v[l]);
         }
     });
@@ -230,7 +237,7 @@ inline double train_step(const Field& field, const Batch& batch, const Adam& ada
             adam_step(adam, 0.0f, count, gradient, field.table + first, adam.table_m + first, adam.table_v + first);
         });
     }
-    return loss / n_numbers;
+    return result;
 }
 
 }  // namespace fieldforge::cpu::FF_SET

@@ -28,10 +28,11 @@ struct Work {
             return;
         }
         for (int l = 1; l <= mlp.n_layers; ++l) {
-            const Activation a = l < mlp.n_layers ? mlp.activation : mlp.output_activation;
+            const bool is_output = l == mlp.n_layers;
+            const Activation a = is_output ? mlp.output_activation : mlp.activation;
+            const bool needs_none = a == Activation::none || (a == Activation::relu && !is_output);
             value[l] = scratch.floats(padded_rows(mlp.widths[l]) * row);
-            derivative[l] = a == Activation::none || a == Activation::relu
-                                ? nullptr : scratch.floats(padded_rows(mlp.widths[l]) * row);
+            derivative[l] = needs_none ? nullptr : scratch.floats(padded_rows(mlp.widths[l]) * row);
         }
         gradient[0] = scratch.floats(largest);
         gradient[1] = scratch.floats(largest);
@@ -54,7 +55,7 @@ inline const float* forward(const Field& field, const float* input, int64_t n_po
     for (int l = 0; l < mlp.n_layers; ++l) {
         const Activation a = activation_after(mlp, l);
         float* y = work.value[l + 1];
-        if (a == Activation::relu) {
+        if (a == Activation::relu && !work.derivative[l + 1]) {
             multiply<Finish::relu>(field.weights[l], mlp.widths[l + 1], mlp.widths[l], field.biases[l], x, work.row, y,
                                    work.row, n_points);
         } else {
@@ -66,19 +67,26 @@ inline const float* forward(const Field& field, const float* input, int64_t n_po
         }
         x = y;
     }
+    if (mlp.output_scale) {
+        float* y = work.value[mlp.n_layers];
+        for (int64_t o = 0; o < mlp.n_outputs(); ++o) {
+            for (int64_t p = o * work.row; p < o * work.row + n_points; p += lanes) {
+                store(y + p, load(y + p) * mlp.output_scale[o] + mlp.output_offset[o]);
+            }
+        }
+    }
     return x;
 }
 
 // gradient in values -> gradient in pre-activations, for the output layer; hidden ones are fused into `multiply`.
 inline void through_output_activation(const Mlp& mlp, const Work& work, int64_t n_points, float* gradient) {
-    const float* value = work.value[mlp.n_layers];
     const float* derivative = work.derivative[mlp.n_layers];
-    if (mlp.output_activation == Activation::none) return;
+    if (!derivative && !mlp.output_scale) return;
     for (int64_t o = 0; o < mlp.n_outputs(); ++o) {
+        const float scale = mlp.output_scale ? mlp.output_scale[o] : 1.0f;
         for (int64_t p = o * work.row; p < o * work.row + n_points; p += lanes) {
-            const Floats g = load(gradient + p);
-            store(gradient + p, derivative ? g * load(derivative + p)
-                                           : select(load(value + p) > 0.0f, g, Floats{}));
+            const Floats g = load(gradient + p) * scale;
+            store(gradient + p, derivative ? g * load(derivative + p) : g);
         }
     }
 }

@@ -99,10 +99,25 @@ void make_grid(Grid* self, int n_dims, int n_features, const std::string& interp
     }
 }
 
-void make_mlp(Mlp* self, const std::vector<int>& widths, const std::string& activation, double number,
-              double first_number, const std::string& output_activation, double output_number, bool has_bias) {
+struct PythonMlp {
+    Mlp mlp;
+    std::vector<float> scale, offset;
+};
+
+void make_mlp(PythonMlp* self, const std::vector<int>& widths, const std::string& activation, double number,
+              double first_number, const std::string& output_activation, double output_number,
+              const std::vector<float>& output_scale, const std::vector<float>& output_offset, bool has_bias) {
     if (widths.size() < 2 || widths.size() > max_layers + 1) refuse("widths: the native network has 1 to 64 layers");
-    auto* mlp = new (self) Mlp{};
+    if (output_scale.size() != output_offset.size() ||
+        (!output_scale.empty() && static_cast<int>(output_scale.size()) != widths.back())) {
+        refuse("output_scale: one scale and one offset an output, or none");
+    }
+    auto* made = new (self) PythonMlp{{}, output_scale, output_offset};
+    Mlp* mlp = &made->mlp;
+    if (!output_scale.empty()) {
+        mlp->output_scale = made->scale.data();
+        mlp->output_offset = made->offset.data();
+    }
     mlp->n_layers = static_cast<int>(widths.size()) - 1;
     mlp->activation = look_up("activation", activation, activations);
     mlp->output_activation = look_up("output_activation", output_activation, activations);
@@ -136,7 +151,8 @@ void fill(Target (&to)[max_layers], const std::vector<Address>& from, int n_laye
     for (size_t l = 0; l < from.size(); ++l) to[l] = at(from[l]);
 }
 
-Field make_field(const Grid* grid, const Mlp& mlp, const Addresses& parameters) {
+Field make_field(const Grid* grid, const PythonMlp& network, const Addresses& parameters) {
+    const Mlp& mlp = network.mlp;
     if (grid && grid->n_outputs() != mlp.n_inputs()) refuse("widths: the network must read as many features as the grid has");
     Field field{};
     field.grid = grid;
@@ -179,11 +195,13 @@ int64_t expect_count(int64_t n) {
     return n;
 }
 
-double python_train_step(const Grid* grid, const Mlp& mlp, const Addresses& parameters, const Addresses& first,
+std::pair<double, double> python_train_step(
+                         const Grid* grid, const PythonMlp& network, const Addresses& parameters, const Addresses& first,
                          const Addresses& second, double rate, double beta1, double beta2, double epsilon, double l2,
                          int64_t n, Address x, Address target, const PythonRaster* raster, Address index,
                          const std::string& loss, double huber_delta, Address sample_loss, int n_threads) {
-    const Field field = make_field(grid, mlp, parameters);
+    const Field field = make_field(grid, network, parameters);
+    const Mlp& mlp = network.mlp;
     Adam adam{static_cast<float>(rate), static_cast<float>(beta1), static_cast<float>(beta2),
               static_cast<float>(epsilon), static_cast<float>(l2), at(first.table), at(second.table), {}, {}, {}, {}};
     fill(adam.weights_m, first.weights, mlp.n_layers, "weights");
@@ -198,9 +216,9 @@ double python_train_step(const Grid* grid, const Mlp& mlp, const Addresses& para
                                                    {"RelativeL2", Loss::relative_l2}}),
                       static_cast<float>(huber_delta), at(sample_loss)};
     if (n == 0) refuse("n: a training step needs at least one sample");
-    const double mean = kernels().train_step(field, batch, adam, expect_threads(n_threads));
-    if (mean == index_out_of_range) throw std::out_of_range("index: a sample lies outside the raster");
-    return mean;
+    const StepResult result = kernels().train_step(field, batch, adam, expect_threads(n_threads));
+    if (result.has_bad_index) throw std::out_of_range("index: a sample lies outside the raster");
+    return {result.loss, result.squared_error};
 }
 
 }  // namespace
@@ -215,9 +233,9 @@ NB_MODULE(_cpu, module) {
         .def("__init__", &make_grid, "n_dims"_a, "n_features"_a, "interpolation"_a, "levels"_a,
              "levels: (scale, size, offset, is_hashed, multipliers) of each.")
         .def_ro("n_entries", &Grid::n_entries);
-    nb::class_<Mlp>(module, "Mlp", "A multilayer perceptron without its parameters.")
+    nb::class_<PythonMlp>(module, "Mlp", "A multilayer perceptron without its parameters.")
         .def("__init__", &make_mlp, "widths"_a, "activation"_a, "number"_a, "first_number"_a, "output_activation"_a,
-             "output_number"_a, "has_bias"_a);
+             "output_number"_a, "output_scale"_a, "output_offset"_a, "has_bias"_a);
     nb::class_<Addresses>(module, "Addresses", "Where a field's parameters, their gradients or their moments lie.")
         .def(nb::init<Address, std::vector<Address>, std::vector<Address>>(), "table"_a, "weights"_a, "biases"_a);
     nb::class_<PythonRaster>(module, "Raster", "Samples on a regular grid, axis 0 of the coordinates fastest.")
@@ -237,16 +255,16 @@ NB_MODULE(_cpu, module) {
         kernels().grid_backward(grid, at(table), at(x), expect_count(n), at(grad_out), at(grad_table), at(grad_x),
                                 expect_threads(n_threads));
     }, Unlocked());
-    module.def("field_forward", [](const Grid* grid, const Mlp& mlp, const Addresses& parameters, Address x, int64_t n,
-                                   Address out, int n_threads) {
+    module.def("field_forward", [](const Grid* grid, const PythonMlp& mlp, const Addresses& parameters, Address x,
+                                   int64_t n, Address out, int n_threads) {
         kernels().field_forward(make_field(grid, mlp, parameters), at(x), expect_count(n), at(out),
                                 expect_threads(n_threads));
     }, "grid"_a.none(), "mlp"_a, "parameters"_a, "x"_a, "n"_a, "out"_a, "n_threads"_a, Unlocked());
-    module.def("field_backward", [](const Grid* grid, const Mlp& mlp, const Addresses& parameters, Address x, int64_t n,
-                                    Address grad_out, const Addresses& gradients, Address grad_x, int n_threads) {
+    module.def("field_backward", [](const Grid* grid, const PythonMlp& mlp, const Addresses& parameters, Address x,
+                                    int64_t n, Address grad_out, const Addresses& gradients, Address grad_x, int n_threads) {
         FieldGradients wanted{at(grad_x), at(gradients.table), {}, {}};
-        fill(wanted.weights, gradients.weights, mlp.n_layers, "weights");
-        fill(wanted.biases, gradients.biases, mlp.n_layers, "biases");
+        fill(wanted.weights, gradients.weights, mlp.mlp.n_layers, "weights");
+        fill(wanted.biases, gradients.biases, mlp.mlp.n_layers, "biases");
         kernels().field_backward(make_field(grid, mlp, parameters), at(x), expect_count(n), at(grad_out), wanted,
                                  expect_threads(n_threads));
     }, "grid"_a.none(), "mlp"_a, "parameters"_a, "x"_a, "n"_a, "grad_out"_a, "gradients"_a, "grad_x"_a, "n_threads"_a, Unlocked());
