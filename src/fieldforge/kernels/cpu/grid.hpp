@@ -100,7 +100,7 @@ FF_INLINE void for_each_corner(auto&& f) {
     if constexpr (D <= 3) {
         FF_UNROLL for (int c = 0; c < 1 << D; ++c) f(c);
     } else {
-        _Pragma("GCC unroll 1") for (int c = 0; c < 1 << D; ++c) f(c);
+        FF_NO_UNROLL for (int c = 0; c < 1 << D; ++c) f(c);
     }
 }
 

@@ -14,7 +14,13 @@
 #endif
 
 #define FF_INLINE inline __attribute__((always_inline))
+#if defined(__clang__)
+#define FF_UNROLL _Pragma("unroll")
+#define FF_NO_UNROLL _Pragma("nounroll")
+#else
 #define FF_UNROLL _Pragma("GCC unroll 32")
+#define FF_NO_UNROLL _Pragma("GCC unroll 1")
+#endif
 
 namespace fieldforge::cpu::FF_SET {
 
