@@ -1,0 +1,243 @@
+// Encoding and network together: values, gradients and training steps of a field.
+#pragma once
+#include "adam.hpp"
+#include "grid.hpp"
+#include "loss.hpp"
+#include "mlp.hpp"
+
+namespace fieldforge::cpu::FF_SET {
+
+constexpr int64_t block_points = 1 << 16;  // of inference: its encoding stays in the shared cache
+
+inline Work* make_works(const Mlp& mlp, Scratch& scratch, bool with_gradient, int n_threads) {
+    auto* works = reinterpret_cast<Work*>(scratch.floats(static_cast<int64_t>(sizeof(Work) / sizeof(float) + 1) * n_threads));
+    for (int t = 0; t < n_threads; ++t) works[t] = Work(mlp, scratch, with_gradient);
+    return works;
+}
+
+inline void field_forward(const Field& field, const float* x, int64_t n, float* out, int n_threads) {
+    const Mlp& mlp = *field.mlp;
+    const int n_in = field.n_inputs(), n_out = mlp.n_outputs(), points = tile_points(mlp);
+    Scratch scratch;
+    const Work* works = make_works(mlp, scratch, false, n_threads);
+    const int64_t block = smaller(round_up(n, points), block_points);
+    Tiles encoded(nullptr, points, padded_rows(mlp.n_inputs()));
+    if (field.grid) encoded.data = scratch.floats(pieces(block, points) * encoded.stride);
+    for (int64_t first = 0; first < n; first += block) {
+        const int64_t n_here = smaller(block, n - first), n_tiles = pieces(n_here, points);
+        if (field.grid) {
+            Scratch axes;
+            const Points where = split_axes(x + first * n_in, n_here, n_in, n_tiles, points, axes, n_threads);
+            encode(*field.grid, field.table, where, n_tiles, encoded, n_threads);
+        }
+        parallel_for(n_threads, n_tiles, [&](int64_t tile, int thread) {
+            const Work& work = works[thread];
+            const int64_t start = first + tile * points, n_tile = smaller(points, n - start);
+            const float* input = encoded.at(tile, 0);
+            if (!field.grid) {
+                rows_to_tile(x + start * n_in, n_tile, n_in, work.value[0], work.row);
+                input = work.value[0];
+            }
+            const float* y = forward(field, input, round_up(n_tile, lanes), work);
+            tile_to_rows(y, work.row, n_tile, n_out, out + start * n_out);
+        });
+    }
+}
+
+// What a pass through the network leaves behind.
+struct Pass {
+    Points points;     // of the grid
+    Tiles encoded;     // behind a grid: the gradient in its features
+    const float* grad; // of the network's parameters, flat
+};
+
+// Forward and backward for all points. `output_gradient(tile, first point, n points, span, outputs, work)` writes the
+// gradient in the outputs of a tile to work.gradient[0], zero beyond the last point.
+//
+// Gradients of parameters are added up in spans of tiles, and the spans in their order. How many spans there are
+// depends on the sizes alone, never on the number of threads: the sums are the same for any.
+FF_INLINE int64_t count_spans(const Mlp& mlp, int64_t n_tiles) {
+    const int64_t fitting = (int64_t{1} << 22) / mlp.n_parameters;  // 16 MiB of sums, but 8 spans at least
+    return smaller((n_tiles + 1) / 2, larger(8, smaller(32, fitting)));
+}
+
+template <class OutputGradient>
+Pass learn(const Field& field, const float* x, int64_t n, bool wants_parameters, bool wants_inputs, float* grad_x,
+           Scratch& scratch, int n_threads, OutputGradient&& output_gradient) {
+    const Mlp& mlp = *field.mlp;
+    const int n_in = field.n_inputs(), points = tile_points(mlp);
+    const int64_t n_tiles = pieces(n, points);
+    Pass pass{{}, Tiles(nullptr, points, padded_rows(mlp.n_inputs())), nullptr};
+    if (field.grid) {
+        pass.encoded.data = scratch.floats(n_tiles * pass.encoded.stride);
+        pass.points = split_axes(x, n, n_in, n_tiles, points, scratch, n_threads);
+        encode(*field.grid, field.table, pass.points, n_tiles, pass.encoded, n_threads);
+    }
+    const float* transposes[max_layers];
+    for (int l = 0; l < mlp.n_layers; ++l) {
+        const int64_t in = mlp.widths[l], out = mlp.widths[l + 1];
+        float* t = scratch.floats(in * out);
+        for (int64_t o = 0; o < out; ++o) {
+            for (int64_t k = 0; k < in; ++k) t[k * out + o] = field.weights[l][o * in + k];
+        }
+        transposes[l] = t;
+    }
+    const Work* works = make_works(mlp, scratch, true, n_threads);
+    const int64_t n_spans = count_spans(mlp, n_tiles), span_floats = round_up(mlp.n_parameters, 16) + 16;
+    float* grads = wants_parameters ? scratch.floats(larger(1, n_spans) * span_floats) : nullptr;
+    if (wants_parameters && n_spans == 0) std::memset(grads, 0, sizeof(float) * static_cast<size_t>(span_floats));
+
+    parallel_for(n_threads, n_spans, [&](int64_t span, int thread) {
+        const Work& work = works[thread];
+        float* grad = wants_parameters ? grads + span * span_floats : nullptr;
+        if (grad) std::memset(grad, 0, sizeof(float) * static_cast<size_t>(span_floats));
+        for (int64_t tile = n_tiles * span / n_spans; tile < n_tiles * (span + 1) / n_spans; ++tile) {
+            const int64_t start = tile * points, n_tile = smaller(points, n - start);
+            float* input = field.grid ? pass.encoded.at(tile, 0) : work.value[0];
+            if (!field.grid) rows_to_tile(x + start * n_in, n_tile, n_in, input, work.row);
+            const int64_t n_lanes = round_up(n_tile, lanes);
+            const float* y = forward(field, input, n_lanes, work);
+            output_gradient(start, n_tile, span, y, work);
+            backward(field, input, n_lanes, work, transposes, grad, wants_inputs ? input : nullptr);
+            if (wants_inputs && !field.grid) tile_to_rows(input, work.row, n_tile, n_in, grad_x + start * n_in);
+        }
+    });
+    if (wants_parameters) {
+        const int64_t piece = 4096;
+        parallel_for(n_threads, pieces(mlp.n_parameters, piece), [&](int64_t k, int) {
+            for (int64_t span = 1; span < n_spans; ++span) {
+                const float* from = grads + span * span_floats;
+                for (int64_t i = k * piece; i < smaller(mlp.n_parameters, (k + 1) * piece); ++i) grads[i] += from[i];
+            }
+        });
+        pass.grad = grads;
+    }
+    return pass;
+}
+
+inline void field_backward(const Field& field, const float* x, int64_t n, const float* grad_out,
+                           const FieldGradients& wanted, int n_threads) {
+    const Mlp& mlp = *field.mlp;
+    const int n_out = mlp.n_outputs();
+    bool wants_parameters = false;
+    for (int l = 0; l < mlp.n_layers; ++l) wants_parameters |= wanted.weights[l] || wanted.biases[l];
+    Scratch scratch;
+    const Pass pass = learn(field, x, n, wants_parameters, wanted.x || wanted.table, wanted.x, scratch, n_threads,
+                            [&](int64_t first, int64_t n_tile, int64_t, const float*, const Work& work) {
+        rows_to_tile(grad_out + first * n_out, n_tile, n_out, work.gradient[0], work.row);
+    });
+    for (int l = 0; l < mlp.n_layers; ++l) {
+        const auto copy = [&](float* to, int64_t offset, int64_t count) {
+            if (to) std::memcpy(to, pass.grad + offset, sizeof(float) * static_cast<size_t>(count));
+        };
+        copy(wanted.weights[l], mlp.weight_offset[l], static_cast<int64_t>(mlp.widths[l]) * mlp.widths[l + 1]);
+        copy(wanted.biases[l], mlp.bias_offset[l], mlp.widths[l + 1]);
+    }
+    if (!field.grid) return;
+    if (wanted.x) {
+        differentiate_rows(*field.grid, field.table, pass.points, n, pass.encoded, wanted.x, scratch, n_threads);
+    }
+    if (wanted.table) {
+        scatter(*field.grid, pass.points, n, pass.encoded, scratch, n_threads,
+                [&](int64_t first, int64_t count, const float* gradient) {
+            std::memcpy(wanted.table + first, gradient, sizeof(float) * static_cast<size_t>(count));
+        });
+    }
+}
+
+// Coordinates, the centre of sample i being (i + 1/2) / size along each axis, and values of drawn samples. False when an
+// index lies outside the raster.
+template <class Stored>
+bool draw_samples(const Raster& raster, const int64_t* index, int64_t first, int64_t last, float* x, float* target) {
+    const auto* values = static_cast<const Stored*>(raster.values);
+    uint64_t n_samples = 1;
+    for (int d = 0; d < raster.n_axes; ++d) n_samples *= static_cast<uint64_t>(raster.sizes[d]);
+    const bool is_small = n_samples >> 32 == 0;  // 32-bit divisions are several times quicker
+    for (int64_t i = first; i < last; ++i) {
+        uint64_t rest = static_cast<uint64_t>(index[i]);
+        if (rest >= n_samples) return false;
+        const Stored* from = values + rest * static_cast<uint64_t>(raster.n_channels);
+        for (int c = 0; c < raster.n_channels; ++c) {
+            target[i * raster.n_channels + c] = static_cast<float>(from[c]) * raster.scale[c] + raster.offset[c];
+        }
+        for (int d = 0; d < raster.n_axes; ++d) {
+            const uint64_t size = static_cast<uint64_t>(raster.sizes[d]);
+            const uint64_t quotient =
+                is_small ? static_cast<uint32_t>(rest) / static_cast<uint32_t>(size) : rest / size;
+            x[i * raster.n_axes + d] =
+                (static_cast<float>(rest - quotient * size) + 0.5f) / static_cast<float>(raster.sizes[d]);
+            rest = quotient;
+        }
+    }
+    return true;
+}
+
+inline StepResult train_step(const Field& field, const Batch& batch, const Adam& adam, int n_threads) {
+    const Mlp& mlp = *field.mlp;
+    const int n_out = mlp.n_outputs();
+    Scratch scratch;
+    const float* x = batch.x;
+    const float* target = batch.target;
+    if (batch.raster) {
+        const Raster& raster = *batch.raster;
+        float* drawn_x = scratch.floats(batch.n * raster.n_axes);
+        float* drawn_target = scratch.floats(batch.n * n_out);
+        const int64_t piece = 4096, n_pieces = pieces(batch.n, piece);
+        float* is_bad = scratch.floats(n_pieces);
+        parallel_for(n_threads, n_pieces, [&](int64_t k, int) {
+            const int64_t first = k * piece, last = smaller(batch.n, first + piece);
+            const auto draw = raster.pixel == Pixel::uint8    ? draw_samples<uint8_t>
+                              : raster.pixel == Pixel::uint16 ? draw_samples<uint16_t>
+                                                              : draw_samples<float>;
+            is_bad[k] = draw(raster, batch.index, first, last, drawn_x, drawn_target) ? 0.0f : 1.0f;
+        });
+        for (int64_t k = 0; k < n_pieces; ++k) {
+            if (is_bad[k] != 0.0f) return {0.0, 0.0, true};
+        }
+        x = drawn_x;
+        target = drawn_target;
+    }
+
+    // forward, loss, backward
+    const double n_numbers = static_cast<double>(batch.n) * n_out;
+    const float scale = static_cast<float>(1.0 / n_numbers);
+    const int64_t n_spans = count_spans(mlp, pieces(batch.n, tile_points(mlp)));
+    auto* sums = reinterpret_cast<LossSums*>(scratch.doubles(8 * n_spans));  // of each span, a cache line apart
+    for (int64_t s = 0; s < n_spans; ++s) sums[4 * s] = {0.0, 0.0};
+    const Pass pass = learn(field, x, batch.n, true, field.grid != nullptr, nullptr, scratch, n_threads,
+                            [&](int64_t first, int64_t n_tile, int64_t span, const float* y, const Work& work) {
+        rows_to_tile(target + first * n_out, n_tile, n_out, work.gradient[0], work.row);
+        const LossSums tile =
+            loss_of_tile(batch.loss, y, work.gradient[0], work.row, n_out, n_tile, batch.huber_delta, scale,
+                         work.gradient[0], batch.sample_loss ? batch.sample_loss + first : nullptr);
+        sums[4 * span].loss += tile.loss;
+        sums[4 * span].squared_error += tile.squared_error;
+    });
+    StepResult result{0.0, 0.0, false};
+    for (int64_t s = 0; s < n_spans; ++s) {
+        result.loss += sums[4 * s].loss / n_numbers;
+        result.squared_error += sums[4 * s].squared_error / n_numbers;
+    }
+    if (!std::isfinite(result.loss)) return result;
+
+    // update
+    parallel_for(n_threads, mlp.n_layers, [&](int64_t l, int) {
+        const int64_t n_weights = static_cast<int64_t>(mlp.widths[l]) * mlp.widths[l + 1];
+        adam_step(adam, adam.l2, n_weights, pass.grad + mlp.weight_offset[l], field.weights[l], adam.weights_m[l],
+                  adam.weights_v[l]);
+        if (mlp.has_bias) {
+            adam_step(adam, adam.l2, mlp.widths[l + 1], pass.grad + mlp.bias_offset[l], field.biases[l],
+                      adam.biases_m[l], adam.biases_v[l]);
+        }
+    });
+    if (field.grid) {
+        // each part of the table is updated while its gradient is still in the cache; it never exists as a whole
+        scatter(*field.grid, pass.points, batch.n, pass.encoded, scratch, n_threads,
+                [&](int64_t first, int64_t count, const float* gradient) {
+            adam_step(adam, 0.0f, count, gradient, field.table + first, adam.table_m + first, adam.table_v + first);
+        });
+    }
+    return result;
+}
+
+}  // namespace fieldforge::cpu::FF_SET

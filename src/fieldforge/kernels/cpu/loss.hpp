@@ -1,0 +1,82 @@
+// Losses: the mean over points and channels, and its gradient in the predictions.
+#pragma once
+#include "tiles.hpp"
+
+namespace fieldforge::cpu::FF_SET {
+
+template <Loss L>
+FF_INLINE Floats loss_at(Floats prediction, Floats target, float delta, Floats& slope) {
+    const Floats error = prediction - target;
+    if constexpr (L == Loss::l1) {
+        slope = select(error > 0.0f, all(1.0f), select(error < 0.0f, all(-1.0f), error));  // error: 0 or NaN
+        return abs(error);
+    } else if constexpr (L == Loss::huber) {
+        // the square up to delta, then the straight line that goes on from there
+        const Ints is_far = abs(error) > delta;
+        slope = 2.0f * select(is_far, times_sign(all(delta), error), error);
+        return select(is_far, delta * (2.0f * abs(error) - delta), error * error);
+    } else if constexpr (L == Loss::relative_l2) {
+        // the denominator counts as a constant (Noise2Noise; tiny-cuda-nn's relative_l2.h)
+        const Floats weight = 1.0f / fma(prediction, prediction, all(0.01f));
+        slope = 2.0f * error * weight;
+        return error * error * weight;
+    } else {
+        slope = 2.0f * error;
+        return error * error;
+    }
+}
+
+struct LossSums {
+    double loss, squared_error;
+};
+
+// Predictions of a tile, one row per channel, and its targets; `gradient` may be the memory of the targets. Writes
+// gradient * `scale`, zero from point n on; `sample_loss` (n,) unless null. Returns sums over points and channels.
+template <Loss L>
+LossSums loss_of_tile(const float* prediction, const float* target, int64_t row, int n_channels, int64_t n, float delta,
+                    float scale, float* gradient, float* sample_loss) {
+    LossSums total{};
+    for (int64_t p = 0; p < n; p += lanes) {
+        Floats loss{}, squared_error{};
+        Floats keep;
+        FF_UNROLL for (int i = 0; i < lanes; ++i) keep[i] = p + i < n ? 1.0f : 0.0f;
+        const bool is_whole = p + lanes <= n;
+        for (int64_t c = 0; c < n_channels; ++c) {
+            const Floats y = load(prediction + c * row + p), t = load(target + c * row + p);
+            Floats slope;
+            Floats one = loss_at<L>(y, t, delta, slope), square = (y - t) * (y - t);
+            if (!is_whole) {
+                slope = select(keep > 0.0f, slope, Floats{});
+                one = select(keep > 0.0f, one, Floats{});
+                square = select(keep > 0.0f, square, Floats{});
+            }
+            store(gradient + c * row + p, slope * scale);
+            loss += one;
+            squared_error += square;
+        }
+        total.loss += static_cast<double>(sum(loss));
+        total.squared_error += static_cast<double>(sum(squared_error));
+        if (sample_loss) {
+            for (int64_t i = p; i < smaller(n, p + lanes); ++i) {
+                sample_loss[i] = loss[i - p] / static_cast<float>(n_channels);
+            }
+        }
+    }
+    return total;
+}
+
+inline LossSums loss_of_tile(Loss loss, const float* prediction, const float* target, int64_t row, int n_channels,
+                           int64_t n, float delta, float scale, float* gradient, float* sample_loss) {
+#define FF_CASE(name) \
+    case Loss::name: return loss_of_tile<Loss::name>(prediction, target, row, n_channels, n, delta, scale, gradient, \
+                                                     sample_loss)
+    switch (loss) {
+        FF_CASE(l1);
+        FF_CASE(huber);
+        FF_CASE(relative_l2);
+        default: FF_CASE(l2);
+    }
+#undef FF_CASE
+}
+
+}  // namespace fieldforge::cpu::FF_SET
