@@ -25,7 +25,7 @@ from torch.nn.functional import embedding
 from fieldforge.backends import choose, provide
 from fieldforge.checks import expect_choice, expect_float, expect_generator, expect_int, expect_only, expect_points
 from fieldforge.encodings.base import Encoding
-from fieldforge.kernels import tuned
+from fieldforge.kernels import cpu_ops, tuned
 from fieldforge.registry import register
 
 TYPES = ("Hash", "Dense", "Tiled")
@@ -158,7 +158,18 @@ def _saturating_int(floor: Tensor) -> Tensor:
     return floor.double().nan_to_num(nan=0.0).clamp(-(2**31), 2**31 - 1).long()
 
 
-provide("grid", "cpu", refuses=tuned.grid_refuses)(functools.partial(tuned.grid, reference=grid))
+def _what_runs_on_cpu() -> str:
+    reason = cpu_ops.missing()
+    return f"tuned PyTorch: {reason}" if reason else cpu_ops.description()
+
+
+@provide("grid", "cpu", refuses=tuned.grid_refuses, note=_what_runs_on_cpu)
+def _grid_on_cpu(x: Tensor, table: Tensor, levels: Sequence[Level], interpolation: str) -> Tensor:
+    """Compiled where there was a compiler, tuned PyTorch elsewhere."""
+    if cpu_ops.missing() is not None:
+        return tuned.grid(x, table, levels, interpolation, reference=grid)
+    shape = cpu_ops.GridShape(tuple(levels), x.shape[1], table.shape[1], interpolation)
+    return cpu_ops.grid(x, table, shape, reference=lambda x, table: grid(x, table, levels, interpolation))
 
 
 @register("encoding", "Grid")

@@ -119,7 +119,8 @@ class _Ours(_Candidate):
     def __init__(self, config: dict[str, Any], picture: Picture, backend: str) -> None:
         super().__init__(config, picture)
         field = make_field(config, picture, seed=0)
-        advance, _ = step_of(field, config, self.draw)
+        with use_backend(backend):
+            advance, _, _ = step_of(field, config, self.draw)
 
         def step() -> None:
             with use_backend(backend):

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from fieldforge.apps.fit.config import apply_overrides, read_run, validate
-from fieldforge.apps.fit.loop import Budget, Hook, PlainStep, Progress, State, averages_in_place, train
+from fieldforge.apps.fit.fused import fused_step
+from fieldforge.apps.fit.loop import Budget, Hook, PlainStep, Progress, State, Step, averages_in_place, train
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.options import FitOptions
 from fieldforge.apps.fit.presets import preset as preset_config
@@ -337,12 +338,15 @@ def _as_picture(source: str | Path | np.ndarray | Tensor | Picture) -> Picture:
 
 def step_of(
     fitted: ImageField, config: Config, draw: Callable[[int], tuple[Tensor, Tensor]], hooks: Sequence[Hook] = ()
-) -> tuple[PlainStep, Optimizer]:
-    """The training step of a configuration, and the optimizer inside it."""
+) -> tuple[Step, Optimizer, str]:
+    """The training step of a configuration, the optimizer inside it, and why the step is not fused ('' if it is)."""
     parameters = Parameters.of(fitted, [fitted.network])
     optimizer: Optimizer = build("optimizer", config["optimizer"], path="optimizer", parameters=parameters)
     loss = build("loss", config["loss"], path="loss")
-    return PlainStep(query=fitted.color, draw=draw, loss=loss, optimizer=optimizer, hooks=hooks), optimizer
+    step = fused_step(fitted, draw, loss, optimizer, hooks)
+    if isinstance(step, str):
+        return PlainStep(query=fitted.color, draw=draw, loss=loss, optimizer=optimizer, hooks=hooks), optimizer, step
+    return step, optimizer, ""
 
 
 def _run(
@@ -358,7 +362,9 @@ def _run(
 ) -> ImageFit:
     options = FitOptions.of(config["fit"])
     fitted = make_field(config, picture, seed)
-    advance, optimizer = step_of(fitted, config, PixelDraw(picture, options, seed), hooks)
+    advance, optimizer, why_not_fused = step_of(fitted, config, PixelDraw(picture, options, seed), hooks)
+    if why_not_fused:
+        observe(Progress(State(), message=f"training step by step in PyTorch: {why_not_fused}"))
     parameters = list(optimizer.parameters)
     state = train(
         advance,

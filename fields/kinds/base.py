@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fieldforge.checks import expect_points
 from fieldforge.encodings.base import Encoding
+from fieldforge.fields import fused
 from fieldforge.registry import build, config_of
 
 Box = tuple[tuple[float, ...], tuple[float, ...]]
@@ -92,7 +93,7 @@ class Field(nn.Module, ABC):
     def outputs(self, unit: Tensor) -> Tensor:
         """What the network says at points of the unit cube: (*batch, n_input_dims) -> (*batch, n_output_dims)."""
         parameter = next((p for p in self.parameters() if p.is_floating_point()), unit)
-        return self.network(self.encoding(unit.to(parameter.dtype)))  # world points may be finer than the parameters
+        return fused.apply(self.encoding, self.network, unit.to(parameter.dtype))  # world points may be finer
 
     def config(self) -> dict[str, Any]:
         """The complete configuration that rebuilds this field, with those of its parts inside (no parameters)."""

@@ -38,6 +38,8 @@ class Implementation:
     """Why it cannot run in this process at all ('no compiler'), or None."""
     refuses: Callable[..., str | None]
     """Why it cannot run this call, from the keywords given to `choose`, or None."""
+    note: Callable[[], str]
+    """What it is made of, where that depends on the machine."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Row:
     backend: str
     is_available: bool
     reason: str
+    """Why not; or, where it runs, what it is made of."""
 
 
 _implementations: dict[str, dict[str, Implementation]] = {}
@@ -60,13 +63,14 @@ def provide(
     *,
     missing: Callable[[], str | None] = lambda: None,
     refuses: Callable[..., str | None] = lambda **_: None,
+    note: Callable[[], str] = lambda: "",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function as the implementation of an operation by a backend."""
     expect_choice("backend", backend, BACKENDS)
 
     def enter(function: Callable[..., Any]) -> Callable[..., Any]:
         table = _implementations.setdefault(operation, {})
-        table[backend] = Implementation(operation, backend, function, missing, refuses)
+        table[backend] = Implementation(operation, backend, function, missing, refuses, note)
         return function
 
     return enter
@@ -99,6 +103,18 @@ def choose(operation: str, device: torch.device, **call: Any) -> Callable[..., A
     return table[asked].function
 
 
+def offer(operation: str, device: torch.device, **call: Any) -> Callable[..., Any] | None:
+    """Like `choose`, for operations that stand for several others: None where no fast version can run them at once.
+
+    The caller then runs the parts, each of which chooses for itself; so asking for a backend by name never raises here.
+    """
+    asked = _asked_for.get()
+    one = _implementations[operation].get(device.type)
+    if one is None or asked not in ("auto", one.backend) or _reason(one, device, call) is not None:
+        return None
+    return one.function
+
+
 @contextlib.contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """Ask for one backend by name ('auto', 'reference', 'cpu', 'cuda') inside a ``with`` block.
@@ -120,7 +136,7 @@ def use_backend(name: str) -> Iterator[None]:
 def report() -> list[Row]:
     """Every operation and backend, whether it can run in this process, and why not."""
     return [
-        Row(operation, backend, (reason := one.missing()) is None, reason or "")
+        Row(operation, backend, (reason := one.missing()) is None, reason or one.note())
         for operation, table in sorted(_implementations.items())
         for backend, one in table.items()
     ]

@@ -96,7 +96,7 @@ def test_a_printed_config_makes_the_same_file(photo: Path, tmp_path: Path) -> No
 def test_interrupted_and_resumed_is_bit_identical(photo: Path, tmp_path: Path, threads: int, stop: int) -> None:
     whole, parted = tmp_path / "whole.field", tmp_path / "parted.field"
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
-    arguments = ["fit", "image", str(photo), "--steps", "150", "--no-report", "--json"]
+    arguments = ["fit", "image", str(photo), "--steps", "4000", "--no-report", "--json"]
     assert run(*arguments, "-o", whole, env=environment).returncode == 0
     command = [sys.executable, "-m", "fieldforge", *arguments, "-o", str(parted)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as going:
@@ -129,7 +129,21 @@ def test_resuming_what_is_finished_does_nothing(photo: Path, fitted: Path) -> No
 def test_a_killed_fit_leaves_the_old_file_whole(photo: Path, fitted: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.field"
     path.write_bytes(fitted.read_bytes())
-    command = [sys.executable, "-m", "fieldforge", "fit", "image", str(photo), "-o", str(path), "--seed", "5", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "fieldforge",
+        "fit",
+        "image",
+        str(photo),
+        "-o",
+        str(path),
+        "--seed",
+        "5",
+        "--json",
+        "--steps",
+        "200000",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as going:
         assert going.stdout is not None
         going.stdout.readline()

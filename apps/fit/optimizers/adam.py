@@ -135,6 +135,28 @@ class Adam(Optimizer):
         if self.optimize_non_matrix_params and self.skip_zero_grad_non_matrix_params:
             self._update_touched_entries()
 
+    def is_uniform(self) -> bool:
+        """Whether every entry moves in every step by the one rule, so that a fused step can do the same."""
+        return (
+            self._is_plain()
+            and not self.skip_zero_grad_non_matrix_params
+            and self.optimize_matrix_params
+            and self.optimize_non_matrix_params
+            and self.non_matrix_learning_rate_factor == 1.0
+            and self.non_matrix_l2_reg == 0.0
+        )
+
+    def moments_of(self, parameters: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """The live first and second moments of some of the parameters, for a step that is made elsewhere."""
+        place = {id(parameter): i for i, parameter in enumerate(self.parameters)}
+        places = [place[id(parameter)] for parameter in parameters]
+        return [self._first[i] for i in places], [self._second[i] for i in places]
+
+    def count_outside_step(self) -> None:
+        """A step of all parameters was made elsewhere, on `moments_of`: count it."""
+        self._n_updates += 1
+        self._n_steps += 1
+
     def _update_whole(self, indices: Sequence[int], rate_factor: float, l2_reg: float) -> None:
         """One step of every entry of the parameters of a group that have a gradient."""
         parameters = list(self.parameters)

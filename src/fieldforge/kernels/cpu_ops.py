@@ -136,6 +136,44 @@ def describe_activation(activation: Any) -> tuple[str, float, float] | None:
     return name, number, number if first is None else float(first)
 
 
+def describe_mlp(network: Any) -> MlpShape | str:
+    """Widths and activations of a network, or why the kernels do not have it.
+
+    Args:
+        network: a `fieldforge.fields.networks.mlp.MLP`.
+    """
+    if network.input_injection != "none":
+        return f"the native network has no input injection, and this one has {network.input_injection!r}"
+    described = []
+    for activation in (network.activation, network.output_activation):
+        found = describe_activation(activation)
+        if found is None:
+            return f"the native network has no activation {activation.otype}"
+        described.append(found)
+    (name, number, first_number), (output_name, output_number, _) = described
+    weights = [layer.weight for layer in network.layers]
+    return MlpShape(
+        widths=(network.n_input_dims, *(weight.shape[0] for weight in weights)),
+        activation=name,
+        number=number,
+        first_number=first_number,
+        output_activation=output_name,
+        output_number=output_number,
+        has_bias=network.has_bias,
+    )
+
+
+def parameters_of(network: Any) -> tuple[list[Tensor], list[Tensor]]:
+    """(weights, biases) of an MLP's layers, in order; no biases where it has none."""
+    weights = [layer.weight for layer in network.layers]
+    return weights, [layer.bias for layer in network.layers] if network.has_bias else []
+
+
+def description() -> str:
+    """What was chosen for this processor: 'native, x86-64-v4'."""
+    return f"native, {_native().instruction_set()}"
+
+
 def grid_refuses(
     *, x_dtype: torch.dtype, dtype: torch.dtype, n_input_dims: int, n_features: int, **_: Any
 ) -> str | None:

@@ -1,0 +1,91 @@
+"""A whole training step as one native call, where the parts of a run allow it.
+
+Encode, run the network, compare, go back and update happen in the native kernels, the gradient of the grid's table is
+used while it is in cache, and Python is entered once a step. The function is that of `PlainStep`; a test holds the two
+together. Parameters and moments are the optimizer's own tensors, so checkpoints do not care which one ran.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from fieldforge.apps.fit.losses.base import Loss
+from fieldforge.apps.fit.optimizers.adam import Adam
+from fieldforge.apps.fit.optimizers.base import Optimizer
+from fieldforge.backends import offer
+from fieldforge.encodings.grid import Grid
+from fieldforge.fields import fused
+from fieldforge.fields.kinds.image import ImageField
+from fieldforge.kernels import cpu_ops
+
+
+class FusedStep:
+    """One native call a step; made by `fused_step`.
+
+    Args:
+        field: a Grid and an MLP, on the CPU, in float32.
+        draw: step number -> (points (n, 2) in world units, targets (n, c)).
+        loss: one of `cpu_ops.LOSSES`.
+        optimizer: a plain Adam; its moments and counters are kept up.
+    """
+
+    def __init__(
+        self, field: ImageField, draw: Callable[[int], tuple[Tensor, Tensor]], loss: Loss, optimizer: Adam
+    ) -> None:
+        found = fused.shapes(field.encoding, field.network)
+        assert isinstance(field.encoding, Grid), "fused_step has looked"
+        assert not isinstance(found, str), found
+        weights, biases = cpu_ops.parameters_of(field.network)
+        table = field.encoding.table
+        first, second = optimizer.moments_of([table, *weights, *biases])
+        self.field, self.draw, self.optimizer = field, draw, optimizer
+        self.native = cpu_ops.AdamStep(
+            weights,
+            biases,
+            found[1],
+            table=table,
+            grid_shape=found[0],
+            loss=loss.otype,
+            huber_delta=getattr(loss, "delta", 1.0),
+            betas=(optimizer.beta1, optimizer.beta2),
+            epsilon=optimizer.epsilon,
+            l2=optimizer.l2_reg,
+            moments=(first, second),
+        )
+
+    def __call__(self, step: int, factor: float) -> tuple[float, float]:
+        points, target = self.draw(step)
+        self.optimizer.set_learning_rate_factor(factor)
+        self.native.n_steps = self.optimizer.n_steps_done
+        unit = self.field.to_unit(points).clamp(0, 1)
+        result = self.native.on_points(unit, target, self.optimizer.learning_rate * factor)
+        if self.native.n_steps > self.optimizer.n_steps_done:
+            self.optimizer.count_outside_step()
+        return result
+
+
+def fused_step(
+    field: ImageField,
+    draw: Callable[[int], tuple[Tensor, Tensor]],
+    loss: Loss,
+    optimizer: Optimizer,
+    hooks: Sequence[object],
+) -> FusedStep | str:
+    """The fused step of a run, or the reason why its parts do not allow one."""
+    x = next(field.parameters())
+    if offer("grid + mlp", x.device, encoding=field.encoding, network=field.network, x_dtype=x.dtype) is None:
+        found = cpu_ops.missing() or fused.shapes(field.encoding, field.network)
+        return found if isinstance(found, str) else "another backend was asked for"
+    if hooks:
+        return "hooks look into the step"
+    if loss.otype not in cpu_ops.LOSSES:
+        return f"the loss {loss.otype} is not among {', '.join(cpu_ops.LOSSES)}"
+    if not isinstance(optimizer, Adam):
+        return f"the optimizer is {optimizer.otype}, not Adam alone"
+    if not optimizer.is_uniform():
+        return "Adam has keys beyond the learning rate, betas, epsilon and l2_reg"
+    if any(scale != 1.0 for scale in field.output_scale) or any(field.output_offset):
+        return "the field scales its outputs"
+    return FusedStep(field, draw, loss, optimizer)
