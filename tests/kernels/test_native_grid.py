@@ -11,20 +11,13 @@ from reference.grid import grid_point
 
 from fieldforge.encodings.grid import Grid, grid
 from fieldforge.kernels import cpu_ops
-from fieldforge.kernels.cpu_ops import GridShape
 
 pytestmark = pytest.mark.skipif(cpu_ops.missing() is not None, reason=f"no native kernels: {cpu_ops.missing()}")
 
 
-def shape_of(encoding: Grid) -> GridShape:
-    return GridShape(
-        tuple(encoding.levels), encoding.n_input_dims, encoding.n_features_per_level, encoding.interpolation
-    )
-
-
 def native(encoding: Grid, x: torch.Tensor, table: torch.Tensor | None = None) -> torch.Tensor:
-    reference = functools.partial(grid, levels=encoding.levels, interpolation=encoding.interpolation)
-    return cpu_ops.grid(x, encoding.table if table is None else table, shape_of(encoding), reference=reference)
+    values = encoding.table if table is None else table
+    return cpu_ops.grid(x, values, encoding.levels, encoding.interpolation, reference=grid)
 
 
 def make(n_dims: int, generator: torch.Generator, **keys: object) -> Grid:

@@ -33,7 +33,7 @@ def everything(n_points: int = 2500) -> list[torch.Tensor]:
     weights = [weight.requires_grad_() for weight in weights]
     shapes = GridShape(tuple(encoding.levels), 3, 2), MlpShape(widths, "Sine", 3.0, 3.0)
     out = cpu_ops.field(x, table, shapes[0], weights, [], shapes[1], reference=lambda *_: torch.empty(0))
-    features = cpu_ops.grid(x, table, shapes[0], reference=lambda x, table: grid(x, table, encoding.levels, "Linear"))
+    features = cpu_ops.grid(x, table, encoding.levels, "Linear", reference=grid)
     grads = torch.autograd.grad(out.sum() + features.square().sum(), [x, table, *weights])
     step = AdamStep(weights, [], shapes[1], table=table, grid_shape=shapes[0])
     losses = [step.on_points(x, torch.ones(n_points, 2), 1e-2)[0] for _ in range(3)]

@@ -199,19 +199,28 @@ def mlp_refuses(*, dtype: torch.dtype, widths: Sequence[int], **_: Any) -> str |
 # ---- values and first derivatives
 
 
-def grid(x: Tensor, table: Tensor, shape: GridShape, *, reference: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Look points up in every level of a grid and interpolate.
+def grid(
+    x: Tensor,
+    table: Tensor,
+    levels: Sequence[GridLevel],
+    interpolation: str,
+    *,
+    reference: Callable[[Tensor, Tensor, Sequence[Any], str], Tensor],
+) -> Tensor:
+    """Look points up in every level of a grid and interpolate; arguments and result as for `reference`.
 
     Args:
         x: (N, n_dims) float32 on the CPU.
         table: (n_entries, n_features) float32 on the CPU.
-        shape: the levels.
-        reference: (x, table) -> the same in PyTorch, for second derivatives.
+        levels: what `fieldforge.encodings.grid.grid_levels` gives.
+        interpolation: "Linear", "Smoothstep" or "Nearest".
+        reference: the same in PyTorch, for second derivatives.
 
     Returns:
         (N, n_levels * n_features).
     """
-    features: Tensor = _Grid.apply(x, table, shape, reference)
+    shape = GridShape(tuple(levels), len(levels[0].multipliers), table.shape[-1], interpolation)
+    features: Tensor = _Grid.apply(x, table, shape, lambda x, table: reference(x, table, levels, interpolation))
     return features
 
 

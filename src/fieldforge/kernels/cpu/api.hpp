@@ -15,9 +15,9 @@ enum class Interpolation : int { nearest, linear, smoothstep };
 
 // How corner coordinates become a row of a level's table.
 enum class Indexing : int {
-    hash,         // xor of coordinate * prime, masked: the size is a power of two
-    dense,        // sum of coordinate * stride; at most one turn past the end for points of the unit cube
-    any_modulo,   // either of them, any coordinate, any size: a full modulo
+    hash,        // xor of coordinate * prime, masked: size and n_features are powers of two
+    dense,       // sum of coordinate * stride; at most one turn past the end for points of the unit cube
+    any_modulo,  // either of them, any coordinate, any size: a full modulo
 };
 
 // One level of a multi-resolution grid.
@@ -28,6 +28,7 @@ struct Level {
     bool is_hashed;
     Indexing inside, outside;       // for batches inside the unit cube, and for all others
     uint32_t multiplier[max_dims];  // primes of a hash, strides of a dense level
+    uint32_t step[max_dims];        // multiplier * n_features: the same in floats, for `hash` and `dense`
     uint64_t reciprocal;            // ceil(2^64 / size), for the modulo
 };
 

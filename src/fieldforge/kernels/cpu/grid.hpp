@@ -30,9 +30,9 @@ FF_INLINE Ints saturate(Floats v) {
 }
 
 // The corners of the cells that `lanes` points fall into.
-template <int D>
+template <int D, Indexing I>
 struct Cells {
-    UInts corner[D][2];   // coordinate times multiplier, of the lower and the upper corner
+    UInts corner[D][2];   // coordinate times multiplier (or step), of the lower and the upper corner
     Floats weight[D][2];  // 1 - t and t
     Floats slope[D];      // d weight[d][1] / d position
 
@@ -41,9 +41,9 @@ struct Cells {
             Floats position = fma_rounded_once(load(x.axis[d] + i), all(level.scale), all(0.5f));
             Floats lower = floor(position);
             Floats t = position - lower;
-            corner[d][0] = (UInts)(x.are_inside ? __builtin_convertvector(lower, Ints) : saturate(lower)) *
-                           level.multiplier[d];
-            corner[d][1] = corner[d][0] + level.multiplier[d];
+            const uint32_t factor = I == Indexing::any_modulo ? level.multiplier[d] : level.step[d];
+            corner[d][0] = (UInts)(x.are_inside ? __builtin_convertvector(lower, Ints) : saturate(lower)) * factor;
+            corner[d][1] = corner[d][0] + factor;
             if (with_slope) slope[d] = all(1.0f);
             if (interpolation != Interpolation::linear) {
                 if (interpolation == Interpolation::smoothstep) {
@@ -58,23 +58,22 @@ struct Cells {
         }
     }
 
-    // Bit d of c chooses the upper corner along axis d.
-    template <Indexing I>
-    FF_INLINE UInts entry(int c, const Level& level) const {
+    // Where the features of a corner begin, in floats; bit d of c chooses the upper corner along axis d.
+    FF_INLINE UInts place(int c, const Level& level, uint32_t n_features) const {
         UInts sum = corner[0][c & 1];
         if constexpr (I == Indexing::hash) {
             FF_UNROLL for (int d = 1; d < D; ++d) sum ^= corner[d][(c >> d) & 1];
-            return sum & all(level.size - 1);
+            return sum & all((level.size - 1) * n_features);
         } else if constexpr (I == Indexing::dense) {
             FF_UNROLL for (int d = 1; d < D; ++d) sum += corner[d][(c >> d) & 1];
-            return min(sum, sum - level.size);  // subtracts once where it does not wrap below zero
+            return min(sum, sum - level.size * n_features);  // subtracts once where it does not wrap below zero
         } else {
             if (level.is_hashed) {
                 FF_UNROLL for (int d = 1; d < D; ++d) sum ^= corner[d][(c >> d) & 1];
             } else {
                 FF_UNROLL for (int d = 1; d < D; ++d) sum += corner[d][(c >> d) & 1];
             }
-            return modulo(sum, level);
+            return modulo(sum, level) * n_features;
         }
     }
 
@@ -108,34 +107,31 @@ FF_INLINE void for_each_corner(auto&& f) {
 typedef double Pair __attribute__((vector_size(16)));
 typedef double PairInMemory __attribute__((aligned(4), may_alias));
 
-template <int... L>
-FF_INLINE auto concatenate(auto a, auto b, std::integer_sequence<int, L...>) {
-    return __builtin_shufflevector(a, b, L...);
-}
+#if defined(__AVX2__)
+FF_INLINE __m256d join(Pair a, Pair b) { return _mm256_insertf128_pd(_mm256_castpd128_pd256((__m128d)a), (__m128d)b, 1); }
+#endif
+#if defined(__AVX512F__)
+FF_INLINE __m512d join(__m256d a, __m256d b) { return _mm512_insertf64x4(_mm512_castpd256_pd512(a), b, 1); }
+#endif
 
 template <int n>
-FF_INLINE auto load_pairs(const float* table, const uint32_t* at) {
+FF_INLINE auto load_pairs(const float* table, UInts index, int first) {
     if constexpr (n == 2) {
-        return Pair{*reinterpret_cast<const PairInMemory*>(table + at[0]),
-                    *reinterpret_cast<const PairInMemory*>(table + at[1])};
+        return Pair{*reinterpret_cast<const PairInMemory*>(table + index[first]),
+                    *reinterpret_cast<const PairInMemory*>(table + index[first + 1])};
     } else {
-        return concatenate(load_pairs<n / 2>(table, at), load_pairs<n / 2>(table, at + n / 2),
-                           std::make_integer_sequence<int, n>{});
+        return join(load_pairs<n / 2>(table, index, first), load_pairs<n / 2>(table, index, first + n / 2));
     }
 }
 
 FF_INLINE void gather_pairs(const float* table, UInts at, Floats& first, Floats& second) {
-    uint32_t index[lanes];
-    std::memcpy(index, &at, sizeof index);
-    deinterleave((Floats)load_pairs<lanes / 2>(table, index), (Floats)load_pairs<lanes / 2>(table, index + lanes / 2),
-                 first, second);
+    deinterleave((Floats)load_pairs<lanes / 2>(table, at, 0), (Floats)load_pairs<lanes / 2>(table, at, lanes / 2), first,
+                 second);
 }
 
 FF_INLINE Floats gather(const float* table, UInts at) {
-    uint32_t index[lanes];
-    std::memcpy(index, &at, sizeof index);
     Floats v;
-    FF_UNROLL for (int i = 0; i < lanes; ++i) v[i] = table[index[i]];
+    FF_UNROLL for (int i = 0; i < lanes; ++i) v[i] = table[at[i]];
     return v;
 }
 
@@ -159,8 +155,8 @@ FF_INLINE void add_pair(float* p, const float* g) {
 
 FF_INLINE void scatter_add_pairs(float* table, UInts at, Floats first, Floats second, const Window& window) {
     uint32_t index[lanes];
-    alignas(64) float pair[2 * lanes];
     std::memcpy(index, &at, sizeof index);
+    alignas(64) float pair[2 * lanes];
     Floats low, high;
     interleave(first, second, low, high);
     store(pair, low);
@@ -176,8 +172,8 @@ FF_INLINE void scatter_add_pairs(float* table, UInts at, Floats first, Floats se
 
 FF_INLINE void scatter_add(float* table, UInts at, Floats g, const Window& window) {
     uint32_t index[lanes];
-    float one[lanes];
     std::memcpy(index, &at, sizeof index);
+    float one[lanes];
     store(one, g);
     for (int i = 0; i < lanes; ++i) {
         if (index[i] - window.first < window.count) table[index[i] - window.first] += one[i];
@@ -192,13 +188,13 @@ void encode_level(const Grid& grid, const Level& level, const float* table, cons
     table += level.offset * F;
     for (int64_t tile = begin; tile < end; ++tile) {
         for (int p = 0; p < out.n_points; p += lanes) {
-            Cells<D> cells(x, tile * out.n_points + p, level, grid.interpolation, false);
+            const Cells<D, I> cells(x, tile * out.n_points + p, level, grid.interpolation, false);
             float* to = out.at(tile, feature) + p;
             for (int f = 0; f < F; f += by_pairs ? 2 : 1) {
                 Floats first{}, second{};
                 for_each_corner<D>([&](int c) __attribute__((always_inline)) {
-                    UInts at = cells.template entry<I>(c, level) * static_cast<uint32_t>(F);
-                    Floats w = cells.product(c);
+                    const UInts at = cells.place(c, level, static_cast<uint32_t>(F));
+                    const Floats w = cells.product(c);
                     if constexpr (by_pairs) {
                         Floats a, b;
                         gather_pairs(table + f, at, a, b);
@@ -224,14 +220,14 @@ void scatter_level(const Grid& grid, const Level& level, float* gradient, const 
     for (int64_t tile = 0; tile * grad_out.n_points < n; ++tile) {
         const int64_t n_here = smaller(grad_out.n_points, n - tile * grad_out.n_points);
         for (int p = 0; p < n_here; p += lanes) {
-            Cells<D> cells(x, tile * grad_out.n_points + p, level, grid.interpolation, false);
+            const Cells<D, I> cells(x, tile * grad_out.n_points + p, level, grid.interpolation, false);
             const float* from = grad_out.at(tile, feature) + p;
             for (int f = 0; f < F; f += by_pairs ? 2 : 1) {
                 Floats first = load(from + f * grad_out.row), second{};
                 if constexpr (by_pairs) second = load(from + (f + 1) * grad_out.row);
                 for_each_corner<D>([&](int c) __attribute__((always_inline)) {
-                    UInts at = cells.template entry<I>(c, level) * static_cast<uint32_t>(F) + static_cast<uint32_t>(f);
-                    Floats w = cells.product(c);
+                    const UInts at = cells.place(c, level, static_cast<uint32_t>(F)) + static_cast<uint32_t>(f);
+                    const Floats w = cells.product(c);
                     if constexpr (by_pairs) {
                         scatter_add_pairs(gradient, at, w * first, w * second, window);
                     } else {
@@ -251,11 +247,11 @@ void differentiate_level(const Grid& grid, const Level& level, const float* tabl
     table += level.offset * F;
     for (int64_t tile = begin; tile < end; ++tile) {
         for (int p = 0; p < grad_out.n_points; p += lanes) {
-            Cells<D> cells(x, tile * grad_out.n_points + p, level, grid.interpolation, true);
+            const Cells<D, I> cells(x, tile * grad_out.n_points + p, level, grid.interpolation, true);
             const float* from = grad_out.at(tile, feature) + p;
             Floats slope[D] = {};
             for_each_corner<D>([&](int c) __attribute__((always_inline)) {
-                UInts at = cells.template entry<I>(c, level) * static_cast<uint32_t>(F);
+                const UInts at = cells.place(c, level, static_cast<uint32_t>(F));
                 Floats value{};  // grad_out . table[corner]
                 for (int f = 0; f < F; f += by_pairs ? 2 : 1) {
                     if constexpr (by_pairs) {
@@ -277,7 +273,8 @@ void differentiate_level(const Grid& grid, const Level& level, const float* tabl
     }
 }
 
-// Call f<D, by_pairs, indexing>() with the constants that suit a level.
+// Call f<n_dims, by_pairs, indexing>() with the constants that suit a level; an even number of features is read two at
+// a time.
 template <int D, bool by_pairs>
 FF_INLINE void with_indexing(Indexing indexing, auto&& f) {
     switch (indexing) {

@@ -66,13 +66,14 @@ Level make_level(const PythonLevel& given, int n_dims, int n_features) {
     double largest = 0;
     for (int d = 0; d < n_dims; ++d) {
         level.multiplier[d] = given.multipliers[static_cast<size_t>(d)];
+        level.step[d] = level.multiplier[d] * static_cast<uint32_t>(n_features);
         largest += level.multiplier[d] * (std::floor(static_cast<double>(level.scale + 0.5f)) + 1);
     }
-    const bool is_power_of_two = (level.size & (level.size - 1)) == 0;
+    const bool is_power_of_two = (level.size & (level.size - 1)) == 0 && (n_features & (n_features - 1)) == 0;
     level.inside = level.outside = Indexing::any_modulo;
     if (level.is_hashed && is_power_of_two) {
         level.inside = level.outside = Indexing::hash;
-    } else if (!level.is_hashed && largest < std::min(2.0 * level.size, 4294967296.0)) {
+    } else if (!level.is_hashed && largest < std::min(2.0 * level.size, 4294967296.0 / n_features)) {
         level.inside = Indexing::dense;
     }
     return level;
