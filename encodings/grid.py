@@ -166,10 +166,8 @@ def _what_runs_on_cpu() -> str:
 @provide("grid", "cpu", refuses=tuned.grid_refuses, note=_what_runs_on_cpu)
 def _grid_on_cpu(x: Tensor, table: Tensor, levels: Sequence[Level], interpolation: str) -> Tensor:
     """Compiled where there was a compiler, tuned PyTorch elsewhere."""
-    if cpu_ops.missing() is not None:
-        return tuned.grid(x, table, levels, interpolation, reference=grid)
-    shape = cpu_ops.GridShape(tuple(levels), x.shape[1], table.shape[1], interpolation)
-    return cpu_ops.grid(x, table, shape, reference=lambda x, table: grid(x, table, levels, interpolation))
+    run = tuned.grid if cpu_ops.missing() else cpu_ops.grid
+    return run(x, table, levels, interpolation, reference=grid)
 
 
 @register("encoding", "Grid")

@@ -50,7 +50,7 @@ struct Cells {
                     if (with_slope) slope[d] = 6.0f * t * (1.0f - t);
                     t = t * t * (3.0f - 2.0f * t);
                 } else {
-                    t = t * 0.0f;  // nearest: the lower corner alone; NaN stays NaN
+                    t = Floats{};  // nearest: the lower corner alone, whatever the position
                 }
             }
             weight[d][0] = 1.0f - t;
