@@ -142,7 +142,7 @@ def test_fine_levels_and_many_chunks_agree(n_dims: int) -> None:
     per_level_scale=st.floats(1.0, 4.0),
     log2_hashmap_size=st.integers(1, 9),
     low=st.floats(-2, 0),
-    width=st.floats(0, 3),
+    width=st.floats(0.1, 3),  # of a single place the slope may all but cancel, and its relative error is large
 )
 def test_cpu_is_the_reference_for_any_lattice(
     n_dims: int,
