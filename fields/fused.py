@@ -1,7 +1,8 @@
-"""A grid and the network that reads it as one operation, where a backend has it.
+"""An encoding and the network that reads it as one operation, where a backend has it.
 
-The features between the two are then never written to memory. The function is that of the two modules one after the
-other, which stays the reference and gives the second derivatives.
+A grid and its network run in one call, and the features between them are never written to memory; after any other
+encoding the network alone is native. The function is that of the two modules one after the other, which stays the
+reference and gives the second derivatives.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fieldforge.backends import offer, provide, use_backend
+from fieldforge.backends import offer, provide
 from fieldforge.encodings.grid import Grid, grid
 from fieldforge.fields.networks.mlp import MLP
 from fieldforge.kernels import cpu_ops
@@ -29,7 +30,7 @@ def apply(encoding: nn.Module, network: nn.Module, x: Tensor) -> Tensor:
     Returns:
         (*batch, n_output_dims).
     """
-    run = offer("grid + mlp", x.device, encoding=encoding, network=network, x_dtype=x.dtype)
+    run = offer("field", x.device, encoding=encoding, network=network, x_dtype=x.dtype)
     if run is None:
         out: Tensor = network(encoding(x))
         return out
@@ -37,17 +38,17 @@ def apply(encoding: nn.Module, network: nn.Module, x: Tensor) -> Tensor:
     return out.view(*x.shape[:-1], out.shape[-1])
 
 
-def shapes(encoding: nn.Module, network: nn.Module) -> tuple[cpu_ops.GridShape, cpu_ops.MlpShape] | str:
-    """What the native kernels need to know of a pair of modules, or the reason why they cannot run it."""
-    if type(encoding) is not Grid:
-        return f"it needs a Grid, not {getattr(encoding, 'otype', type(encoding).__name__)}"
+def shapes(encoding: nn.Module, network: nn.Module) -> tuple[cpu_ops.GridShape | None, cpu_ops.MlpShape] | str:
+    """What the native kernels need to know of a pair of modules (no grid: None), or why they cannot run it."""
     if type(network) is not MLP:
         return f"it needs an MLP, not {getattr(network, 'otype', type(network).__name__)}"
     described = cpu_ops.describe_mlp(network)
     if isinstance(described, str):
         return described
-    if any(parameter.dtype != torch.float32 for parameter in (encoding.table, *network.parameters())):
+    if any(parameter.dtype != torch.float32 for module in (encoding, network) for parameter in module.parameters()):
         return "it is in float32 only"
+    if type(encoding) is not Grid:
+        return None, described
     levels = tuple(encoding.levels)
     grid_shape = cpu_ops.GridShape(levels, encoding.n_input_dims, encoding.n_features_per_level, encoding.interpolation)
     return grid_shape, described
@@ -60,23 +61,31 @@ def _refuses(*, encoding: nn.Module, network: nn.Module, x_dtype: torch.dtype) -
     return found if isinstance(found, str) else None
 
 
-@provide("grid + mlp", "reference")
+@provide("field", "reference")
 def _one_after_the_other(encoding: nn.Module, network: nn.Module, x: Tensor) -> Tensor:
     out: Tensor = network(encoding(x))
     return out
 
 
-@provide("grid + mlp", "cpu", missing=cpu_ops.missing, refuses=_refuses)
-def _native(encoding: Grid, network: MLP, x: Tensor) -> Tensor:
+@provide("field", "cpu", missing=cpu_ops.missing, refuses=_refuses)
+def _native(encoding: nn.Module, network: MLP, x: Tensor) -> Tensor:
     found = shapes(encoding, network)
     assert not isinstance(found, str), found
+    grid_shape, mlp_shape = found
     weights, biases = cpu_ops.parameters_of(network)
 
-    def reference(x: Tensor, table: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    def network_of(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
         named = {f"layers.{i}.weight": weight for i, weight in enumerate(weights)}
         named |= {f"layers.{i}.bias": bias for i, bias in enumerate(biases)}
-        with use_backend("reference"):
-            out: Tensor = functional_call(network, named, grid(x, table, encoding.levels, encoding.interpolation))
+        out: Tensor = functional_call(network, named, features)
         return out
 
-    return cpu_ops.field(x, encoding.table, found[0], weights, biases, found[1], reference=reference)
+    if grid_shape is None:
+        return cpu_ops.mlp(encoding(x), weights, biases, mlp_shape, reference=network_of)
+    assert isinstance(encoding, Grid)
+    levels, interpolation = encoding.levels, encoding.interpolation
+
+    def field_of(x: Tensor, table: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+        return network_of(grid(x, table, levels, interpolation), weights, biases)
+
+    return cpu_ops.field(x, encoding.table, grid_shape, weights, biases, mlp_shape, reference=field_of)

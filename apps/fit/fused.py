@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from fieldforge.apps.fit.losses.base import Loss
@@ -25,7 +26,7 @@ class FusedStep:
     """One native call a step; made by `fused_step`.
 
     Args:
-        field: a Grid and an MLP, on the CPU, in float32.
+        field: an MLP after a Grid, or after an encoding without parameters; on the CPU, in float32.
         draw: step number -> (points (n, 2) in world units, targets (n, c)).
         loss: one of `cpu_ops.LOSSES`.
         optimizer: a plain Adam; its moments and counters are kept up.
@@ -35,32 +36,36 @@ class FusedStep:
         self, field: ImageField, draw: Callable[[int], tuple[Tensor, Tensor]], loss: Loss, optimizer: Adam
     ) -> None:
         found = fused.shapes(field.encoding, field.network)
-        assert isinstance(field.encoding, Grid), "fused_step has looked"
         assert not isinstance(found, str), found
+        grid_shape, mlp_shape = found
         weights, biases = cpu_ops.parameters_of(field.network)
-        table = field.encoding.table
-        first, second = optimizer.moments_of([table, *weights, *biases])
+        table = field.encoding.table if isinstance(field.encoding, Grid) else None
+        moved = [*weights, *biases] if table is None else [table, *weights, *biases]
         self.field, self.draw, self.optimizer = field, draw, optimizer
+        self.has_grid = grid_shape is not None
         self.native = cpu_ops.AdamStep(
             weights,
             biases,
-            found[1],
+            mlp_shape,
             table=table,
-            grid_shape=found[0],
+            grid_shape=grid_shape,
             loss=loss.otype,
             huber_delta=getattr(loss, "delta", 1.0),
             betas=(optimizer.beta1, optimizer.beta2),
             epsilon=optimizer.epsilon,
             l2=optimizer.l2_reg,
-            moments=(first, second),
+            moments=optimizer.moments_of(moved),
         )
 
     def __call__(self, step: int, factor: float) -> tuple[float, float]:
         points, target = self.draw(step)
         self.optimizer.set_learning_rate_factor(factor)
         self.native.n_steps = self.optimizer.n_steps_done
-        unit = self.field.to_unit(points).clamp(0, 1)
-        result = self.native.on_points(unit, target, self.optimizer.learning_rate * factor)
+        x = self.field.to_unit(points).clamp(0, 1)
+        if not self.has_grid:
+            with torch.no_grad():
+                x = self.field.encoding(x)
+        result = self.native.on_points(x, target, self.optimizer.learning_rate * factor)
         if self.native.n_steps > self.optimizer.n_steps_done:
             self.optimizer.count_outside_step()
         return result
@@ -75,9 +80,11 @@ def fused_step(
 ) -> FusedStep | str:
     """The fused step of a run, or the reason why its parts do not allow one."""
     x = next(field.parameters())
-    if offer("grid + mlp", x.device, encoding=field.encoding, network=field.network, x_dtype=x.dtype) is None:
+    if offer("field", x.device, encoding=field.encoding, network=field.network, x_dtype=x.dtype) is None:
         found = cpu_ops.missing() or fused.shapes(field.encoding, field.network)
         return found if isinstance(found, str) else "another backend was asked for"
+    if not isinstance(field.encoding, Grid) and list(field.encoding.parameters()):
+        return f"the encoding {field.encoding.otype} has parameters to train"
     if hooks:
         return "hooks look into the step"
     if loss.otype not in cpu_ops.LOSSES:

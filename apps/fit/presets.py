@@ -32,17 +32,20 @@ def preset(name: str, width: int, height: int, color_space: str = "srgb") -> Con
     return config
 
 
-def _grid(width: int, height: int, *, epochs: float, entries: float, n_levels: int = 8) -> Config:
+def _grid(
+    width: int, height: int, *, epochs: float, entries: float, n_levels: int = 8, storage: str = "int8"
+) -> Config:
     """A hash grid that outresolves the pixels: tables of `entries` per pixel, every pixel drawn `epochs` times.
 
-    The finest resolution is 4/3 of the longest side; half the side (instant-ngp's rule) stalls 10 dB lower.
+    The finest resolution is 4/3 of the longest side; half the side (instant-ngp's rule) stalls 10 dB lower. Storing
+    8 bits instead of 16 halves the file and costs 0.02 to 0.2 dB at 41 dB.
     """
     n_pixels, longest = width * height, max(width, height)
     batch_size = 8192 if n_pixels >= 2**15 else 2048
     return {
         "encoding": _levels(
             n_levels=n_levels,
-            log2_size=min(22, round(math.log2(max(2**10, entries * n_pixels)))),
+            log2_size=min(22, math.floor(math.log2(max(2**10, entries * n_pixels)))),
             finest=4 * longest / 3,
         ),
         "network": {"otype": "MLP", "n_neurons": 64, "n_hidden_layers": 2, "activation": "ReLU"},
@@ -52,7 +55,7 @@ def _grid(width: int, height: int, *, epochs: float, entries: float, n_levels: i
         "fit": {
             "n_steps": max(400, math.ceil(epochs * n_pixels / batch_size)),
             "batch_size": batch_size,
-            "storage": "float16",
+            "storage": storage,
             "jitter": 0.25,
         },
     }
@@ -72,10 +75,9 @@ def _levels(*, n_levels: int, log2_size: int, finest: float) -> Config:
 
 
 def _tiny(width: int, height: int) -> Config:
-    """About 90 KB whatever the size of the picture: 45 000 parameters in 16 bits, fitted as far as they go."""
+    """About 80 KB whatever the size of the picture: 78 000 parameters in 8 bits, fitted as far as they go."""
     config = _grid(width, height, epochs=1, entries=1)
-    config["encoding"] = _levels(n_levels=8, log2_size=12, finest=max(width, height) / 2)
-    config["network"]["n_neurons"] = 32
+    config["encoding"] = _levels(n_levels=8, log2_size=13, finest=max(width, height) / 2)
     config["fit"] |= {"n_steps": 2000, "jitter": 0.0}  # too few parameters to be wild between the pixels
     return config
 
@@ -122,7 +124,7 @@ def _fourier(width: int, height: int) -> Config:
 PRESETS: dict[str, Callable[[int, int], Config]] = {
     "fast": lambda width, height: _grid(width, height, epochs=8, entries=0.5),
     "balanced": lambda width, height: _grid(width, height, epochs=26, entries=0.5),
-    "best": lambda width, height: _grid(width, height, epochs=60, entries=1.0, n_levels=12),
+    "best": lambda width, height: _grid(width, height, epochs=60, entries=1.0, n_levels=12, storage="float16"),
     "tiny": _tiny,
     "siren": _coordinates({"otype": "Sine", "omega": 30.0}, rate=5e-4),
     "finer": _coordinates("FINER", rate=5e-4),

@@ -32,7 +32,10 @@ def run_of(overrides: list[str], n_steps: int, backend: str = "auto", hooks: tup
 
 @needs_native
 @pytest.mark.parametrize("loss", ["L2", "L1", "Huber", "RelativeL2"])
-@pytest.mark.parametrize("more", [[], ["network.has_bias=true", "network.activation=SiLU"]])
+@pytest.mark.parametrize(
+    "more",
+    [[], ["network.has_bias=true", "network.activation=SiLU"], ["encoding={otype='Frequency', n_frequencies=4}"]],
+)
 def test_fused_steps_are_plain_steps(loss: str, more: list[str]) -> None:
     overrides = [f"loss.otype={loss}", "optimizer.epsilon=1e-6", "optimizer.l2_reg=0.001", *more]
     ours, moments, losses, step, reason = run_of(overrides, 6)
@@ -91,6 +94,7 @@ def test_second_derivatives_of_a_fused_field() -> None:
     ("overrides", "hooks", "reason"),
     [
         (["loss.otype=MAPE"], (), "the loss MAPE"),
+        (["encoding={otype='TensorCP'}"], (), "TensorCP has parameters"),
         (["optimizer.adabound=true"], (), "keys beyond"),
         (["network.input_injection=all"], (), "input injection"),
         (["network.activation=WIRE", "optimizer.learning_rate=0.001"], (), "activation WIRE"),
