@@ -129,7 +129,8 @@ PRESETS: dict[str, Callable[[int, int], Config]] = {
     "siren": _coordinates({"otype": "Sine", "omega": 30.0}, rate=5e-4),
     "finer": _coordinates("FINER", rate=5e-4),
     "spder": _coordinates("SPDER", rate=5e-4),
-    "gauss": _coordinates("Gaussian", rate=5e-3),
+    # With the usual scale of 30 the astronaut stops at 23.5 dB for learning rates of 1e-3 and 5e-3; 10 gives 28.1 dB.
+    "gauss": _coordinates({"otype": "Gaussian", "scale": 10.0}, rate=2e-3),
     "wire": _coordinates("WIRE", rate=5e-3),
     "ffn": _fourier,
 }
