@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PHOTOS ?= ../shared/data/images
 
 # One thread a test process: two pools on two cores wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2
 
 .PHONY: help demo test test-all lint bench readme clean
 
@@ -21,7 +22,7 @@ $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/fieldforg
 
 demo: $(READY)  ## fit a photo, look at it, render it at another size
 	mkdir -p demo
-	$(BIN)/fieldforge fit image data/images/astronaut.png -o demo/astronaut.field --seed 0 --overwrite
+	$(BIN)/fieldforge fit image data/images/astronaut.png -o demo/astronaut.field --restart
 	$(BIN)/fieldforge info demo/astronaut.field
 	$(BIN)/fieldforge render demo/astronaut.field -o demo/eyes_x8.png --scale 8 --crop 176,64,96,72
 	$(BIN)/fieldforge view demo/eyes_x8.png
@@ -41,9 +42,13 @@ lint: $(READY)  ## ruff and mypy
 bench: $(READY)  ## measure against plain PyTorch; rows go to data/bench
 	$(BIN)/fieldforge bench encodings
 	$(BIN)/fieldforge bench image
+	$(BIN)/fieldforge bench presets --data $(PHOTOS)
 
-readme: $(READY)  ## rewrite the README's tables and pictures from data/bench
+readme: $(READY)  ## the README's tables from data/bench, and its pictures
 	$(BIN)/fieldforge bench report
+	mkdir -p demo data/pictures
+	$(BIN)/fieldforge fit image data/images/astronaut.png -o demo/astronaut.field --restart --report data/pictures/astronaut.report.webp
+	$(BIN)/fieldforge render demo/astronaut.field -o data/pictures/eyes.webp --scale 8 --crop 192,80,64,48
 
 clean:
 	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from fieldforge.apps.bench.harness import Row, one_thread, save, say, spread, take_turns
 from fieldforge.apps.bench.peers import PlainHashGrid, plain_mlp
-from fieldforge.apps.fit.image import PixelDraw, make_field, step_of
+from fieldforge.apps.fit.image import step_of
 from fieldforge.apps.fit.options import FitOptions
 from fieldforge.apps.fit.presets import preset
+from fieldforge.apps.fit.recipe import make_field
+from fieldforge.apps.fit.samplers import PixelDraw
 from fieldforge.apps.images import Picture, read_image
 from fieldforge.backends import use_backend
 

@@ -21,7 +21,7 @@ from fieldforge import backends
 from fieldforge.kernels import native_cpu
 from fieldforge.registry import HOMES, available
 
-CORE = ("fieldforge", "torch", "numpy", "imageio", "pillow", "tifffile", "OpenEXR", "opencv-python-headless")
+CORE = ("fieldforge", "torch", "numpy", "pillow", "tifffile", "OpenEXR", "opencv-python-headless", "matplotlib")
 
 
 @dataclass(frozen=True)

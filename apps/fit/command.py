@@ -11,8 +11,9 @@ from pathlib import Path
 import tomli_w
 
 from fieldforge.apps.cli import UsageError, print_json
-from fieldforge.apps.fit.image import ImageFit, fit, run_config
+from fieldforge.apps.fit.image import ImageFit, fit
 from fieldforge.apps.fit.loop import State
+from fieldforge.apps.fit.recipe import run_config
 from fieldforge.apps.images import read_image
 from fieldforge.fields.checkpoint import Checkpoints
 
@@ -29,6 +30,7 @@ def fit_image(options: argparse.Namespace) -> int:
         return 0
     output: Path = options.output or Path(options.photo).with_suffix(".field")
     expect_writable(output)
+    expect_another_file(output, Path(options.photo))
     report = None if options.no_report else options.report or output.with_suffix(".report.png")
     if report is not None:
         expect_writable(report)
@@ -67,6 +69,16 @@ def expect_writable(path: Path) -> None:
         raise UsageError(f"{path}: the folder {folder} does not exist; make it first or choose another output")
     if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise UsageError(f"{path}: no permission to write there; choose another output")
+
+
+def expect_another_file(output: Path, source: Path) -> None:
+    """Never write over what is being read.
+
+    Raises:
+        UsageError: both are the same file.
+    """
+    if output.exists() and source.exists() and output.samefile(source):
+        raise UsageError(f"{output}: is the file that is read; choose another output")
 
 
 def _expect_no_interrupted_fit(output: Path, *, is_discarded: bool) -> None:

@@ -138,6 +138,7 @@ def train(
     budget: Budget,
     *,
     batch_size: int,
+    peak: float = 1.0,
     observe: Callable[[Progress], None] = lambda progress: None,
     evaluate: Callable[[], float] | None = None,
     checkpoints: Checkpoints | None = None,
@@ -155,6 +156,7 @@ def train(
         schedule: factor on the learning rate by step.
         budget: when to stop.
         batch_size: points a step, for the rate that is shown.
+        peak: the value that counts as full signal, for the decibels that are shown.
         observe: told of progress about every `report_every` seconds.
         evaluate: quality in decibels, asked with every row of the history if there is a `budget.target`.
         checkpoints: where to keep the last two states; None keeps none.
@@ -194,6 +196,7 @@ def train(
                         f"learning rate divided by {2**state.n_rollbacks}; a smaller optimizer.learning_rate may do"
                     )
                 continue
+            error /= peak**2
             is_milestone = state.count(loss, error)
             reports.add(error)
             if is_milestone and budget.target is not None and evaluate is not None and evaluate() >= budget.target:
@@ -208,7 +211,7 @@ def train(
                 if checkpoints is not None and time.perf_counter() - last_checkpoint >= checkpoint_every:
                     _save(checkpoints, parameters, optimizer, state, identity)
                     last_checkpoint = time.perf_counter()
-    if state.stopped_by == "signal" and checkpoints is not None:
+    if checkpoints is not None and (state.stopped_by == "signal" or state.seconds >= checkpoint_every):
         _save(checkpoints, parameters, optimizer, state, identity)
     return state
 

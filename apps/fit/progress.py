@@ -117,9 +117,9 @@ def clock(seconds: float) -> str:
 
 
 def observer(style: str) -> Silent:
-    """The observer of a style: 'auto' (bar on a terminal, lines elsewhere), 'json' or 'quiet'."""
+    """The observer of a style: 'auto' (bar on a terminal and in notebooks, lines elsewhere), 'json' or 'quiet'."""
     if style == "quiet":
         return Silent()
     if style == "json":
         return Json()
-    return Live() if sys.stderr.isatty() else Lines()
+    return Live() if sys.stderr.isatty() or Console().is_jupyter else Lines()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from fieldforge.apps.images import linear_to_srgb
+from fieldforge.apps.images import Picture, linear_to_srgb
 from fieldforge.apps.metrics import radial_spectrum
+from fieldforge.apps.render.image import render
+from fieldforge.fields.kinds.image import ImageField
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,32 @@ class Comparison:
     source_crop: np.ndarray
     fit_crop: np.ndarray
     color_space: str
+
+
+def compare(picture: Picture, fitted: ImageField) -> Comparison:
+    """Source and fit at most 640 pixels wide, and a centre crop of at most 512 at full resolution."""
+    height, width, _ = picture.pixels.shape
+    every = max(1, math.ceil(max(width, height) / 640))
+    side = min(512, width, height)
+    x, y = (width - side) // 2, (height - side) // 2
+    crop = picture.rows(y, y + side)[:, x : x + side]
+    reduced = np.concatenate([_block_means(picture.rows(top, top + every), every) for top in _tops(height, every)])
+    return Comparison(
+        source=reduced,
+        fit=render(fitted, size=(reduced.shape[1], reduced.shape[0])),
+        source_crop=crop,
+        fit_crop=render(fitted, crop=(x, y, side, side)),
+        color_space=picture.color_space,
+    )
+
+
+def _tops(height: int, every: int) -> range:
+    return range(0, height - height % every, every)
+
+
+def _block_means(strip: np.ndarray, every: int) -> np.ndarray:
+    n_blocks = strip.shape[1] // every
+    return strip[:, : n_blocks * every].reshape(every, n_blocks, every, -1).mean((0, 2))[None]
 
 
 def write_report(

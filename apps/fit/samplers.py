@@ -10,9 +10,13 @@ above drawing with replacement.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor
 
+from fieldforge.apps.fit.options import FitOptions
+from fieldforge.apps.images import Picture
 from fieldforge.checks import expect_int
 
 _ROUNDS = 6
@@ -51,6 +55,50 @@ class ShuffledIndices:
             self._chunk = permute(position % self.n_samples, self.n_samples, epoch * 1_000_003 + self.seed)
             self._chunk_number = number
         return self._chunk[within * self.batch_size : (within + 1) * self.batch_size]
+
+
+@dataclass
+class PixelDraw:
+    """The samples of a step: pixels in shuffled order, a share of them moved between pixel centres.
+
+    Calling it gives points (batch, 2) in pixels and targets (batch, n_channels).
+    """
+
+    picture: Picture
+    options: FitOptions
+    seed: int
+    indices: ShuffledIndices = field(init=False)
+
+    def __post_init__(self) -> None:
+        height, width, _ = self.picture.pixels.shape
+        self.indices = ShuffledIndices(width * height, batch_size=self.options.batch_size, seed=self.seed)
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        _, width, _ = self.picture.pixels.shape
+        index = self.indices(step)
+        corner = torch.stack([index % width, index // width], -1)
+        n_moved = round(self.options.jitter * len(index))
+        if not n_moved:
+            return corner + 0.5, self.picture.values(index)
+        generator = torch.Generator().manual_seed((self.seed << 32) + step)
+        moved, color = self._between(corner[:n_moved], torch.rand(n_moved, 2, generator=generator))
+        return (
+            torch.cat([moved, corner[n_moved:] + 0.5]),
+            torch.cat([color, self.picture.values(index[n_moved:])]),
+        )
+
+    def _between(self, corner: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+        """Points inside the square from a pixel's centre to the next one's, and the bilinear colour there."""
+        height, width, _ = self.picture.pixels.shape
+        far = torch.minimum(corner + 1, torch.tensor([width - 1, height - 1]))
+        weight_x, weight_y = offset[:, :1], offset[:, 1:]
+
+        def values(x: Tensor, y: Tensor) -> Tensor:
+            return self.picture.values(y[:, 1] * width + x[:, 0])
+
+        top = values(corner, corner) * (1 - weight_x) + values(far, corner) * weight_x
+        bottom = values(corner, far) * (1 - weight_x) + values(far, far) * weight_x
+        return corner + 0.5 + offset * (far - corner), top * (1 - weight_y) + bottom * weight_y
 
 
 def permute(index: Tensor, n: int, key: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 from rich.progress import track
 
 from fieldforge.apps.cli import UsageError
-from fieldforge.apps.fit.command import expect_writable
+from fieldforge.apps.fit.command import expect_another_file, expect_writable
 from fieldforge.apps.images import ImageWriter
 from fieldforge.apps.render.image import render_strips, view_of
 from fieldforge.backends import use_backend
@@ -19,6 +19,7 @@ from fieldforge.fields.kinds.image import ImageField
 def render_to_file(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     expect_writable(options.output)
+    expect_another_file(options.output, options.field)
     field, _ = load_field(options.field)
     if not isinstance(field, ImageField):
         raise UsageError(f"{options.field}: is a {field.otype}, not an image field")

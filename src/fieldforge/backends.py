@@ -134,12 +134,17 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def report() -> list[Row]:
-    """Every operation and backend, whether it can run in this process, and why not."""
+    """Every operation with every backend: whether it can run in this process, and why not."""
     return [
-        Row(operation, backend, (reason := one.missing()) is None, reason or one.note())
-        for operation, table in sorted(_implementations.items())
-        for backend, one in table.items()
+        _row(operation, table, backend) for operation, table in sorted(_implementations.items()) for backend in BACKENDS
     ]
+
+
+def _row(operation: str, table: dict[str, Implementation], backend: str) -> Row:
+    if backend not in table:
+        return Row(operation, backend, False, "not written yet; the reference runs on such tensors")
+    reason = table[backend].missing()
+    return Row(operation, backend, reason is None, reason or table[backend].note())
 
 
 def _reason(one: Implementation, device: torch.device, call: dict[str, Any]) -> str | None:

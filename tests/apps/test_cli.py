@@ -290,6 +290,14 @@ def test_unknown_suffix_names_the_known_ones(fitted: Path, tmp_path: Path, capsy
     assert ".png" in capsys.readouterr().err
 
 
+def test_nothing_is_written_over_what_is_read(photo: Path, fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["fit", "image", str(photo), "-o", str(photo)], ["render", str(fitted), "-o", str(fitted)]):
+        before = Path(command[-1]).read_bytes()
+        assert main(command) == 2
+        assert "is the file that is read" in capsys.readouterr().err
+        assert Path(command[-1]).read_bytes() == before
+
+
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     plain, debug = (run("info", tmp_path / "none.field", *more) for more in ([], ["--debug"]))
     assert plain.returncode == 1

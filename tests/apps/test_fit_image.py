@@ -12,9 +12,11 @@ import torch
 from PIL import Image
 
 import fieldforge
-from fieldforge.apps.fit.image import ImageFit, PixelDraw, fit, make_field, measure, run_config, shrink, stored_bytes
+from fieldforge.apps.fit.image import ImageFit, fit, measure
 from fieldforge.apps.fit.options import FitOptions
 from fieldforge.apps.fit.presets import PRESETS, preset
+from fieldforge.apps.fit.recipe import make_field, run_config, shrink, stored_bytes
+from fieldforge.apps.fit.samplers import PixelDraw
 from fieldforge.apps.images import ImageError, Picture, read_image, write_image
 from fieldforge.apps.render.image import render
 from fieldforge.fields.file import load_field

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from fieldforge.apps.fit.fused import FusedStep
-from fieldforge.apps.fit.image import PixelDraw, make_field, run_config, step_of
+from fieldforge.apps.fit.image import step_of
 from fieldforge.apps.fit.loop import PlainStep
 from fieldforge.apps.fit.options import FitOptions
+from fieldforge.apps.fit.recipe import make_field, run_config
+from fieldforge.apps.fit.samplers import PixelDraw
 from fieldforge.apps.images import Picture
 from fieldforge.backends import use_backend
 from fieldforge.kernels import cpu_ops
