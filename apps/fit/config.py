@@ -120,6 +120,8 @@ def load_config(path: str | Path) -> Config:
 def apply_overrides(config: Mapping[str, Any], overrides: Iterable[str]) -> Config:
     """A copy of `config` with ``path=value`` settings applied, in order.
 
+    Where a section becomes another part (``encoding.otype=Frequency``), keys that the new part does not have go.
+
     Args:
         config: tables.
         overrides: a dotted path, also into lists, and a TOML value; a bare word is a string.
@@ -143,6 +145,8 @@ def apply_overrides(config: Mapping[str, Any], overrides: Iterable[str]) -> Conf
         if len(steps) > DEEPEST:
             raise ConfigError(f"{text[:80]!r}...: leads deeper than {DEEPEST} tables")
         _set(changed, steps, _parse_value(path, value))
+        if steps[1:] == ["otype"]:
+            _keep_known_keys(changed, str(steps[0]))
     _expect_shallow(changed, "overrides")
     return changed
 
@@ -392,6 +396,16 @@ def _expect_shallow(config: Config, where: object) -> Config:
 def _spaced(path: str) -> str:
     """'a.b[0]' -> 'a b [0]', so that names and indices can be told apart."""
     return path.replace(".", " ").replace("[", " [")
+
+
+def _keep_known_keys(config: Config, section: str) -> None:
+    kind = SECTIONS.get(section)
+    if isinstance(kind, str) and isinstance(config[section]["otype"], str):
+        try:
+            known = find(kind, config[section]["otype"]).options()
+        except ConfigError:
+            return  # `validate` says it with the path
+        config[section] = {key: value for key, value in config[section].items() if key == "otype" or key in known}
 
 
 def _set(config: Config, steps: list[str | int], value: Any) -> None:

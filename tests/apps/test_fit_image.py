@@ -204,6 +204,13 @@ def test_bad_configurations_name_key_and_way_out(overrides: list[str], message: 
         quick(face, overrides=overrides)
 
 
+def test_another_part_drops_the_keys_of_the_one_before(face: np.ndarray) -> None:
+    overrides = ["encoding.otype=Frequency", "network.otype=FullyFusedMLP", "encoding.n_frequencies=6"]
+    config, _ = run_config(Picture.from_array(face), overrides=overrides)
+    assert config["encoding"] == {"otype": "Frequency", "n_frequencies": 6}
+    assert config["network"]["n_neurons"] == 64, "a key that both have stays"
+
+
 def test_a_side_of_one_pixel_is_refused() -> None:
     with pytest.raises(ImageError, match=r"1x5 pixels.*at least 2"):
         quick(np.zeros((5, 1, 3), np.uint8))
