@@ -9,8 +9,6 @@ import sys
 import zipfile
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("encodings", "fields", "renderers", "apps")
 MAY_IMPORT = {
@@ -87,14 +85,11 @@ def test_every_room_has_a_page() -> None:
 
 
 def test_wheel_holds_each_file_once(tmp_path: Path) -> None:
+    """The wheel that CI built, or one made here without the native part."""
     wheel = os.environ.get("FIELDFORGE_WHEEL")
     if wheel is None:
-        done = subprocess.run(
-            [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(tmp_path), str(ROOT)],
-            capture_output=True, text=True,
-        )  # fmt: skip
-        if done.returncode != 0 and "No module named" in done.stderr + done.stdout:
-            pytest.skip("the build backend is not in this environment; .ci/run builds the wheel and names it")
+        command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-Cwheel.cmake=false"]
+        done = subprocess.run([*command, "-o", str(tmp_path), str(ROOT)], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         wheel = str(next(tmp_path.glob("*.whl")))
     listed = [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")]
