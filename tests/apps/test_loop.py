@@ -151,5 +151,6 @@ def test_the_target_ends_the_fit() -> None:
 
 def test_seconds_plan_the_steps() -> None:
     state = Line().train(10, budget=Budget(10, seconds=0.5))
-    assert state.step > 10
-    assert state.seconds == pytest.approx(0.5, rel=0.5)
+    assert state.step > 10, "the ten steps asked for take less than half a second"
+    assert state.seconds > 0.25
+    assert state.stopped_by in ("seconds", "steps")
