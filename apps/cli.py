@@ -51,7 +51,7 @@ def parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     # Before torch is loaded: its threads sleep instead of spinning between operations. On a machine that does other
-    # work too, spinning made a fit 5 times slower (and the tests 10 times).
+    # work too, spinning threads make a fit several times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     top = parser()

@@ -3,9 +3,6 @@
 `ShuffledIndices` visits every sample once per epoch in a pseudo-random order without storing that order: position i
 of epoch e is mapped to a sample by a keyed permutation. There is no random state to save, so an interrupted fit
 continues with exactly the samples it would have seen.
-
-Measured on two photos (hash grid, 8192 samples a step, 400 steps): drawing without replacement ends 1.0 and 2.4 dB
-above drawing with replacement.
 """
 
 from __future__ import annotations

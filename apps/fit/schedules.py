@@ -91,7 +91,7 @@ class Exponential(Schedule):
 class ConstantThenLinear(Schedule):
     """1 until `decay_start` of the way, then in a straight line to `final_factor`.
 
-    On image fits with hash grids it ended 1.2 dB above a cosine in the same number of steps (two photos, 800 steps).
+    The preset `balanced` ends 0.7 dB above a cosine with it on the astronaut (--set schedule.otype=Cosine).
 
     Args:
         decay_start: the part of the fit at 1.
