@@ -94,7 +94,7 @@ def _adam(rate: float, beta2: float = 0.999, epsilon: float = 1e-8, l2_reg: floa
     }
 
 
-def _coordinates(activation: str | Config, *, rate: float) -> Callable[[int, int], Config]:
+def _coordinates(activation: str | Config, *, rate: float, n_hidden_layers: int = 4) -> Callable[[int, int], Config]:
     """A plain network of coordinates in [-1, 1]^2 (SIREN and kin)."""
 
     def make(width: int, height: int) -> Config:
@@ -103,7 +103,7 @@ def _coordinates(activation: str | Config, *, rate: float) -> Callable[[int, int
             "network": {
                 "otype": "MLP",
                 "n_neurons": 256,
-                "n_hidden_layers": 4,  # the first layer and three hidden ones in SIREN's count
+                "n_hidden_layers": n_hidden_layers,  # the first layer and three hidden ones in SIREN's count
                 "activation": activation,
                 "has_bias": True,
             },
@@ -132,7 +132,8 @@ PRESETS: dict[str, Callable[[int, int], Config]] = {
     "spder": _coordinates("SPDER", rate=5e-4),
     # With the usual scale of 30 the astronaut stops at 23.5 dB for learning rates of 1e-3 and 5e-3; 10 gives 28.1 dB.
     "gauss": _coordinates({"otype": "Gaussian", "scale": 10.0}, rate=2e-3),
-    "wire": _coordinates("WIRE", rate=5e-3),
+    # The authors' depth; with one layer more the astronaut stands at 10.5 instead of 17.8 dB after 250 steps.
+    "wire": _coordinates("WIRE", rate=5e-3, n_hidden_layers=3),
     "ffn": _fourier,
 }
 """Name -> configuration of a (width, height) picture."""
