@@ -208,10 +208,8 @@ def _run(
     advance, optimizer, why_not_fused = step_of(fitted, config, PixelDraw(picture, options, seed), hooks)
     if why_not_fused:
         observe(Progress(State(), message=f"training step by step in PyTorch: {why_not_fused}"))
-    parameters = list(optimizer.parameters)
     state = train(
         advance,
-        parameters,
         optimizer,
         build("schedule", config["schedule"], path="schedule"),
         Budget(options.n_steps, seconds, target),
@@ -226,7 +224,7 @@ def _run(
     if state.stopped_by == "signal" and path is not None:
         return ImageFit(fitted, math.nan, None, state.seconds, state, config, path)
     with torch.no_grad():
-        for parameter, average in zip(parameters, [one.clone() for one in optimizer.averaged()], strict=True):
+        for parameter, average in zip(optimizer.parameters, [one.clone() for one in optimizer.averaged()], strict=True):
             parameter.copy_(average)
     fitted.requires_grad_(False)
     round_to(fitted, options.storage)

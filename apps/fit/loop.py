@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fieldforge.apps.fit.optimizers.base import Optimizer
 from fieldforge.fields.checkpoint import Checkpoints
@@ -132,7 +132,6 @@ class Progress:
 
 def train(
     advance: Step,
-    parameters: Sequence[nn.Parameter],
     optimizer: Optimizer,
     schedule: Schedule,
     budget: Budget,
@@ -151,8 +150,7 @@ def train(
 
     Args:
         advance: one training step.
-        parameters: what `advance` moves; saved and restored with the optimizer's own state.
-        optimizer: the one inside `advance`.
+        optimizer: the one inside `advance`; its parameters are saved and restored with its state.
         schedule: factor on the learning rate by step.
         budget: when to stop.
         batch_size: points a step, for the rate that is shown.
@@ -174,8 +172,8 @@ def train(
     """
     state = State(n_steps=budget.n_steps)
     if resume and checkpoints is not None:
-        state = _restore(checkpoints, parameters, optimizer, dict(identity or {}), state, observe)
-    good = _Snapshot(parameters, optimizer, state)
+        state = _restore(checkpoints, optimizer, dict(identity or {}), state, observe)
+    good = _Snapshot(optimizer, state)
     reports = _Reports(state, batch_size)
     last_checkpoint = time.perf_counter()
     with _orderly_stop() as asked_to_stop:
@@ -209,10 +207,10 @@ def train(
                 if asked_to_stop():
                     state.stopped_by = "signal"
                 if checkpoints is not None and time.perf_counter() - last_checkpoint >= checkpoint_every:
-                    _save(checkpoints, parameters, optimizer, state, identity)
+                    _save(checkpoints, optimizer, state, identity)
                     last_checkpoint = time.perf_counter()
     if checkpoints is not None and (state.stopped_by == "signal" or state.seconds >= checkpoint_every):
-        _save(checkpoints, parameters, optimizer, state, identity)
+        _save(checkpoints, optimizer, state, identity)
     return state
 
 
@@ -256,24 +254,24 @@ class _Reports:
 class _Snapshot:
     """The last state in which every parameter was finite, in memory."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer, state: State) -> None:
-        self.parameters, self.optimizer = parameters, optimizer
+    def __init__(self, optimizer: Optimizer, state: State) -> None:
+        self.optimizer = optimizer
         self._due = -math.inf
         self.take_if_due(state)
 
     def take_if_due(self, state: State) -> None:
         """Copy the state unless a parameter is not finite; at most a fiftieth of the time goes into copying."""
         start = time.perf_counter()
-        if start < self._due or not all(math.isfinite(float(p.detach().sum())) for p in self.parameters):
+        if start < self._due or not all(math.isfinite(float(p.detach().sum())) for p in self.optimizer.parameters):
             return
-        self.values = [parameter.detach().clone() for parameter in self.parameters]
+        self.values = [parameter.detach().clone() for parameter in self.optimizer.parameters]
         self.moments = {name: tensor.clone() for name, tensor in self.optimizer.state_tensors().items()}
         self.state = _copy(state)
         self._due = time.perf_counter() + 50 * (time.perf_counter() - start)
 
     def restore(self, state: State) -> None:
         with torch.no_grad():
-            for parameter, value in zip(self.parameters, self.values, strict=True):
+            for parameter, value in zip(self.optimizer.parameters, self.values, strict=True):
                 parameter.copy_(value)
         self.optimizer.load_state_tensors(self.moments)
         for name, value in asdict(self.state).items():
@@ -306,19 +304,17 @@ def _plan_steps(state: State, budget: Budget) -> None:
 
 def _save(
     checkpoints: Checkpoints,
-    parameters: Sequence[nn.Parameter],
     optimizer: Optimizer,
     state: State,
     identity: Mapping[str, Any] | None,
 ) -> None:
-    tensors = {f"parameter.{number}": parameter.detach() for number, parameter in enumerate(parameters)}
+    tensors = {f"parameter.{number}": parameter.detach() for number, parameter in enumerate(optimizer.parameters)}
     tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.state_tensors().items()}
     checkpoints.save(state.step, tensors, {"state": asdict(state), "identity": dict(identity or {})})
 
 
 def _restore(
     checkpoints: Checkpoints,
-    parameters: Sequence[nn.Parameter],
     optimizer: Optimizer,
     identity: dict[str, Any],
     fresh: State,
@@ -335,7 +331,7 @@ def _restore(
             "repeat the options of the first run, or start anew with --restart"
         )
     with torch.no_grad():
-        for number, parameter in enumerate(parameters):
+        for number, parameter in enumerate(optimizer.parameters):
             parameter.copy_(latest.tensors[f"parameter.{number}"])
     prefix = "optimizer."
     optimizer.load_state_tensors(

@@ -99,6 +99,7 @@ def test_second_derivatives_of_a_fused_field() -> None:
         (["encoding={otype='TensorCP'}"], (), "TensorCP has parameters"),
         (["optimizer.adabound=true"], (), "keys beyond"),
         (["network.input_injection=all"], (), "input injection"),
+        (["network.n_hidden_layers=70", "network.n_neurons=4"], (), "at most 64 layers"),
         (["network.activation=WIRE", "optimizer.learning_rate=0.001"], (), "activation WIRE"),
         ([], (lambda step, loss: None,), "hooks"),
     ],

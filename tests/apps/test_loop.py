@@ -39,11 +39,8 @@ class Line:
 
     def train(self, n_steps: int, **options: object) -> State:
         budget = options.pop("budget", None) or Budget(n_steps)
-        parameters = list(self.model.parameters())
         schedule: Callable[[int, int], float] = build("schedule", "Cosine")
-        return train(
-            self.step, parameters, self.optimizer, schedule, budget, batch_size=16, report_every=0.0, **options
-        )
+        return train(self.step, self.optimizer, schedule, budget, batch_size=16, report_every=0.0, **options)
 
     def weights(self) -> list[float]:
         return [value for parameter in self.model.parameters() for value in parameter.flatten().tolist()]

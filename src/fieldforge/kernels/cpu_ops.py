@@ -151,9 +151,11 @@ def describe_mlp(network: Any) -> MlpShape | str:
             return f"the native network has no activation {activation.otype}"
         described.append(found)
     (name, number, first_number), (output_name, output_number, _) = described
-    weights = [layer.weight for layer in network.layers]
+    widths = (network.n_input_dims, *(layer.weight.shape[0] for layer in network.layers))
+    if len(widths) - 1 > MAX_LAYERS or max(widths) > MAX_WIDTH:
+        return f"the native network has at most {MAX_LAYERS} layers of at most {MAX_WIDTH} units"
     return MlpShape(
-        widths=(network.n_input_dims, *(weight.shape[0] for weight in weights)),
+        widths=widths,
         activation=name,
         number=number,
         first_number=first_number,
@@ -172,28 +174,6 @@ def parameters_of(network: Any) -> tuple[list[Tensor], list[Tensor]]:
 def description() -> str:
     """What was chosen for this processor: 'native, x86-64-v4'."""
     return f"native, {_native().instruction_set()}"
-
-
-def grid_refuses(
-    *, x_dtype: torch.dtype, dtype: torch.dtype, n_input_dims: int, n_features: int, **_: Any
-) -> str | None:
-    """Why `grid` cannot run a call, or None."""
-    if x_dtype != torch.float32 or dtype != torch.float32:
-        return f"the native grid is in float32 only, not {x_dtype} points and {dtype} features"
-    if not 1 <= n_input_dims <= 4:
-        return f"the native grid has 1 to 4 dimensions, not {n_input_dims}"
-    if not 1 <= n_features <= 64:
-        return f"the native grid has 1 to 64 features per level, not {n_features}"
-    return None
-
-
-def mlp_refuses(*, dtype: torch.dtype, widths: Sequence[int], **_: Any) -> str | None:
-    """Why `mlp` cannot run a call, or None."""
-    if dtype != torch.float32:
-        return f"the native network is in float32 only, not {dtype}"
-    if len(widths) - 1 > MAX_LAYERS or max(widths) > MAX_WIDTH:
-        return f"the native network has at most {MAX_LAYERS} layers of at most {MAX_WIDTH} units"
-    return None
 
 
 # ---- values and first derivatives
