@@ -25,7 +25,7 @@ from torch.nn.functional import embedding
 from fieldforge.backends import choose, provide
 from fieldforge.checks import expect_choice, expect_float, expect_generator, expect_int, expect_only, expect_points
 from fieldforge.encodings.base import Encoding
-from fieldforge.kernels import cpu_ops, tuned
+from fieldforge.kernels import cpu_door, cpu_ops, tuned
 from fieldforge.registry import register
 
 TYPES = ("Hash", "Dense", "Tiled")
@@ -159,14 +159,14 @@ def _saturating_int(floor: Tensor) -> Tensor:
 
 
 def _what_runs_on_cpu() -> str:
-    reason = cpu_ops.missing()
-    return f"tuned PyTorch: {reason}" if reason else cpu_ops.description()
+    reason = cpu_door.missing()
+    return f"tuned PyTorch: {reason}" if reason else cpu_door.description()
 
 
 @provide("grid", "cpu", refuses=tuned.grid_refuses, note=_what_runs_on_cpu)
 def _grid_on_cpu(x: Tensor, table: Tensor, levels: Sequence[Level], interpolation: str) -> Tensor:
     """Compiled where there was a compiler, tuned PyTorch elsewhere."""
-    run = tuned.grid if cpu_ops.missing() else cpu_ops.grid
+    run = tuned.grid if cpu_door.missing() else cpu_ops.grid
     return run(x, table, levels, interpolation, reference=grid)
 
 

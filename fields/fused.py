@@ -16,7 +16,7 @@ from torch.func import functional_call
 from fieldforge.backends import offer, provide
 from fieldforge.encodings.grid import Grid, grid
 from fieldforge.fields.networks.mlp import MLP
-from fieldforge.kernels import cpu_ops
+from fieldforge.kernels import cpu_door, cpu_ops
 
 
 def apply(encoding: nn.Module, network: nn.Module, x: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def _one_after_the_other(encoding: nn.Module, network: nn.Module, x: Tensor) -> 
     return out
 
 
-@provide("field", "cpu", missing=cpu_ops.missing, refuses=_refuses)
+@provide("field", "cpu", missing=cpu_door.missing, refuses=_refuses)
 def _native(encoding: nn.Module, network: MLP, x: Tensor) -> Tensor:
     found = shapes(encoding, network)
     assert not isinstance(found, str), found

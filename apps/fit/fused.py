@@ -19,7 +19,7 @@ from fieldforge.backends import offer
 from fieldforge.encodings.grid import Grid
 from fieldforge.fields import fused
 from fieldforge.fields.kinds.image import ImageField
-from fieldforge.kernels import cpu_ops
+from fieldforge.kernels import cpu_door, cpu_ops, cpu_training
 
 
 class FusedStep:
@@ -28,7 +28,7 @@ class FusedStep:
     Args:
         field: an MLP after a Grid, or after an encoding without parameters; on the CPU, in float32.
         draw: step number -> (points (n, 2) in world units, targets (n, c)).
-        loss: one of `cpu_ops.LOSSES`.
+        loss: one of `cpu_training.LOSSES`.
         optimizer: a plain Adam; its moments and counters are kept up.
     """
 
@@ -43,7 +43,7 @@ class FusedStep:
         moved = [*weights, *biases] if table is None else [table, *weights, *biases]
         self.field, self.draw, self.optimizer = field, draw, optimizer
         self.has_grid = grid_shape is not None
-        self.native = cpu_ops.AdamStep(
+        self.native = cpu_training.AdamStep(
             weights,
             biases,
             mlp_shape,
@@ -81,14 +81,14 @@ def fused_step(
     """The fused step of a run, or the reason why its parts do not allow one."""
     x = next(field.parameters())
     if offer("field", x.device, encoding=field.encoding, network=field.network, x_dtype=x.dtype) is None:
-        found = cpu_ops.missing() or fused.shapes(field.encoding, field.network)
+        found = cpu_door.missing() or fused.shapes(field.encoding, field.network)
         return found if isinstance(found, str) else "another backend was asked for"
     if not isinstance(field.encoding, Grid) and list(field.encoding.parameters()):
         return f"the encoding {field.encoding.otype} has parameters to train"
     if hooks:
         return "hooks look into the step"
-    if loss.otype not in cpu_ops.LOSSES:
-        return f"the loss {loss.otype} is not among {', '.join(cpu_ops.LOSSES)}"
+    if loss.otype not in cpu_training.LOSSES:
+        return f"the loss {loss.otype} is not among {', '.join(cpu_training.LOSSES)}"
     if not isinstance(optimizer, Adam):
         return f"the optimizer is {optimizer.otype}, not Adam alone"
     if not optimizer.is_uniform():

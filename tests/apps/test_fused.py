@@ -14,9 +14,9 @@ from fieldforge.apps.fit.recipe import make_field, run_config
 from fieldforge.apps.fit.samplers import PixelDraw
 from fieldforge.apps.images import Picture
 from fieldforge.backends import use_backend
-from fieldforge.kernels import cpu_ops
+from fieldforge.kernels import cpu_door
 
-needs_native = pytest.mark.skipif(cpu_ops.missing() is not None, reason=f"no native kernels: {cpu_ops.missing()}")
+needs_native = pytest.mark.skipif(cpu_door.missing() is not None, reason=f"no native kernels: {cpu_door.missing()}")
 
 PICTURE = Picture.from_array(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fieldforge.backends import BackendError, use_backend
 from fieldforge.encodings.grid import DenseGrid, Grid, HashGrid, TiledGrid, grid_levels, level_index
-from fieldforge.kernels import cpu_ops
+from fieldforge.kernels import cpu_door
 from fieldforge.registry import ConfigError, build
 
 TYPES = ("Hash", "Dense", "Tiled")
@@ -69,10 +69,10 @@ def by_loops(grid: Grid, x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tenso
 @pytest.fixture(params=["native", "tuned"], autouse=True)
 def what_is_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The backend "cpu" is compiled where there was a compiler and tuned PyTorch elsewhere: each test sees both."""
-    if request.param == "native" and cpu_ops.missing():
-        pytest.skip(f"no native kernels: {cpu_ops.missing()}")
+    if request.param == "native" and cpu_door.missing():
+        pytest.skip(f"no native kernels: {cpu_door.missing()}")
     if request.param == "tuned":
-        monkeypatch.setattr(cpu_ops, "missing", lambda: "switched off by a test")
+        monkeypatch.setattr(cpu_door, "missing", lambda: "switched off by a test")
 
 
 def by_backend(name: str, grid: Grid, x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,9 +10,9 @@ import torch
 from reference.grid import grid_point
 
 from fieldforge.encodings.grid import Grid, grid
-from fieldforge.kernels import cpu_ops
+from fieldforge.kernels import cpu_door, cpu_ops
 
-pytestmark = pytest.mark.skipif(cpu_ops.missing() is not None, reason=f"no native kernels: {cpu_ops.missing()}")
+pytestmark = pytest.mark.skipif(cpu_door.missing() is not None, reason=f"no native kernels: {cpu_door.missing()}")
 
 
 def native(encoding: Grid, x: torch.Tensor, table: torch.Tensor | None = None) -> torch.Tensor:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from fieldforge.encodings.grid import Grid, grid
 from fieldforge.fields.networks.mlp import MLP
-from fieldforge.kernels import cpu_ops
+from fieldforge.kernels import cpu_door, cpu_ops
 from fieldforge.kernels.cpu_ops import GridShape, MlpShape
 from fieldforge.registry import build
 
-pytestmark = pytest.mark.skipif(cpu_ops.missing() is not None, reason=f"no native kernels: {cpu_ops.missing()}")
+pytestmark = pytest.mark.skipif(cpu_door.missing() is not None, reason=f"no native kernels: {cpu_door.missing()}")
 
 ACTIVATIONS = [
     {"otype": "None"},
@@ -133,7 +133,7 @@ def test_activations_are_accurate_everywhere(activation: dict[str, object]) -> N
     if "omega" in activation:
         z = z[z.abs() < 5]
     value, slope = torch.empty_like(z), torch.empty_like(z)
-    cpu_ops.native_cpu().activate(name, number, len(z), z.data_ptr(), value.data_ptr(), slope.data_ptr())  # type: ignore[union-attr]
+    cpu_door.native().activate(name, number, len(z), z.data_ptr(), value.data_ptr(), slope.data_ptr())  # type: ignore[union-attr]
     expected, expected_slope = part(z.double()), part.derivative(z.double())
     # a few units in the last place of the result or of what is subtracted to get it
     step = {"GELU": 1.0, "Tanh": 1.0, "Sigmoid": 1.0, "SiLU": 20.0, "Sine": 15.0, "FINER": 60.0, "SPDER": 60.0}
@@ -148,7 +148,7 @@ def test_activations_are_accurate_everywhere(activation: dict[str, object]) -> N
 def test_sine_of_large_arguments() -> None:
     z = torch.tensor([1e4, -3e4, 1e6, 3e7, math.inf, math.nan])
     value, slope = torch.empty_like(z), torch.empty_like(z)
-    cpu_ops.native_cpu().activate("Sine", 1.0, len(z), z.data_ptr(), value.data_ptr(), slope.data_ptr())  # type: ignore[union-attr]
+    cpu_door.native().activate("Sine", 1.0, len(z), z.data_ptr(), value.data_ptr(), slope.data_ptr())  # type: ignore[union-attr]
     assert torch.allclose(value[:4], z[:4].double().sin().float(), atol=1e-6)
     assert torch.allclose(slope[:4], z[:4].double().cos().float(), atol=1e-6)
     assert value[4:].isnan().all()

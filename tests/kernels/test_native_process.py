@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from fieldforge.encodings.grid import Grid, grid
-from fieldforge.kernels import cpu_ops
-from fieldforge.kernels.cpu_ops import AdamStep, GridShape, MlpShape
+from fieldforge.kernels import cpu_door, cpu_ops
+from fieldforge.kernels.cpu_ops import GridShape, MlpShape
+from fieldforge.kernels.cpu_training import AdamStep
 
-pytestmark = pytest.mark.skipif(cpu_ops.missing() is not None, reason=f"no native kernels: {cpu_ops.missing()}")
+pytestmark = pytest.mark.skipif(cpu_door.missing() is not None, reason=f"no native kernels: {cpu_door.missing()}")
 
 HERE = Path(__file__).parent
 BEYOND_THE_SYSTEM = "FIELDFORGE_CPU: expected one of "
@@ -103,13 +104,13 @@ print(os.waitstatus_to_exitcode(status), all(torch.equal(a, b) for a, b in zip(b
 def test_every_instruction_set_passes_these_tests(name: str) -> None:
     """The files beside this one run in this process with one set; here they run with the others."""
     question = (
-        "from fieldforge.kernels import cpu_ops; print(cpu_ops.missing() or cpu_ops.native_cpu().instruction_set())"
+        "from fieldforge.kernels import cpu_door; print(cpu_door.missing() or cpu_door.native().instruction_set())"
     )
     answer = run_python(question, FIELDFORGE_CPU=name).stdout.strip()
     if answer.startswith(BEYOND_THE_SYSTEM):
         pytest.skip(f"no device: {answer}")
     assert answer == f"x86-64-{name}"
-    if answer == cpu_ops.native_cpu().instruction_set():  # type: ignore[union-attr]
+    if answer == cpu_door.native().instruction_set():
         return
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider",
@@ -123,7 +124,7 @@ def test_every_instruction_set_passes_these_tests(name: str) -> None:
 
 
 def test_an_unknown_instruction_set_is_a_reason_not_a_crash() -> None:
-    code = "from fieldforge.kernels import cpu_ops; print(cpu_ops.missing())"
+    code = "from fieldforge.kernels import cpu_door; print(cpu_door.missing())"
     answer = run_python(code, FIELDFORGE_CPU="v9").stdout
     assert answer.startswith(BEYOND_THE_SYSTEM)
     assert "got 'v9'" in answer
@@ -132,4 +133,4 @@ def test_an_unknown_instruction_set_is_a_reason_not_a_crash() -> None:
 def test_a_wrong_number_of_threads_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FIELDFORGE_NUM_THREADS", "many")
     with pytest.raises(ValueError, match=r"FIELDFORGE_NUM_THREADS: expected an integer from 1 to 1024, got 'many'"):
-        cpu_ops.n_threads()
+        cpu_door.n_threads()

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from fieldforge.encodings.grid import Grid, grid
 from fieldforge.fields.networks.mlp import MLP
-from fieldforge.kernels import cpu_ops
-from fieldforge.kernels.cpu_ops import AdamStep, GridShape, MlpShape, Raster
+from fieldforge.kernels import cpu_door
+from fieldforge.kernels.cpu_ops import GridShape, MlpShape
+from fieldforge.kernels.cpu_training import AdamStep, Raster
 
-pytestmark = pytest.mark.skipif(cpu_ops.missing() is not None, reason=f"no native kernels: {cpu_ops.missing()}")
+pytestmark = pytest.mark.skipif(cpu_door.missing() is not None, reason=f"no native kernels: {cpu_door.missing()}")
 
 
 class Fields:

@@ -1,6 +1,6 @@
 // What the kernels of every instruction set share: plain descriptions, and the table of functions each set offers.
 //
-// kernels.cpp is compiled once per instruction set. It may use these plain structs, the C library and nothing that
+// field.cpp and its like are compiled once per instruction set. They may use these plain structs, the C library and nothing that
 // the linker could merge with the same template compiled for another set (no std:: containers or algorithms).
 #pragma once
 #include <cstdint>
@@ -127,9 +127,9 @@ struct StepResult {
     bool has_bad_index;
 };
 
-// The functions of one instruction set. x is (n, n_dims) row-major, features and outputs are (n, channels) row-major.
-struct Kernels {
-    const char* name;
+// Grids, networks and training steps of one instruction set. x is (n, n_dims) row-major, features and outputs are
+// (n, channels) row-major.
+struct FieldKernels {
     int n_lanes;
     void (*grid_forward)(const Grid&, const float* table, const float* x, int64_t n, float* out, int n_threads);
     void (*grid_backward)(const Grid&, const float* table, const float* x, int64_t n, const float* grad_out,
@@ -139,6 +139,11 @@ struct Kernels {
                            int n_threads);
     StepResult (*train_step)(const Field&, const Batch&, const Adam&, int n_threads);
     void (*activate)(Activation, float slope, int64_t n, const float* z, float* value, float* derivative);
+};
+
+// All kernels of one instruction set; each table stands in the file that is named after it.
+struct Kernels {
+    const FieldKernels* field;
 };
 
 }  // namespace fieldforge::cpu

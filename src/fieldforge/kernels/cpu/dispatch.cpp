@@ -7,13 +7,23 @@
 
 namespace fieldforge::cpu {
 
-#define FF_DECLARE(set) namespace set { extern const Kernels kernels; }
-#if defined(__x86_64__)
-FF_DECLARE(v2)
-FF_DECLARE(v3)
-FF_DECLARE(v4)
-#else
-FF_DECLARE(baseline)
+// The build says which sets it holds: FF_HAS_V2 and so on.
+#define FF_SET_OF_KERNELS(set)                    \
+    namespace set {                               \
+    extern const FieldKernels field_kernels;      \
+    constexpr Kernels kernels = {&field_kernels}; \
+    }
+#if FF_HAS_V2
+FF_SET_OF_KERNELS(v2)
+#endif
+#if FF_HAS_V3
+FF_SET_OF_KERNELS(v3)
+#endif
+#if FF_HAS_V4
+FF_SET_OF_KERNELS(v4)
+#endif
+#if FF_HAS_BASELINE
+FF_SET_OF_KERNELS(baseline)
 #endif
 
 namespace {
@@ -28,20 +38,27 @@ struct Candidate {
 const Candidate* choose() {
 #if defined(__x86_64__)
     __builtin_cpu_init();
+#endif
     static const Candidate candidates[] = {
+#if FF_HAS_V4
         {"v4", "x86-64-v4",
          __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"),
          &v4::kernels},
+#endif
+#if FF_HAS_V3
         {"v3", "x86-64-v3",
          __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
              __builtin_cpu_supports("bmi2"),
          &v3::kernels},
-        {"v2", "x86-64-v2", bool(__builtin_cpu_supports("sse4.2")), &v2::kernels},
-    };
-#else
-    static const Candidate candidates[] = {{"baseline", "baseline", true, &baseline::kernels}};
 #endif
+#if FF_HAS_V2
+        {"v2", "x86-64-v2", bool(__builtin_cpu_supports("sse4.2")), &v2::kernels},
+#endif
+#if FF_HAS_BASELINE
+        {"baseline", "baseline", true, &baseline::kernels},
+#endif
+    };
     const char* forced = std::getenv("FIELDFORGE_CPU");
     std::string here;
     for (const Candidate& candidate : candidates) {
@@ -49,7 +66,7 @@ const Candidate* choose() {
         if (!forced || !*forced || !std::strcmp(forced, candidate.name)) return &candidate;
         here += std::string(here.empty() ? "" : ", ") + candidate.name;
     }
-    if (!forced || !*forced) throw std::runtime_error("the native kernels need an x86-64-v2 processor (SSE 4.2)");
+    if (!forced || !*forced) throw std::runtime_error("this build has no kernels for this processor (x86-64-v2, SSE 4.2, is the least)");
     throw std::runtime_error("FIELDFORGE_CPU: expected one of " + here + " on this processor, got '" + forced + "'");
 }
 

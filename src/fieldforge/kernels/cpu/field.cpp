@@ -1,6 +1,7 @@
-// The kernels of one instruction set: compiled once for each, with FF_SET its name (v2, v3, v4, baseline).
+// Grids, networks and training steps: compiled once for each instruction set, FF_SET being its name (v2, v3, v4,
+// baseline).
 #include "api.hpp"
-#include "field.hpp"
+#include "training.hpp"
 
 namespace fieldforge::cpu::FF_SET {
 namespace {
@@ -64,11 +65,8 @@ void activate_numbers(Activation activation, float number, int64_t n, const floa
 
 }  // namespace
 
-#define FF_TEXT_OF(name) #name
-#define FF_TEXT(name) FF_TEXT_OF(name)
-
-extern const Kernels kernels;
-const Kernels kernels = {FF_TEXT(FF_SET), lanes,        grid_forward, grid_backward,
-                         field_forward,   field_backward, train_step,   activate_numbers};
+extern const FieldKernels field_kernels;
+const FieldKernels field_kernels = {lanes,         grid_forward, grid_backward,   field_forward,
+                                    field_backward, train_step,   activate_numbers};
 
 }  // namespace fieldforge::cpu::FF_SET
