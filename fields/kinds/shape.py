@@ -1,0 +1,186 @@
+"""Shapes as functions of the place: signed distance, occupancy, unsigned distance.
+
+    {"otype": "SDFField", "low": [-1, -1, -1], "side": 2,
+     "encoding": {"otype": "HashGrid"}, "network": {"otype": "MLP"}}
+
+Coordinates and distances are in the units of the mesh. The box is a cube, so that a distance means the same along each
+axis; inside, the network speaks in sides of the cube.
+
+All three answer one question alike: `level(points)` is negative inside, positive outside, and 0 on the surface, which
+is what isosurfaces and sphere tracing ask.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fieldforge.checks import expect_float
+from fieldforge.encodings.base import Encoding
+from fieldforge.fields import operators
+from fieldforge.fields.kinds.base import Field
+from fieldforge.registry import register
+
+
+class ShapeField(Field):
+    """What the three have in common.
+
+    Class attributes: ``is_distance``, whether |level| bounds the distance to the surface from below where the fit is
+    exact; ``is_signed``, whether inside and outside differ.
+
+    Args:
+        encoding: configuration of the encoding (3 coordinates), or an `Encoding`.
+        network: configuration of the network, or a module.
+        low: lowest corner of the cube, in world units.
+        side: its side, in world units.
+        generator: source of the initial parameters; None is torch's own.
+    """
+
+    is_distance: ClassVar[bool]
+    is_signed: ClassVar[bool]
+
+    def __init__(
+        self,
+        *,
+        encoding: str | Mapping[str, Any] | Encoding,
+        network: str | Mapping[str, Any] | nn.Module,
+        low: Sequence[float] = (-1.0, -1.0, -1.0),
+        side: float = 2.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        if isinstance(low, str) or not isinstance(low, Sequence) or len(low) != 3:
+            raise ValueError(f"low: expected three numbers, got {low!r}")
+        self_low = [expect_float(f"low[{axis}]", value) for axis, value in enumerate(low)]
+        self_side = expect_float("side", side, 0.0, open_low=True)
+        high = tuple(value + self_side for value in self_low)
+        if not all(a < b and math.isfinite(b) for a, b in zip(self_low, high, strict=True)):
+            raise ValueError(f"side: {side:g} is lost beside coordinates of {max(map(abs, self_low)):g}")
+        super().__init__(
+            box=(tuple(self_low), high), encoding=encoding, network=network, n_output_dims=1, generator=generator
+        )
+        self.low, self.side = self_low, self_side
+
+    @abstractmethod
+    def level(self, points: Tensor) -> Tensor:
+        """(*batch, 3) world points to (*batch,): negative inside, positive outside, 0 on the surface."""
+
+    def forward(self, points: Tensor) -> Tensor:
+        """The same as `level`."""
+        return self.level(points)
+
+    def raw(self, unit: Tensor) -> Tensor:
+        """What the network says at points of the unit cube: (*batch, 3) -> (*batch,)."""
+        return self.outputs(unit).squeeze(-1)
+
+    def _inside_and_beyond(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """The nearest point of the cube, in unit coordinates, and the distance to it in sides of the cube."""
+        unit = self.to_unit(points)
+        nearest = unit.clamp(0, 1)
+        return nearest, torch.linalg.vector_norm(unit - nearest, dim=-1)
+
+    def gradient(self, points: Tensor, method: str = "autodiff", **options: Any) -> Tensor:
+        """Gradient of `level` at world points, (*batch, 3); not of unit length. See `operators.gradient`."""
+        return operators.gradient(self.level, points, method, **options)
+
+    def normal(self, points: Tensor, method: str = "autodiff", **options: Any) -> Tensor:
+        """Unit vectors out of the shape, (*batch, 3); 0 where the gradient vanishes."""
+        g = self.gradient(points, method, **options)
+        return g / torch.linalg.vector_norm(g, dim=-1, keepdim=True).clamp(min=1e-20)
+
+    def hessian(self, points: Tensor, method: str = "quadratic", **options: Any) -> Tensor:
+        """Second derivatives of `level`, (*batch, 3, 3). See `operators.hessian`."""
+        return operators.hessian(self.level, points, method, **options)
+
+    def laplacian(self, points: Tensor, method: str = "quadratic", **options: Any) -> Tensor:
+        """Sum of the second derivatives of `level`, (*batch,). See `operators.laplacian`."""
+        return operators.laplacian(self.level, points, method, **options)
+
+    def mean_curvature(self, points: Tensor, method: str = "quadratic", **options: Any) -> Tensor:
+        """Mean curvature of the level set through each point, 1/length, (*batch,). See `operators.mean_curvature`."""
+        return operators.mean_curvature(self.level, points, method, **options)
+
+
+@register("field", "SDFField")
+class SDFField(ShapeField):
+    """Signed distance to a surface: negative inside.
+
+    Example:
+        >>> field = SDFField(encoding="Identity", network={"otype": "MLP", "n_neurons": 16}, low=[0, 0, 0], side=10)
+        >>> field.distance(torch.rand(4, 3) * 10).shape
+        torch.Size([4])
+    """
+
+    otype = "SDFField"
+    units = "world units of the mesh, for places and distances"
+    outside = "the distance at the nearest point of the cube, plus the way there"
+    is_distance = True
+    is_signed = True
+
+    def distance(self, points: Tensor) -> Tensor:
+        """Signed distance, in world units: (*batch, 3) -> (*batch,).
+
+        Outside the cube it is an upper bound on the distance, no estimate of it.
+        """
+        nearest, beyond = self._inside_and_beyond(points)
+        return (self.raw(nearest) + beyond) * self.side
+
+    def level(self, points: Tensor) -> Tensor:
+        """The same as `distance`."""
+        return self.distance(points)
+
+
+@register("field", "OccupancyField")
+class OccupancyField(ShapeField):
+    """Inside or not: the probability that a point is inside (Mescheder et al. 2019).
+
+    Example:
+        >>> field = OccupancyField(encoding="Identity", network={"otype": "MLP", "n_neurons": 16})
+        >>> bool((field.occupancy(torch.rand(4, 3)) < 1).all())
+        True
+    """
+
+    otype = "OccupancyField"
+    units = "world units of the mesh; probability of being inside"
+    outside = "0: nothing is outside the cube"
+    is_distance = False
+    is_signed = True
+
+    def occupancy(self, points: Tensor) -> Tensor:
+        """Probability of being inside, in [0, 1]: (*batch, 3) -> (*batch,)."""
+        nearest, beyond = self._inside_and_beyond(points)
+        return torch.where(beyond > 0, 0.0, torch.sigmoid(self.raw(nearest)))
+
+    def level(self, points: Tensor) -> Tensor:
+        """1/2 - occupancy: negative inside, in [-1/2, 1/2]."""
+        return 0.5 - self.occupancy(points)
+
+
+@register("field", "UDFField")
+class UDFField(ShapeField):
+    """Unsigned distance to a surface that has no inside: open sheets, soups, clouds.
+
+    Example:
+        >>> field = UDFField(encoding="Identity", network={"otype": "MLP", "n_neurons": 16})
+        >>> bool((field.distance(torch.rand(4, 3)) >= 0).all())
+        True
+    """
+
+    otype = "UDFField"
+    units = "world units of the mesh, for places and distances"
+    outside = "the distance at the nearest point of the cube, plus the way there"
+    is_distance = True
+    is_signed = False
+
+    def distance(self, points: Tensor) -> Tensor:
+        """Distance, at least 0, in world units: (*batch, 3) -> (*batch,)."""
+        nearest, beyond = self._inside_and_beyond(points)
+        return (self.raw(nearest).abs() + beyond) * self.side
+
+    def level(self, points: Tensor) -> Tensor:
+        """The same as `distance`: never negative, so a surface is looked for at a small level above 0."""
+        return self.distance(points)
