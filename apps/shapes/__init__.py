@@ -1,0 +1,1 @@
+"""Meshes and point clouds: reading strangers' files, saying what is wrong with them, distances to them."""
