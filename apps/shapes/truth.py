@@ -48,6 +48,15 @@ class Truth:
         """Distance to the nearest face: (n, 3) -> (n,)."""
         return self._in_order(points, lambda p: np.sqrt(self._nearest(p)[0]))
 
+    def nearest(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Squared distance (n,), nearest face (n,) and nearest place (n, 3) of each point, in the order given."""
+        points = np.ascontiguousarray(points, np.float64)
+        order = morton_order(points)
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        squared, face, closest = self._nearest(points[order])
+        return squared[back], face[back], closest[back]
+
     def is_inside(self, points: np.ndarray) -> np.ndarray:
         """Whether the winding number is above 1/2: (n, 3) -> (n,) bool."""
         return self._in_order(points, lambda p: (self._winding.winding_number(p) > 0.5).astype(np.float64)) > 0.5

@@ -1,0 +1,118 @@
+"""How good a shape field is, against the mesh it was made from.
+
+Lengths are reported as shares of the diagonal of the mesh's bounding box, so that figures of different meshes compare.
+
+- volume IoU: |A and B| / |A or B| over uniform points of the cube, A inside the field, B inside the mesh; near IoU: the
+  same over points within about 1 % of the surface, which is harder.
+- Chamfer: (mean distance from the field's surface to the mesh + mean distance back) / 2; distances to triangles, not to
+  samples, and not squared.
+- F-score at τ: harmonic mean of the shares of points of either surface that lie within τ of the other.
+- normal consistency: mean of |n · n'| over points of the mesh, n' at the nearest place of the field's surface.
+- distance error: mean |field - truth| near (within 1 %) and far, over the diagonal; of fields that are distances.
+- gradient norm: quantiles of |∇ level| at uniform points; 1 everywhere for a distance.
+- stray: the farthest that the field's surface gets away from the mesh.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from fieldforge.apps.shapes.surface import Surface
+from fieldforge.apps.shapes.truth import Truth
+from fieldforge.fields.kinds.shape import ShapeField
+from fieldforge.renderers.isosurface import Isosurface
+
+CHUNK = 2**18
+NEAR = 0.01
+
+
+def volume_iou(field: ShapeField, truth: Truth, surface: Surface, *, n: int = 2**20, seed: int = 0) -> float:
+    """Share of the union of both insides that is in both, over n uniform points of the cube."""
+    points = np.random.default_rng(seed).random((n, 3)).astype(np.float32)
+    return _iou(_level(field, surface, points) <= 0, truth.is_inside(points.astype(np.float64)))
+
+
+def evaluate(
+    field: ShapeField, surface: Surface, extracted: Isosurface, *, n: int = 2**18, seed: int = 0
+) -> dict[str, float]:
+    """All figures of the module's docstring, by name.
+
+    Args:
+        field: in world units.
+        surface: the mesh, cleaned.
+        extracted: the field's level set, in world units.
+        n: points for each figure (four times as many for the volume IoU).
+        seed: of the points.
+    """
+    truth = Truth(surface.vertices, surface.faces, is_solid=surface.health.is_closed)
+    random = np.random.default_rng(seed)
+    diagonal = float(np.linalg.norm(np.ptp(surface.vertices, axis=0)))
+    figures: dict[str, float] = {}
+    on, normals = truth.sample_surface(n, random)
+    near = np.clip(on + random.normal(0, NEAR * diagonal / 2, on.shape), 0, 1).astype(np.float32)
+    far = random.random((n, 3)).astype(np.float32)
+    if field.is_signed:
+        figures["volume_iou"] = volume_iou(field, truth, surface, n=4 * n, seed=seed + 1)
+        figures["near_iou"] = _iou(_level(field, surface, near) <= 0, truth.is_inside(near.astype(np.float64)))
+    if field.is_distance:
+        exact = truth.distance if field.is_signed else truth.unsigned_distance
+        for name, points in (("near", near), ("far", far)):
+            error = np.abs(_level(field, surface, points) / surface.cube.side - exact(points.astype(np.float64)))
+            figures[f"distance_error_{name}"] = float(error.mean()) / diagonal
+    figures |= compare_surfaces(surface, truth, extracted, on, normals, random)
+    slopes = _gradient_norms(field, surface, far[: min(n, 2**15)])
+    for quantile in (0.05, 0.5, 0.95):
+        figures[f"gradient_norm_{round(100 * quantile):02d}"] = float(np.quantile(slopes, quantile))
+    return figures
+
+
+def compare_surfaces(
+    surface: Surface,
+    truth: Truth,
+    extracted: Isosurface,
+    on: np.ndarray,
+    normals: np.ndarray,
+    random: np.random.Generator,
+) -> dict[str, float]:
+    """Chamfer distance, F-scores, normal consistency and stray of an extracted surface against the mesh."""
+    diagonal = float(np.linalg.norm(np.ptp(surface.vertices, axis=0)))
+    theirs = Truth(surface.cube.to_unit(extracted.vertices), extracted.faces)
+    there, _ = theirs.sample_surface(len(on), random)
+    to_mesh = truth.unsigned_distance(there) / diagonal
+    squared, face, _ = theirs.nearest(on)
+    to_field = np.sqrt(squared) / diagonal
+    figures = {
+        "chamfer": float(to_mesh.mean() + to_field.mean()) / 2,
+        "normal_consistency": float(np.abs(np.einsum("ij,ij->i", normals, theirs.normals[face])).mean()),
+        "stray": float(to_mesh.max()),
+    }
+    for share in (0.005, 0.01):
+        precision, recall = float((to_mesh <= share).mean()), float((to_field <= share).mean())
+        figures[f"f_score_{share:g}"] = 2 * precision * recall / max(precision + recall, 1e-12)
+    return figures
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    union = int((a | b).sum())
+    return float((a & b).sum() / union) if union else 1.0
+
+
+def _level(field: ShapeField, surface: Surface, unit: np.ndarray) -> np.ndarray:
+    """The field's level at points of the unit cube, in world units."""
+    found = np.empty(len(unit), np.float32)
+    with torch.no_grad():
+        for first in range(0, len(unit), CHUNK):
+            world = torch.from_numpy(surface.cube.to_world(unit[first : first + CHUNK]))
+            found[first : first + CHUNK] = field.level(world).cpu().numpy()
+    return found
+
+
+def _gradient_norms(field: ShapeField, surface: Surface, unit: np.ndarray) -> np.ndarray:
+    parts: list[Any] = []
+    for first in range(0, len(unit), 2**14):
+        gradient = field.gradient(torch.from_numpy(surface.cube.to_world(unit[first : first + 2**14])).float())
+        parts.append(torch.linalg.vector_norm(gradient.detach(), dim=-1).numpy())
+    return np.concatenate(parts)
