@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 from fieldforge.checks import did_you_mean, expect_choice, expect_float, expect_int
 from fieldforge.fields.file import STORAGE
@@ -12,44 +12,79 @@ from fieldforge.registry import ConfigError
 
 
 @dataclass(frozen=True)
-class FitOptions:
-    """Everything about a fit that is not a part of its own.
+class Options:
+    """Everything about a fit of any kind that is not a part of its own.
 
     Args:
         n_steps: training steps.
         batch_size: samples a step.
         storage: how parameters are stored in the file, one of `STORAGE`; quality is measured after this rounding.
-        jitter: share of each batch that is drawn between the pixels, with interpolated colours. It steadies the field
-            where no pixel ever looks, for renderings larger than the source, and costs some PSNR at the pixels.
     """
 
     n_steps: int = 1000
     batch_size: int = 8192
     storage: str = "float16"
-    jitter: float = 0.0
 
     def __post_init__(self) -> None:
         expect_int("n_steps", self.n_steps, 1, 10**9)
         expect_int("batch_size", self.batch_size, 1, 2**24)
         expect_choice("storage", self.storage, STORAGE)
-        expect_float("jitter", self.jitter, 0.0, 1.0)
 
-    @staticmethod
-    def of(section: Mapping[str, Any]) -> FitOptions:
+    @classmethod
+    def of(cls, section: Mapping[str, Any]) -> Self:
         """From the table of a run file.
 
         Raises:
             ConfigError: unknown key or bad value, with its path.
         """
-        known = [one.name for one in fields(FitOptions)]
+        known = [one.name for one in fields(cls)]
         for key in section:
             if key not in known:
                 raise ConfigError(f"fit.{key}: no such key{did_you_mean(str(key), known)}; known: {', '.join(known)}")
         try:
-            return FitOptions(**section)
+            return cls(**section)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"fit.{error}") from error
 
     def config(self) -> dict[str, Any]:
         """The table that makes the same options."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class FitOptions(Options):
+    """Of an image fit.
+
+    Args:
+        jitter: share of each batch that is drawn between the pixels, with interpolated colours. It steadies the field
+            where no pixel ever looks, for renderings larger than the source, and costs some PSNR at the pixels.
+    """
+
+    jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expect_float("jitter", self.jitter, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class ShapeOptions(Options):
+    """Of a shape fit.
+
+    Args:
+        recipe: where samples are taken, one of `fieldforge.apps.shapes.samples.RECIPES`.
+        pool_size: samples that are prepared at a time.
+        n_passes: how often each pool is gone through before the next.
+    """
+
+    recipe: str = "layers"
+    pool_size: int = 2**18
+    n_passes: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        from fieldforge.apps.shapes.samples import RECIPES
+
+        expect_choice("recipe", self.recipe, RECIPES)
+        expect_int("pool_size", self.pool_size, self.batch_size, 2**26)
+        expect_int("n_passes", self.n_passes, 1, 10**6)

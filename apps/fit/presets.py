@@ -51,7 +51,7 @@ def _grid(
         ),
         "network": {"otype": "MLP", "n_neurons": 64, "n_hidden_layers": 2, "activation": "ReLU"},
         "loss": {"otype": "L2"},
-        "optimizer": _adam(1e-2, beta2=0.99, epsilon=1e-15, l2_reg=1e-6),
+        "optimizer": adam(1e-2, beta2=0.99, epsilon=1e-15, l2_reg=1e-6),
         "schedule": {"otype": "ConstantThenLinear"},
         "fit": {
             "n_steps": max(400, math.ceil(epochs * n_pixels / batch_size)),
@@ -83,7 +83,8 @@ def _tiny(width: int, height: int) -> Config:
     return config
 
 
-def _adam(rate: float, beta2: float = 0.999, epsilon: float = 1e-8, l2_reg: float = 0.0) -> Config:
+def adam(rate: float, beta2: float = 0.999, epsilon: float = 1e-8, l2_reg: float = 0.0) -> Config:
+    """The table of an Adam that the fused step knows."""
     return {
         "otype": "Adam",
         "learning_rate": rate,
@@ -108,7 +109,7 @@ def _coordinates(activation: str | Config, *, rate: float, n_hidden_layers: int 
                 "has_bias": True,
             },
             "loss": {"otype": "L2"},
-            "optimizer": _adam(rate),
+            "optimizer": adam(rate),
             "schedule": {"otype": "Cosine"},
             "fit": {"n_steps": 1000, "batch_size": 8192, "storage": "float16"},
         }

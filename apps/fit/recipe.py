@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from fieldforge.apps.fit.config import apply_overrides, read_run, validate
-from fieldforge.apps.fit.options import FitOptions
+from fieldforge.apps.fit.options import FitOptions, Options
 from fieldforge.apps.fit.presets import preset as preset_config
 from fieldforge.apps.images import Picture
 from fieldforge.checks import did_you_mean
+from fieldforge.fields.kinds.base import Field
 from fieldforge.fields.kinds.image import ImageField
 from fieldforge.registry import ConfigError, build
 
@@ -43,27 +44,56 @@ def run_config(
         ConfigError, ValueError: unknown preset, key or value; or `max_bytes` below what such a field can shrink to.
     """
     height, width, _ = picture.pixels.shape
-    resolved = preset_config(preset, width, height, picture.color_space)
-    notices: list[str] = []
+    ground = preset_config(preset, width, height, picture.color_space)
+
+    def fill(given: Config) -> list[str]:
+        return _fill_growth(given, width, height)
+
+    resolved, notices = layered(ground, config, overrides, steps, FitOptions, fill=fill)
+    if max_bytes is not None:
+        shrink(resolved, lambda: stored_bytes(resolved, picture), max_bytes)
+    return resolved, notices
+
+
+def layered(
+    ground: Config,
+    config: Path | Mapping[str, Any] | None,
+    overrides: Sequence[str],
+    steps: int | None,
+    options: type[Options],
+    *,
+    fill: Callable[[Config], list[str]] = lambda given: [],
+) -> tuple[Config, list[str]]:
+    """A configuration laid over another, then single keys, then the number of steps; all of it checked.
+
+    Args:
+        ground: the tables of a preset.
+        config: run file, or tables, whose sections replace those of the ground.
+        overrides: "encoding.n_levels=12", ...
+        steps: instead of fit.n_steps.
+        options: what checks the section ``fit``.
+        fill: completes the tables of a JSON file in place; returns notices.
+
+    Raises:
+        ConfigError, ValueError: unknown section, key or value.
+    """
+    resolved, notices = dict(ground), list[str]()
     if isinstance(config, Mapping):
         resolved |= copy.deepcopy(dict(config))
     elif config is not None:
         given, notices = read_run(config, extra=("fit",))
         if config.suffix.lower() == ".json":
-            notices += _fill_growth(given, width, height)
+            notices += fill(given)
         resolved |= given
     resolved = apply_overrides(resolved, overrides)
     for section in resolved.keys() - SECTIONS:
         raise ConfigError(
-            f"{section}: an image fit has no such section{did_you_mean(section, SECTIONS)}; "
-            f"known: {', '.join(SECTIONS)}"
+            f"{section}: such a fit has no such section{did_you_mean(section, SECTIONS)}; known: {', '.join(SECTIONS)}"
         )
     if steps is not None:
         resolved["fit"] = {**resolved["fit"], "n_steps": steps}
     resolved, more = validate(resolved, extra=("fit",))
-    resolved["fit"] = FitOptions.of(resolved["fit"]).config()
-    if max_bytes is not None:
-        shrink(resolved, picture, max_bytes)
+    resolved["fit"] = options.of(resolved["fit"]).config()
     return resolved, [*notices, *more]
 
 
@@ -106,18 +136,27 @@ _BYTES_A_NUMBER = {"float64": 8.0, "float32": 4.0, "float16": 2.0, "bfloat16": 2
 def stored_bytes(config: Config, picture: Picture) -> float:
     """An upper bound on the size of the file a configuration makes, without allocating its parameters."""
     with torch.device("meta"):
-        skeleton = make_field(config, picture, 0)
+        return bytes_of(make_field(config, picture, 0), config)
+
+
+def bytes_of(skeleton: Field, config: Config) -> float:
+    """An upper bound on the size of the file of a field."""
     n_numbers = sum(tensor.numel() for tensor in skeleton.state_dict().values())
     return n_numbers * _BYTES_A_NUMBER[config["fit"]["storage"]] + _HEADER_BYTES
 
 
-def shrink(config: Config, picture: Picture, max_bytes: int) -> None:
+def shrink(config: Config, size: Callable[[], float], max_bytes: int) -> None:
     """Make the field smaller, in place, until its file fits: grid tables first, then the width of the network.
+
+    Args:
+        config: the run configuration.
+        size: bytes of the file that `config` makes now.
+        max_bytes: the most wanted.
 
     Raises:
         ValueError: it cannot be made that small.
     """
-    while stored_bytes(config, picture) > max_bytes:
+    while size() > max_bytes:
         encoding, network = config["encoding"], config["network"]
         if encoding.get("log2_hashmap_size", 0) > 8:
             encoding["log2_hashmap_size"] -= 1
@@ -126,6 +165,6 @@ def shrink(config: Config, picture: Picture, max_bytes: int) -> None:
         else:
             raise ValueError(
                 f"max_bytes: {max_bytes:,} bytes are too few for {encoding['otype']} and {network['otype']}: the "
-                f"smallest such file takes {math.ceil(stored_bytes(config, picture)):,}; --preset tiny or "
+                f"smallest such file takes {math.ceil(size()):,}; --preset tiny or "
                 "--set fit.storage=int8 may do"
             )

@@ -165,7 +165,7 @@ def test_shrinking_keeps_what_it_need_not_change(face: np.ndarray) -> None:
     picture = Picture.from_array(face)
     config, _ = run_config(picture)
     before = json.dumps(config)
-    shrink(config, picture, 10**9)
+    shrink(config, lambda: stored_bytes(config, picture), 10**9)
     assert json.dumps(config) == before
 
 
