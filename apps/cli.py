@@ -41,6 +41,8 @@ def parser() -> Parser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
     _add_fit(commands)
     _add_render(commands)
+    _add_mesh(commands)
+    _add_evaluate(commands)
     _add_info(commands)
     _add_view(commands)
     _add_doctor(commands)
@@ -86,10 +88,13 @@ class UsageError(ValueError):
 def _exit_code(error: BaseException) -> int:
     """1 for what files hold and what the machine lacks, 2 for what was asked for."""
     from fieldforge.apps.images import ImageError
+    from fieldforge.apps.shapes.read import ShapeError
     from fieldforge.backends import BackendError
     from fieldforge.fields.file import FieldFileError
 
-    is_usage = isinstance(error, (ValueError, BackendError)) and not isinstance(error, (ImageError, FieldFileError))
+    is_usage = isinstance(error, (ValueError, BackendError)) and not isinstance(
+        error, (ImageError, ShapeError, FieldFileError)
+    )
     return 2 if is_usage else 1
 
 
@@ -114,33 +119,53 @@ def _add_fit(commands: Commands) -> None:
     kinds = fit.add_subparsers(title="signals", metavar="SIGNAL")
     image = _command(kinds, "image", _fit_image, "fit an image field to a photo")
     image.add_argument("photo", help="PNG, JPEG, WebP, TIFF, EXR or HDR file")
-    image.add_argument("-o", "--output", type=Path, help="the .field file to write; default: beside the photo")
-    image.add_argument(
-        "--preset", default="balanced", help="fast, balanced, best, tiny, siren, ffn, finer, spder, gauss or wire"
-    )
-    image.add_argument(
+    stop = _add_fit_options(image, "fast, balanced, best, tiny, siren, ffn, finer, spder, gauss or wire")
+    stop.add_argument("--psnr", type=_positive, metavar="DB", help="as soon as the picture is that good")
+    image.add_argument("--report", type=Path, help="picture of source, fit and error; default: beside the output")
+    image.add_argument("--no-report", action="store_true", help="write no report picture")
+    shape = _command(kinds, "shape", _fit_shape, "fit a shape field to a mesh")
+    shape.add_argument("shape", help="OBJ, PLY, STL, OFF, GLB or NPZ file")
+    shape.add_argument(
+        "--kind", choices=("sdf", "occupancy", "udf"), default="sdf",
+        help="signed distance, inside or outside, or distance without a sign (for open sheets)",
+    )  # fmt: skip
+    stop = _add_fit_options(shape, "fast, balanced, best, tiny, siren or finer")
+    stop.add_argument("--iou", type=_share, metavar="Q", help="as soon as the volume IoU is that good, e.g. 0.99")
+
+
+def _add_fit_options(command: Parser, presets: str) -> Any:
+    """What every fit understands; returns the group of when to stop."""
+    command.add_argument("-o", "--output", type=Path, help="the .field file to write; default: beside the source")
+    command.add_argument("--preset", default="balanced", help=presets)
+    command.add_argument(
         "--config", type=Path, help="run file (TOML) or tiny-cuda-nn network file (JSON) over the preset"
     )
-    image.add_argument(
+    command.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
         help="change one key, e.g. encoding.n_levels=12; may be repeated",
     )  # fmt: skip
-    stop = image.add_argument_group("when to stop (default: the preset's steps)")
+    stop = command.add_argument_group("when to stop (default: the preset's steps)")
     stop.add_argument("--steps", type=_positive_int, metavar="N", help="after N steps")
     stop.add_argument("--seconds", type=_positive, metavar="S", help="after about S seconds")
-    stop.add_argument("--psnr", type=_positive, metavar="DB", help="as soon as the picture is that good")
-    image.add_argument("--max-bytes", type=_bytes, metavar="B", help="largest file wanted, e.g. 100000, 100KB or 2MiB")
-    image.add_argument("--seed", type=int, default=0, help="same seed, same bits")
-    image.add_argument("--backend", type=_backend, default="auto", help="what computes: auto, reference, cpu or cuda")
-    again = image.add_mutually_exclusive_group()
+    command.add_argument(
+        "--max-bytes", type=_bytes, metavar="B", help="largest file wanted, e.g. 100000, 100KB or 2MiB"
+    )
+    command.add_argument("--seed", type=int, default=0, help="same seed, same bits")
+    command.add_argument("--backend", type=_backend, default="auto", help="what computes: auto, reference, cpu or cuda")
+    again = command.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue an interrupted fit")
     again.add_argument("--restart", action="store_true", help="discard an interrupted fit and start anew")
-    image.add_argument("--report", type=Path, help="picture of source, fit and error; default: beside the output")
-    image.add_argument("--no-report", action="store_true", help="write no report picture")
-    image.add_argument("--print-config", action="store_true", help="print the run file that would be used and stop")
-    speak = image.add_mutually_exclusive_group()
+    command.add_argument("--print-config", action="store_true", help="print the run file that would be used and stop")
+    speak = command.add_mutually_exclusive_group()
     speak.add_argument("--quiet", action="store_true", help="say nothing but errors")
     speak.add_argument("--json", action="store_true", help="progress and result as JSON lines on standard output")
+    return stop
+
+
+def _fit_shape(options: argparse.Namespace) -> int:
+    from fieldforge.apps.fit.shape.command import fit_shape_command
+
+    return fit_shape_command(options)
 
 
 def _fit_image(options: argparse.Namespace) -> int:
@@ -166,6 +191,47 @@ def _render(options: argparse.Namespace) -> int:
     from fieldforge.apps.render.command import render_to_file
 
     return render_to_file(options)
+
+
+def _add_mesh(commands: Commands) -> None:
+    mesh = _command(commands, "mesh", _mesh, "turn a shape field back into triangles")
+    mesh.add_argument("field", type=Path, help=".field file of a shape")
+    mesh.add_argument("-o", "--output", type=Path, required=True, help="PLY, OBJ, STL, OFF or GLB file")
+    mesh.add_argument("--resolution", type=_positive_int, default=256, metavar="N", help="cells along each side")
+    mesh.add_argument(
+        "--level", type=float, metavar="D",
+        help="which level, in the units of the mesh; default: the surface (one cell for an unsigned distance)",
+    )  # fmt: skip
+    mesh.add_argument("--simplify", type=_share, metavar="S", help="keep this share of the triangles, e.g. 0.1")
+    mesh.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    mesh.add_argument("--backend", type=_backend, default="auto", help="what computes: auto, reference, cpu or cuda")
+
+
+def _mesh(options: argparse.Namespace) -> int:
+    from fieldforge.apps.mesh import mesh_command
+
+    return mesh_command(options)
+
+
+def _add_evaluate(commands: Commands) -> None:
+    evaluate = _command(commands, "evaluate", _evaluate, "say how good a shape field is against its mesh")
+    evaluate.add_argument("field", type=Path, help=".field file of a shape")
+    evaluate.add_argument("source", type=Path, help="the mesh it should be")
+    evaluate.add_argument(
+        "--resolution", type=_positive_int, default=256, metavar="N", help="of the mesh taken from it"
+    )
+    evaluate.add_argument("--points", type=_positive_int, default=2**18, metavar="N", help="samples for each figure")
+    evaluate.add_argument("--seed", type=int, default=0, help="of the samples")
+    evaluate.add_argument("--json", action="store_true", help="the figures as one line of JSON")
+    evaluate.add_argument(
+        "--backend", type=_backend, default="auto", help="what computes: auto, reference, cpu or cuda"
+    )
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from fieldforge.apps.evaluate import evaluate_command
+
+    return evaluate_command(options)
 
 
 def _add_info(commands: Commands) -> None:
@@ -223,6 +289,13 @@ def _positive(text: str) -> float:
         value = 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a positive number, got {text}")
+    return value
+
+
+def _share(text: str) -> float:
+    value = _positive(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got {text}")
     return value
 
 

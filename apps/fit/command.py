@@ -29,18 +29,11 @@ def fit_image(options: argparse.Namespace) -> int:
         print(tomli_w.dumps(config), end="")
         return 0
     output: Path = options.output or Path(options.photo).with_suffix(".field")
-    expect_writable(output)
-    expect_another_file(output, Path(options.photo))
     report = None if options.no_report else options.report or output.with_suffix(".report.png")
     if report is not None:
         expect_writable(report)
-    if not options.resume:
-        _expect_no_interrupted_fit(output, is_discarded=options.restart)
-    elif not any(path.exists() for path in Checkpoints(output).paths):
-        if output.exists():
-            _tell(options, f"{output} is finished; nothing to resume. Without --resume it is fitted anew")
-            return 0
-        _tell(options, f"no interrupted fit stands beside {output}: starting from the beginning")
+    if prepare_output(options, output, Path(options.photo)):
+        return 0
     result = fit(
         picture, output=output, preset=options.preset, config=options.config, overrides=options.overrides,
         steps=options.steps, seconds=options.seconds, psnr=options.psnr, max_bytes=options.max_bytes,
@@ -48,12 +41,36 @@ def fit_image(options: argparse.Namespace) -> int:
         progress="quiet" if options.quiet else "json" if options.json else "auto",
     )  # fmt: skip
     if result.state.stopped_by == "signal":
-        return _say_interrupted(result.state, output)
+        return say_interrupted(result.state, output)
     if options.json:
         print_json({"event": "result", "output": str(output), **result.summary()})
     elif not options.quiet:
         _print_result(result, report, options.psnr)
     return 0
+
+
+def prepare_output(options: argparse.Namespace, output: Path, source: Path) -> bool:
+    """Look before the work whether the field can be written, and at an interrupted fit beside it.
+
+    Args:
+        options: with resume, restart and quiet.
+
+    Returns:
+        True where nothing is left to do: the fit to resume is finished.
+
+    Raises:
+        UsageError: the output cannot be written, is what is read, or an interrupted fit stands beside it.
+    """
+    expect_writable(output)
+    expect_another_file(output, source)
+    if not options.resume:
+        _expect_no_interrupted_fit(output, is_discarded=options.restart)
+    elif not any(path.exists() for path in Checkpoints(output).paths):
+        if output.exists():
+            _tell(options, f"{output} is finished; nothing to resume. Without --resume it is fitted anew")
+            return True
+        _tell(options, f"no interrupted fit stands beside {output}: starting from the beginning")
+    return False
 
 
 def expect_writable(path: Path) -> None:
@@ -94,7 +111,7 @@ def _tell(options: argparse.Namespace, sentence: str) -> None:
         print(sentence, file=sys.stderr)
 
 
-def _say_interrupted(state: State, output: Path) -> int:
+def say_interrupted(state: State, output: Path) -> int:
     print(
         f"stopped at step {state.step} of {state.n_steps}; the state is saved beside {output}. "
         "Repeat the command with --resume to go on",

@@ -27,7 +27,7 @@ MAX_BYTES = 4 * 2**30
 FORMATS = "OBJ, PLY, STL, OFF, GLB, XYZ, NPY or NPZ"
 
 
-class ShapeError(Exception):
+class ShapeError(ValueError):
     """A mesh or a cloud cannot be used; the message says which file, why, and what would do."""
 
 

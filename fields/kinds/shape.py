@@ -77,6 +77,10 @@ class ShapeField(Field):
         """What the network says at points of the unit cube: (*batch, 3) -> (*batch,)."""
         return self.outputs(unit).squeeze(-1)
 
+    @abstractmethod
+    def level_in_cube(self, unit: Tensor) -> Tensor:
+        """`level` at points of the unit cube (*batch, 3), distances in its sides: for work far from the origin."""
+
     def _inside_and_beyond(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """The nearest point of the cube, in unit coordinates, and the distance to it in sides of the cube."""
         unit = self.to_unit(points)
@@ -133,6 +137,9 @@ class SDFField(ShapeField):
         """The same as `distance`."""
         return self.distance(points)
 
+    def level_in_cube(self, unit: Tensor) -> Tensor:
+        return self.raw(unit)
+
 
 @register("field", "OccupancyField")
 class OccupancyField(ShapeField):
@@ -159,6 +166,9 @@ class OccupancyField(ShapeField):
         """1/2 - occupancy: negative inside, in [-1/2, 1/2]."""
         return 0.5 - self.occupancy(points)
 
+    def level_in_cube(self, unit: Tensor) -> Tensor:
+        return 0.5 - torch.sigmoid(self.raw(unit))
+
 
 @register("field", "UDFField")
 class UDFField(ShapeField):
@@ -184,3 +194,6 @@ class UDFField(ShapeField):
     def level(self, points: Tensor) -> Tensor:
         """The same as `distance`: never negative, so a surface is looked for at a small level above 0."""
         return self.distance(points)
+
+    def level_in_cube(self, unit: Tensor) -> Tensor:
+        return self.raw(unit).abs()

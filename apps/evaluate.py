@@ -1,0 +1,52 @@
+"""``fieldforge evaluate``: a shape field against the mesh it should be."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+from rich.table import Table
+
+from fieldforge.apps.cli import print_json
+from fieldforge.apps.mesh import extract, load_shape, progress_bar
+from fieldforge.apps.shapes.quality import evaluate
+from fieldforge.apps.shapes.read import Cloud, ShapeError, read_shape
+from fieldforge.apps.shapes.surface import Surface
+from fieldforge.backends import use_backend
+
+MEANING = {
+    "volume_iou": "share of the union of both insides that is in both",
+    "near_iou": "the same within about 1 % of the diagonal from the surface",
+    "distance_error_near": "mean |field - distance| there, over the diagonal",
+    "distance_error_far": "the same anywhere in the cube",
+    "chamfer": "mean distance between the surfaces, both ways, over the diagonal",
+    "f_score_0.005": "points of either surface within 0.5 % of the diagonal of the other",
+    "f_score_0.01": "the same within 1 %",
+    "normal_consistency": "mean |n . n'| of nearest places",
+    "stray": "farthest that the field's surface is from the mesh, over the diagonal",
+    "gradient_norm_05": "slope of the field, 5 % quantile (1 for a distance)",
+    "gradient_norm_50": "median",
+    "gradient_norm_95": "95 % quantile",
+}
+"""What a figure says, in the order they are printed."""
+
+
+def evaluate_command(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    shape = read_shape(options.source)
+    if isinstance(shape, Cloud):
+        raise ShapeError(f"{shape.source}: is a cloud of points; a field is compared with a mesh")
+    surface = Surface.of(shape)
+    field = load_shape(options.field)
+    with use_backend(options.backend), progress_bar("meshing", is_silent=options.json) as observe:
+        extracted = extract(field, resolution=options.resolution, observe=observe)
+        figures = evaluate(field, surface, extracted, n=options.points, seed=options.seed)
+    if options.json:
+        print_json({"field": str(options.field), "source": str(options.source), **figures})
+        return 0
+    table = Table("figure", "value", "what it says", title=f"{options.field} against {options.source}")
+    for name, meaning in MEANING.items():
+        if name in figures:
+            table.add_row(name, f"{figures[name]:.6g}", meaning)
+    Console().print(table)
+    return 0

@@ -1,0 +1,150 @@
+"""``fieldforge mesh``: a shape field back into triangles.
+
+surface = extract(field, resolution=512)
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from fieldforge.apps.cli import UsageError
+from fieldforge.apps.fit.command import expect_another_file, expect_writable
+from fieldforge.backends import use_backend
+from fieldforge.fields.file import load_field
+from fieldforge.fields.kinds.shape import ShapeField
+from fieldforge.renderers.isosurface import Isosurface, isosurface
+
+FORMATS = (".ply", ".obj", ".stl", ".off", ".glb")
+SLOPE = 1.5
+"""How much steeper than a distance a fitted one is taken to be at most."""
+
+
+def mesh_command(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    output: Path = options.output
+    if output.suffix.lower() not in FORMATS:
+        raise UsageError(f"{output}: expected a name that ends in one of {', '.join(FORMATS)}, got '{output.suffix}'")
+    expect_writable(output)
+    expect_another_file(output, options.field)
+    field = load_shape(options.field)
+    with use_backend(options.backend), progress_bar("meshing", is_silent=options.quiet) as observe:
+        surface = extract(field, resolution=options.resolution, level=options.level, observe=observe)
+    if options.simplify is not None:
+        surface = simplify(surface, options.simplify)
+    write_mesh(output, surface)
+    if not options.quiet:
+        n_open = surface.n_open_edges
+        print(
+            f"{output}: {len(surface.vertices):,} vertices, {len(surface.faces):,} triangles, "
+            f"{'watertight' if not n_open else f'{n_open:,} open edges'}; "
+            f"{surface.n_evaluated / surface.n_cells:.1%} as many evaluations as cells"
+        )
+    return 0
+
+
+def load_shape(path: Path) -> ShapeField:
+    """A shape field from its file.
+
+    Raises:
+        UsageError: the file holds a field of another kind.
+    """
+    field, _ = load_field(path)
+    if not isinstance(field, ShapeField):
+        raise UsageError(
+            f"{path}: is a {type(field).__name__}, and a shape is needed (SDFField, OccupancyField, UDFField)"
+        )
+    return field
+
+
+def extract(
+    field: ShapeField,
+    *,
+    resolution: int = 256,
+    level: float | None = None,
+    observe: Callable[[float], None] = lambda share: None,
+) -> Isosurface:
+    """The surface of a shape field, in world units.
+
+    Args:
+        field: of any kind.
+        resolution: cells along each side of its cube.
+        level: which level, in the units of `field.level`; None: 0, or one cell for an unsigned distance, which gives
+            both sides of a sheet.
+        observe: told the share of the work that is done.
+
+    Raises:
+        EmptyLevelError: the field does not take the level.
+    """
+    if level is None:
+        level = 0.0 if field.is_signed else field.side / resolution
+    # in cells of a unit cube, so that places far from the origin keep their digits
+    unit = isosurface(
+        lambda points: field.level_in_cube(points),
+        ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+        resolution=resolution,
+        level=level / field.side if field.is_distance else level,
+        is_distance=field.is_distance,
+        slope=SLOPE,
+        observe=observe,
+    )
+    vertices = unit.vertices * field.side + np.asarray(field.low)
+    return Isosurface(vertices, unit.faces, unit.n_evaluated, unit.n_cells)
+
+
+def simplify(surface: Isosurface, share: float) -> Isosurface:
+    """Fewer triangles by edge collapse (Garland and Heckbert 1997, fast-simplification)."""
+    import fast_simplification
+
+    centre = surface.vertices.mean(0)
+    vertices, faces = fast_simplification.simplify(
+        (surface.vertices - centre).astype(np.float32), surface.faces.astype(np.int32), target_reduction=1 - share
+    )
+    return Isosurface(vertices + centre, faces.astype(np.int64), surface.n_evaluated, surface.n_cells)
+
+
+def write_mesh(path: Path, surface: Isosurface) -> None:
+    """Write a mesh; the file that was there is replaced in one step.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    import trimesh
+
+    made = trimesh.Trimesh(surface.vertices, surface.faces, process=False)
+    stream = io.BytesIO()
+    made.export(stream, file_type=path.suffix.lower().lstrip("."))
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
+        try:
+            file.write(stream.getvalue())
+            file.close()
+            Path(file.name).chmod(0o644)
+            Path(file.name).replace(path)
+        except BaseException:
+            with suppress(OSError):
+                Path(file.name).unlink()
+            raise
+
+
+class progress_bar:
+    """Inside the block, a function that shows the share of the work done, with the time left."""
+
+    def __init__(self, what: str, *, is_silent: bool) -> None:
+        self.bar = Progress(console=Console(stderr=True), disable=is_silent or not sys.stderr.isatty(), transient=True)
+        self.task = self.bar.add_task(what, total=1.0)
+
+    def __enter__(self) -> Callable[[float], None]:
+        self.bar.start()
+        return lambda share: self.bar.update(self.task, completed=share)
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.stop()
