@@ -71,10 +71,15 @@ class PlainStep:
         if not math.isfinite(value):
             return value, value
         loss.backward()
-        if all([hook(step, per_sample.detach()) is not False for hook in self.hooks]):  # every hook sees every step
+        if allowed(self.hooks, step, per_sample.detach()):
             self.optimizer.set_learning_rate_factor(factor)
             self.optimizer.step()
         return value, float(torch.mean((prediction.detach() - target) ** 2))
+
+
+def allowed(hooks: Sequence[Hook], step: int, per_sample_loss: Tensor) -> bool:
+    """Whether no hook vetoes the update; every hook sees every step."""
+    return all([hook(step, per_sample_loss) is not False for hook in hooks])
 
 
 @dataclass

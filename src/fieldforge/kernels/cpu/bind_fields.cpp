@@ -1,8 +1,8 @@
-// Grids, networks and training steps, as Python sees them.
+// Grids and networks, as Python sees them.
 #include <algorithm>
 #include <cmath>
 
-#include "bind.hpp"
+#include "bind_fields.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -73,11 +73,6 @@ void make_grid(Grid* self, int n_dims, int n_features, const std::string& interp
     }
 }
 
-struct PythonMlp {
-    Mlp mlp;
-    std::vector<float> scale, offset;
-};
-
 void make_mlp(PythonMlp* self, const std::vector<int>& widths, const std::string& activation, double number,
               double first_number, const std::string& output_activation, double output_number,
               const std::vector<float>& output_scale, const std::vector<float>& output_offset, bool has_bias) {
@@ -113,78 +108,6 @@ void make_mlp(PythonMlp* self, const std::vector<int>& widths, const std::string
     }
 }
 
-// Addresses of a field's parameters, or of anything of the same shapes: gradients, moments.
-struct Addresses {
-    Address table;
-    std::vector<Address> weights, biases;
-};
-
-template <class Target>
-void fill(Target (&to)[max_layers], const std::vector<Address>& from, int n_layers, const char* what) {
-    if (!from.empty() && static_cast<int>(from.size()) != n_layers) refuse(std::string(what) + ": one address a layer");
-    for (size_t l = 0; l < from.size(); ++l) to[l] = at(from[l]);
-}
-
-Field make_field(const Grid* grid, const PythonMlp& network, const Addresses& parameters) {
-    const Mlp& mlp = network.mlp;
-    if (grid && grid->n_outputs() != mlp.n_inputs()) refuse("widths: the network must read as many features as the grid has");
-    Field field{};
-    field.grid = grid;
-    field.mlp = &mlp;
-    field.table = at(parameters.table);
-    if (static_cast<int>(parameters.weights.size()) != mlp.n_layers) refuse("weights: one address a layer");
-    if (static_cast<int>(parameters.biases.size()) != (mlp.has_bias ? mlp.n_layers : 0)) refuse("biases: one address a layer");
-    fill(field.weights, parameters.weights, mlp.n_layers, "weights");
-    fill(field.biases, parameters.biases, mlp.n_layers, "biases");
-    return field;
-}
-
-struct PythonRaster {
-    Raster raster;
-    std::vector<float> scale, offset;
-};
-
-void make_raster(PythonRaster* self, Address values, const std::string& pixel, const std::vector<int64_t>& sizes,
-                 const std::vector<float>& scale, const std::vector<float>& offset) {
-    if (sizes.empty() || sizes.size() > max_dims) refuse("sizes: a raster has 1 to 4 axes");
-    if (scale.empty() || scale.size() != offset.size()) refuse("scale: one scale and one offset a channel");
-    const Pixel kind = look_up<Pixel>("pixel", pixel, {{"uint8", Pixel::uint8}, {"uint16", Pixel::uint16}, {"float32", Pixel::float32}});
-    auto* made = new (self) PythonRaster{{}, scale, offset};
-    made->raster.values = at<void>(values);
-    made->raster.pixel = kind;
-    made->raster.n_axes = static_cast<int>(sizes.size());
-    std::copy(sizes.begin(), sizes.end(), made->raster.sizes);
-    made->raster.n_channels = static_cast<int>(scale.size());
-    made->raster.scale = made->scale.data();
-    made->raster.offset = made->offset.data();
-}
-
-std::pair<double, double> python_train_step(
-                         const Grid* grid, const PythonMlp& network, const Addresses& parameters, const Addresses& first,
-                         const Addresses& second, double rate, double beta1, double beta2, double epsilon, double l2,
-                         int64_t n, Address x, Address target, const PythonRaster* raster, Address index,
-                         const std::string& loss, double huber_delta, Address sample_loss, int n_threads) {
-    const Field field = make_field(grid, network, parameters);
-    const Mlp& mlp = network.mlp;
-    Adam adam{static_cast<float>(rate), static_cast<float>(beta1), static_cast<float>(beta2),
-              static_cast<float>(epsilon), static_cast<float>(l2), at(first.table), at(second.table), {}, {}, {}, {}};
-    fill(adam.weights_m, first.weights, mlp.n_layers, "weights");
-    fill(adam.weights_v, second.weights, mlp.n_layers, "weights");
-    fill(adam.biases_m, first.biases, mlp.n_layers, "biases");
-    fill(adam.biases_v, second.biases, mlp.n_layers, "biases");
-    if (raster && (raster->raster.n_axes != field.n_inputs() || raster->raster.n_channels != mlp.n_outputs())) {
-        refuse("raster: its axes and channels are the field's inputs and outputs");
-    }
-    const Batch batch{expect_count(n), at(x), at(target), raster ? &raster->raster : nullptr, at<int64_t>(index),
-                      look_up<Loss>("loss", loss, {{"L2", Loss::l2}, {"L1", Loss::l1}, {"Huber", Loss::huber},
-                                                   {"RelativeL2", Loss::relative_l2}}),
-                      static_cast<float>(huber_delta), at(sample_loss)};
-    if (n == 0) refuse("n: a training step needs at least one sample");
-    const StepResult result = kernels().field->train_step(field, batch, adam, expect_threads(n_threads));
-    if (result.has_bad_index) throw std::out_of_range("index: a sample lies outside the raster");
-    return {result.loss, result.squared_error};
-}
-
 }  // namespace
 
 void bind_fields(nb::module_& module) {
@@ -197,8 +120,6 @@ void bind_fields(nb::module_& module) {
              "output_number"_a, "output_scale"_a, "output_offset"_a, "has_bias"_a);
     nb::class_<Addresses>(module, "Addresses", "Where a field's parameters, their gradients or their moments lie.")
         .def(nb::init<Address, std::vector<Address>, std::vector<Address>>(), "table"_a, "weights"_a, "biases"_a);
-    nb::class_<PythonRaster>(module, "Raster", "Samples on a regular grid, axis 0 of the coordinates fastest.")
-        .def("__init__", &make_raster, "values"_a, "pixel"_a, "sizes"_a, "scale"_a, "offset"_a);
 
     module.def("activate", [](const std::string& name, double number, int64_t n, Address z, Address value, Address derivative) {
         kernels().field->activate(look_up("activation", name, activations), static_cast<float>(number), expect_count(n), at(z),
@@ -225,9 +146,6 @@ void bind_fields(nb::module_& module) {
         kernels().field->field_backward(make_field(grid, mlp, parameters), at(x), expect_count(n), at(grad_out), wanted,
                                  expect_threads(n_threads));
     }, "grid"_a.none(), "mlp"_a, "parameters"_a, "x"_a, "n"_a, "grad_out"_a, "gradients"_a, "grad_x"_a, "n_threads"_a, Unlocked());
-    module.def("train_step", &python_train_step, "grid"_a.none(), "mlp"_a, "parameters"_a, "first_moments"_a,
-               "second_moments"_a, "rate"_a, "beta1"_a, "beta2"_a, "epsilon"_a, "l2"_a, "n"_a, "x"_a, "target"_a,
-               "raster"_a.none(), "index"_a, "loss"_a, "huber_delta"_a, "sample_loss"_a, "n_threads"_a, Unlocked());
 }
 
 }  // namespace fieldforge::cpu

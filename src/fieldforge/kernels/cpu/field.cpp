@@ -67,6 +67,6 @@ void activate_numbers(Activation activation, float number, int64_t n, const floa
 
 extern const FieldKernels field_kernels;
 const FieldKernels field_kernels = {lanes,         grid_forward, grid_backward,   field_forward,
-                                    field_backward, train_step,   activate_numbers};
+                                    field_backward, draw_batch,   train_step,      activate_numbers};
 
 }  // namespace fieldforge::cpu::FF_SET
