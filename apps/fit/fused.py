@@ -22,6 +22,7 @@ from fieldforge.apps.fit.samplers import PixelDraw
 from fieldforge.backends import offer
 from fieldforge.encodings.grid import Grid
 from fieldforge.fields import fused
+from fieldforge.fields.kinds.base import Field
 from fieldforge.fields.kinds.image import ImageField
 from fieldforge.kernels import cpu_door, cpu_ops, cpu_training
 
@@ -44,7 +45,7 @@ class FusedStep:
 
     def __init__(
         self,
-        field: ImageField,
+        field: Field,
         draw: Callable[[int], tuple[Tensor, Tensor]],
         loss: Loss,
         optimizer: Optimizer,
@@ -116,7 +117,7 @@ class FusedStep:
 
 
 def fused_step(
-    field: ImageField,
+    field: Field,
     draw: Callable[[int], tuple[Tensor, Tensor]],
     loss: Loss,
     optimizer: Optimizer,
@@ -139,9 +140,11 @@ def fused_step(
     return FusedStep(field, draw, loss, optimizer, hooks)
 
 
-def _native_draw(draw: Callable[[int], tuple[Tensor, Tensor]], field: ImageField) -> cpu_training.Draw | None:
+def _native_draw(draw: Callable[[int], tuple[Tensor, Tensor]], field: Field) -> cpu_training.Draw | None:
     """The draw that the kernels make themselves; None where only Python knows it."""
-    if type(draw) is not PixelDraw or (draw.picture.width, draw.picture.height) != (field.width, field.height):
+    if type(draw) is not PixelDraw or not isinstance(field, ImageField):
+        return None
+    if (draw.picture.width, draw.picture.height) != (field.width, field.height):
         return None
     batch_size = draw.options.batch_size
     return cpu_training.Draw(draw.picture.pixels, draw.picture.one, batch_size, draw.seed, draw.n_moved)

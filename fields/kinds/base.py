@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -53,6 +53,9 @@ class Field(nn.Module, ABC):
 
     encoding: Encoding
     network: nn.Module
+    output_scale: Sequence[float] = ()
+    """Factor and summand on each output of the network, for fields that have them; none: 1 and 0."""
+    output_offset: Sequence[float] = ()
 
     def __init__(
         self,
