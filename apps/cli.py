@@ -175,14 +175,25 @@ def _fit_image(options: argparse.Namespace) -> int:
 
 
 def _add_render(commands: Commands) -> None:
-    render = _command(commands, "render", _render, "render a field to a picture of any size")
+    render = _command(commands, "render", _render, "render a field to a picture of any size, or to a video")
     render.add_argument("field", type=Path, help=".field file")
-    render.add_argument("-o", "--output", type=Path, required=True, help="PNG, JPEG, WebP, TIFF, EXR or HDR file")
+    render.add_argument(
+        "-o", "--output", type=Path, required=True,
+        help="PNG, JPEG, WebP, TIFF, EXR or HDR file; MP4 for a turntable of a shape",
+    )  # fmt: skip
     size = render.add_mutually_exclusive_group()
     size.add_argument("--size", type=_size, metavar="WxH", help="output size in pixels, e.g. 4000x3000")
-    size.add_argument("--scale", type=_positive, help="output pixels per source pixel")
-    render.add_argument("--crop", type=_crop, metavar="X,Y,W,H", help="part of the picture, in source pixels")
+    size.add_argument("--scale", type=_positive, help="of an image: output pixels per source pixel")
+    render.add_argument("--crop", type=_crop, metavar="X,Y,W,H", help="of an image: a part, in source pixels")
     render.add_argument("--bits", type=int, choices=(8, 16), default=8, help="bits per channel of a PNG or TIFF")
+    shape = render.add_argument_group("of shapes")
+    sides = ("front", "back", "left", "right", "top", "iso", "turntable")
+    shape.add_argument("--view", choices=sides, help="from where; default: iso, and turntable for an MP4")
+    shape.add_argument("--up", choices=("x", "y", "z"), default="y", help="the axis that points up")
+    shape.add_argument("--frames", type=_positive_int, default=120, metavar="N", help="of a turntable, 30 a second")
+    look = shape.add_mutually_exclusive_group()
+    for mode in ("clay", "normals", "depth", "curvature"):
+        look.add_argument(f"--{mode}", dest="mode", action="store_const", const=mode, help=f"show {mode}")
     render.add_argument("--quiet", action="store_true", help="say nothing but errors")
     render.add_argument("--backend", type=_backend, default="auto", help="what computes: auto, reference, cpu or cuda")
 

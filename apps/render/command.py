@@ -1,4 +1,4 @@
-"""``fieldforge render``: a field file in, a picture out, strip by strip."""
+"""``fieldforge render``: a field file in, a picture or a video out."""
 
 from __future__ import annotations
 
@@ -10,10 +10,19 @@ from rich.progress import track
 from fieldforge.apps.cli import UsageError
 from fieldforge.apps.fit.command import expect_another_file, expect_writable
 from fieldforge.apps.images import ImageWriter
+from fieldforge.apps.mesh import progress_bar
 from fieldforge.apps.render.image import render_strips, view_of
+from fieldforge.apps.render.shape import VIEWS, orbit, render_shape
+from fieldforge.apps.render.video import VideoWriter
 from fieldforge.backends import use_backend
 from fieldforge.fields.file import load_field
+from fieldforge.fields.kinds.base import Field
 from fieldforge.fields.kinds.image import ImageField
+from fieldforge.fields.kinds.shape import ShapeField
+
+ONLY_IMAGES = {"scale": None, "crop": None, "bits": 8}
+ONLY_SHAPES = {"view": None, "mode": None, "up": "y", "frames": 120}
+"""Options that one kind of field has, with the value that means nobody asked."""
 
 
 def render_to_file(options: argparse.Namespace) -> int:
@@ -21,11 +30,27 @@ def render_to_file(options: argparse.Namespace) -> int:
     expect_writable(options.output)
     expect_another_file(options.output, options.field)
     field, _ = load_field(options.field)
-    if not isinstance(field, ImageField):
-        raise UsageError(f"{options.field}: is a {field.otype}, not an image field")
+    with use_backend(options.backend):
+        if isinstance(field, ImageField):
+            _refuse(options, ONLY_SHAPES, field)
+            return _render_image(field, options)
+        if isinstance(field, ShapeField):
+            _refuse(options, ONLY_IMAGES, field)
+            return _render_shape(field, options)
+    raise UsageError(f"{options.field}: is a {field.otype}, and pictures are made of images and shapes")
+
+
+def _refuse(options: argparse.Namespace, foreign: dict[str, object], field: Field) -> None:
+    for name, unset in foreign.items():
+        if getattr(options, name) != unset:
+            shown = getattr(options, name) if name == "mode" else name
+            raise UsageError(f"--{shown}: {options.field} is a {field.otype}, which has no such option")
+
+
+def _render_image(field: ImageField, options: argparse.Namespace) -> int:
     view = view_of(field, size=options.size, scale=options.scale, crop=options.crop)
     width, height = view.size
-    with use_backend(options.backend), ImageWriter(
+    with ImageWriter(
         options.output, width=width, height=height, n_channels=field.n_channels, bits=options.bits,
         color_space=field.color_space,
     ) as writer:  # fmt: skip
@@ -35,3 +60,43 @@ def render_to_file(options: argparse.Namespace) -> int:
     if not options.quiet:
         print(f"{options.output}: {width}x{height} pixels")
     return 0
+
+
+def _render_shape(field: ShapeField, options: argparse.Namespace) -> int:
+    width, height = options.size or (800, 800)
+    mode = options.mode or "clay"
+    is_video = options.output.suffix.lower() == ".mp4"
+    name = options.view or ("turntable" if is_video else "iso")
+    if (name == "turntable") != is_video:
+        raise UsageError(
+            f"--view {name}: {'a turntable goes to an .mp4' if not is_video else 'an .mp4 is a turntable'}"
+        )
+    if not is_video:
+        azimuth, elevation = VIEWS[name]
+        camera = orbit(azimuth, elevation, size=(width, height), up=options.up)
+        with progress_bar("rendering", is_silent=options.quiet) as observe:
+            picture = render_shape(field, camera, mode, observe=observe)
+        with ImageWriter(
+            options.output, width=width, height=height, n_channels=3, bits=8, color_space="srgb"
+        ) as writer:
+            writer.write(on_white(picture))
+    else:
+        with (
+            VideoWriter(options.output, width=width, height=height) as video,
+            progress_bar("rendering", is_silent=options.quiet) as observe,
+        ):
+            for frame in range(options.frames):
+                camera = orbit(360 * frame / options.frames, 15.0, size=(width, height), up=options.up)
+                picture = on_white(render_shape(field, camera, mode))
+                video.write(np.round(picture * 255).astype(np.uint8))
+                observe((frame + 1) / options.frames)
+    if not options.quiet:
+        print(f"{options.output}: {width}x{height} pixels{f', {options.frames} frames' if is_video else ''}")
+    return 0
+
+
+def on_white(picture: np.ndarray) -> np.ndarray:
+    """(height, width, 4) with coverage to (height, width, 3) on white."""
+    coverage = picture[..., 3:]
+    opaque: np.ndarray = np.ascontiguousarray(picture[..., :3] * coverage + (1 - coverage))
+    return opaque
