@@ -1,8 +1,7 @@
 """Native CPU kernels as functions of tensors: the grid, the network, and both together.
 
-Tensors go through the door (`cpu_door`), and the kernels are made differentiable. First derivatives are native; where
-a backward pass is itself recorded (an eikonal loss, a normal), the reference in plain PyTorch takes over inside the
-same autograd function.
+Tensors go through the door (`cpu_door`), and the kernels are made differentiable: first derivatives here, and second
+ones, where a backward pass is itself recorded (an eikonal loss, a normal), by `cpu_second`.
 
 Results are the same to the last bit for any number of threads. They differ in rounding from one instruction set to
 another; ``FIELDFORGE_CPU=v3`` (v2, v3, v4) forces one.
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fieldforge.kernels.cpu_door import address, expect_rows, expect_tensor, n_threads, native
+from fieldforge.kernels.cpu_second import gradients
 from fieldforge.kernels.tuned import GridLevel
 
 NUMBERS = {
@@ -233,25 +233,13 @@ class _Grid(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, table, ctx.shape, ctx.reference = inputs
+        x, table, shape, reference = inputs
+        ctx.derivatives = _GridDerivatives(shape, reference)
         ctx.save_for_backward(x, table)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            return *_recorded(ctx.reference, ctx.saved_tensors, ctx.needs_input_grad[:2], grad), None, None
-        x, table = (
-            expect_rows("x", ctx.saved_tensors[0], ctx.shape.n_dims),
-            expect_table(ctx.saved_tensors[1], ctx.shape),
-        )
-        grad = expect_rows("grad", grad, ctx.shape.n_outputs)
-        grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        grad_table = torch.empty_like(table) if ctx.needs_input_grad[1] else None
-        native().grid_backward(
-            native_grid(ctx.shape), table.data_ptr(), x.data_ptr(), x.shape[0], grad.data_ptr(),
-            address(grad_table), address(grad_x), n_threads(),
-        )  # fmt: skip
-        return grad_x, grad_table, None, None
+        return *gradients(ctx.derivatives, ctx, grad), None, None
 
 
 class _Field(torch.autograd.Function):
@@ -271,31 +259,13 @@ class _Field(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, ctx.grid_shape, ctx.mlp_shape, ctx.reference, table, *parameters = inputs
-        ctx.save_for_backward(x, table, *parameters)
+        x, grid_shape, mlp_shape, reference, *parameters = inputs
+        ctx.derivatives = _FieldDerivatives(grid_shape, mlp_shape, reference)
+        ctx.save_for_backward(x, *parameters)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, table, *parameters = ctx.saved_tensors
-        needs_x, _, _, _, *needs = ctx.needs_input_grad
-        if torch.is_grad_enabled():
-            n_layers = ctx.mlp_shape.n_layers
-
-            def reference(x: Tensor, table: Tensor | None, *parameters: Tensor) -> Tensor:
-                out: Tensor = ctx.reference(x, table, parameters[:n_layers], parameters[n_layers:])
-                return out
-
-            grad_x, *grads = _recorded(reference, (x, table, *parameters), (needs_x, *needs), grad)
-            return grad_x, None, None, None, *grads
-        call = _FieldCall(x, ctx.grid_shape, ctx.mlp_shape, table, parameters)
-        grad = expect_rows("grad", grad, ctx.mlp_shape.widths[-1])
-        grad_x = torch.empty_like(call.x) if needs_x else None
-        grads = [torch.empty_like(p) if p is not None and wanted else None for p, wanted in
-                 zip((call.table, *call.parameters), needs, strict=True)]  # fmt: skip
-        native().field_backward(
-            *call.field, call.x.data_ptr(), call.n, grad.data_ptr(), addresses_of(ctx.mlp_shape, grads),
-            address(grad_x), n_threads(),
-        )  # fmt: skip
+        grad_x, *grads = gradients(ctx.derivatives, ctx, grad)
         return grad_x, None, None, None, *grads
 
 
@@ -321,13 +291,88 @@ class _FieldCall:
         self.field = (native_grid(grid_shape) if grid_shape else None, native_mlp(mlp_shape), addresses)
 
 
-def _recorded(
-    reference: Callable[..., Tensor], inputs: Sequence[Tensor | None], needed: Sequence[bool], grad: Tensor
-) -> tuple[Tensor | None, ...]:
-    """Gradients that can be differentiated again, through the reference."""
-    wanted = [tensor for tensor, is_needed in zip(inputs, needed, strict=True) if is_needed and tensor is not None]
-    found = iter(torch.autograd.grad(reference(*inputs), wanted, grad, create_graph=True))
-    return tuple(next(found) if is_needed else None for is_needed in needed)
+@dataclass(frozen=True)
+class _GridDerivatives:
+    """`fieldforge.kernels.cpu_second.Derivatives` of a grid; its inputs are x and the table."""
+
+    shape: GridShape
+    of_reference: Callable[..., Tensor]
+
+    def reference(self, x: Tensor, table: Tensor) -> Tensor:
+        return self.of_reference(x, table)
+
+    def first(self, inputs: Sequence[Tensor], grad: Tensor, needed: Sequence[bool]) -> tuple[Tensor | None, ...]:
+        x, table = self._checked(inputs)
+        grad = expect_rows("grad", grad, self.shape.n_outputs)
+        grad_x, grad_table = empty_where(needed, (x, table))
+        native().grid_backward(
+            native_grid(self.shape), table.data_ptr(), x.data_ptr(), x.shape[0], grad.data_ptr(),
+            address(grad_table), address(grad_x), n_threads(),
+        )  # fmt: skip
+        return grad_x, grad_table
+
+    def second(
+        self, inputs: Sequence[Tensor], grad: Tensor, cotangent: Tensor, needed: Sequence[bool]
+    ) -> tuple[Tensor | None, ...]:
+        x, table = self._checked(inputs)
+        grad = expect_rows("grad", grad, self.shape.n_outputs)
+        cotangent = expect_tensor("cotangent", cotangent, tuple(x.shape)).contiguous()
+        grad_grad, grad_x, grad_table = empty_where(needed, (grad, x, table))
+        native().grid_double_backward(
+            native_grid(self.shape), table.data_ptr(), x.data_ptr(), x.shape[0], grad.data_ptr(), cotangent.data_ptr(),
+            address(grad_grad), address(grad_table), address(grad_x), n_threads(),
+        )  # fmt: skip
+        return grad_grad, grad_x, grad_table
+
+    def _checked(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        return expect_rows("x", inputs[0], self.shape.n_dims), expect_table(inputs[1], self.shape)
+
+
+@dataclass(frozen=True)
+class _FieldDerivatives:
+    """`fieldforge.kernels.cpu_second.Derivatives` of a field; its inputs are x, the table, weights and biases."""
+
+    grid_shape: GridShape | None
+    mlp_shape: MlpShape
+    of_reference: Callable[..., Tensor]
+
+    def reference(self, x: Tensor, table: Tensor | None, *parameters: Tensor) -> Tensor:
+        n_layers = self.mlp_shape.n_layers
+        return self.of_reference(x, table, parameters[:n_layers], parameters[n_layers:])
+
+    def first(self, inputs: Sequence[Tensor | None], grad: Tensor, needed: Sequence[bool]) -> tuple[Tensor | None, ...]:
+        call = self._call(inputs)
+        grad = expect_rows("grad", grad, self.mlp_shape.widths[-1])
+        grad_x, *grads = empty_where(needed, (call.x, call.table, *call.parameters))
+        native().field_backward(
+            *call.field, call.x.data_ptr(), call.n, grad.data_ptr(), addresses_of(self.mlp_shape, grads),
+            address(grad_x), n_threads(),
+        )  # fmt: skip
+        return grad_x, *grads
+
+    def second(
+        self, inputs: Sequence[Tensor | None], grad: Tensor, cotangent: Tensor, needed: Sequence[bool]
+    ) -> tuple[Tensor | None, ...]:
+        call = self._call(inputs)
+        grad = expect_rows("grad", grad, self.mlp_shape.widths[-1])
+        cotangent = expect_tensor("cotangent", cotangent, tuple(call.x.shape)).contiguous()
+        grad_grad, grad_x, *grads = empty_where(needed, (grad, call.x, call.table, *call.parameters))
+        native().field_double_backward(
+            *call.field, call.x.data_ptr(), call.n, grad.data_ptr(), cotangent.data_ptr(), address(grad_grad),
+            addresses_of(self.mlp_shape, grads), address(grad_x), n_threads(),
+        )  # fmt: skip
+        return grad_grad, grad_x, *grads
+
+    def _call(self, inputs: Sequence[Tensor | None]) -> _FieldCall:
+        x, table, *parameters = inputs
+        assert x is not None
+        return _FieldCall(x, self.grid_shape, self.mlp_shape, table, [p for p in parameters if p is not None])
+
+
+def empty_where(needed: Sequence[bool], tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Room for a gradient in each tensor that needs one."""
+    return [torch.empty_like(tensor) if is_needed and tensor is not None else None for is_needed, tensor in
+            zip(needed, tensors, strict=True)]  # fmt: skip
 
 
 # ---- what the native module is told

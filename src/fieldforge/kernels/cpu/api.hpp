@@ -141,9 +141,20 @@ struct FieldKernels {
     void (*activate)(Activation, float slope, int64_t n, const float* z, float* value, float* derivative);
 };
 
+// The backward pass of a backward pass. The first gives grad_x from grad_out; from `cotangent`, the gradient in grad_x,
+// these give the gradients in what the first one read: grad_out itself (`out`), and those of FieldGradients; null where
+// nobody asks.
+struct SecondKernels {
+    void (*grid_double_backward)(const Grid&, const float* table, const float* x, int64_t n, const float* grad_out,
+                                 const float* cotangent, float* out, float* grad_table, float* grad_x, int n_threads);
+    void (*field_double_backward)(const Field&, const float* x, int64_t n, const float* grad_out,
+                                  const float* cotangent, float* out, const FieldGradients&, int n_threads);
+};
+
 // All kernels of one instruction set; each table stands in the file that is named after it.
 struct Kernels {
     const FieldKernels* field;
+    const SecondKernels* second;
 };
 
 }  // namespace fieldforge::cpu

@@ -11,7 +11,8 @@ namespace fieldforge::cpu {
 #define FF_SET_OF_KERNELS(set)                    \
     namespace set {                               \
     extern const FieldKernels field_kernels;      \
-    constexpr Kernels kernels = {&field_kernels}; \
+    extern const SecondKernels second_kernels;    \
+    constexpr Kernels kernels = {&field_kernels, &second_kernels}; \
     }
 #if FF_HAS_V2
 FF_SET_OF_KERNELS(v2)

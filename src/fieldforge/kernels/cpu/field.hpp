@@ -59,6 +59,29 @@ FF_INLINE int64_t count_spans(const Mlp& mlp, int64_t n_tiles) {
     return smaller((n_tiles + 1) / 2, larger(8, smaller(32, fitting)));
 }
 
+// All spans onto the first, in their order.
+inline void add_spans(float* grads, int64_t n_parameters, int64_t n_spans, int64_t span_floats, int n_threads) {
+    const int64_t piece = 4096;
+    parallel_for(n_threads, pieces(n_parameters, piece), [&](int64_t k, int) {
+        for (int64_t span = 1; span < n_spans; ++span) {
+            const float* from = grads + span * span_floats;
+            for (int64_t i = k * piece; i < smaller(n_parameters, (k + 1) * piece); ++i) grads[i] += from[i];
+        }
+    });
+}
+
+// transposes[l] becomes (widths[l], widths[l + 1]).
+inline void transpose_weights(const Field& field, Scratch& scratch, const float** transposes) {
+    for (int l = 0; l < field.mlp->n_layers; ++l) {
+        const int64_t in = field.mlp->widths[l], out = field.mlp->widths[l + 1];
+        float* t = scratch.floats(in * out);
+        for (int64_t o = 0; o < out; ++o) {
+            for (int64_t k = 0; k < in; ++k) t[k * out + o] = field.weights[l][o * in + k];
+        }
+        transposes[l] = t;
+    }
+}
+
 template <class OutputGradient>
 Pass learn(const Field& field, const float* x, int64_t n, bool wants_parameters, bool wants_inputs, float* grad_x,
            Scratch& scratch, int n_threads, OutputGradient&& output_gradient) {
@@ -72,14 +95,7 @@ Pass learn(const Field& field, const float* x, int64_t n, bool wants_parameters,
         encode(*field.grid, field.table, pass.points, n_tiles, pass.encoded, n_threads);
     }
     const float* transposes[max_layers];
-    for (int l = 0; l < mlp.n_layers; ++l) {
-        const int64_t in = mlp.widths[l], out = mlp.widths[l + 1];
-        float* t = scratch.floats(in * out);
-        for (int64_t o = 0; o < out; ++o) {
-            for (int64_t k = 0; k < in; ++k) t[k * out + o] = field.weights[l][o * in + k];
-        }
-        transposes[l] = t;
-    }
+    transpose_weights(field, scratch, transposes);
     const Work* works = make_works(mlp, scratch, true, n_threads);
     const int64_t n_spans = count_spans(mlp, n_tiles), span_floats = round_up(mlp.n_parameters, 16) + 16;
     float* grads = wants_parameters ? scratch.floats(larger(1, n_spans) * span_floats) : nullptr;
@@ -100,37 +116,39 @@ Pass learn(const Field& field, const float* x, int64_t n, bool wants_parameters,
             if (wants_inputs && !field.grid) tile_to_rows(input, work.row, n_tile, n_in, grad_x + start * n_in);
         }
     });
-    if (wants_parameters) {
-        const int64_t piece = 4096;
-        parallel_for(n_threads, pieces(mlp.n_parameters, piece), [&](int64_t k, int) {
-            for (int64_t span = 1; span < n_spans; ++span) {
-                const float* from = grads + span * span_floats;
-                for (int64_t i = k * piece; i < smaller(mlp.n_parameters, (k + 1) * piece); ++i) grads[i] += from[i];
-            }
-        });
-        pass.grad = grads;
-    }
+    if (wants_parameters) add_spans(grads, mlp.n_parameters, n_spans, span_floats, n_threads);
+    pass.grad = grads;
     return pass;
+}
+
+// The flat gradient of a network's parameters to where they are wanted.
+inline void hand_out(const Mlp& mlp, const float* grad, const FieldGradients& wanted) {
+    for (int l = 0; l < mlp.n_layers; ++l) {
+        const auto copy = [&](float* to, int64_t offset, int64_t count) {
+            if (to) std::memcpy(to, grad + offset, sizeof(float) * static_cast<size_t>(count));
+        };
+        copy(wanted.weights[l], mlp.weight_offset[l], static_cast<int64_t>(mlp.widths[l]) * mlp.widths[l + 1]);
+        copy(wanted.biases[l], mlp.bias_offset[l], mlp.widths[l + 1]);
+    }
+}
+
+FF_INLINE bool wants_network(const Mlp& mlp, const FieldGradients& wanted) {
+    bool wants = false;
+    for (int l = 0; l < mlp.n_layers; ++l) wants |= wanted.weights[l] || wanted.biases[l];
+    return wants;
 }
 
 inline void field_backward(const Field& field, const float* x, int64_t n, const float* grad_out,
                            const FieldGradients& wanted, int n_threads) {
     const Mlp& mlp = *field.mlp;
     const int n_out = mlp.n_outputs();
-    bool wants_parameters = false;
-    for (int l = 0; l < mlp.n_layers; ++l) wants_parameters |= wanted.weights[l] || wanted.biases[l];
+    const bool wants_parameters = wants_network(mlp, wanted);
     Scratch scratch;
     const Pass pass = learn(field, x, n, wants_parameters, wanted.x || wanted.table, wanted.x, scratch, n_threads,
                             [&](int64_t first, int64_t n_tile, int64_t, const float*, const Work& work) {
         rows_to_tile(grad_out + first * n_out, n_tile, n_out, work.gradient[0], work.row);
     });
-    for (int l = 0; l < mlp.n_layers; ++l) {
-        const auto copy = [&](float* to, int64_t offset, int64_t count) {
-            if (to) std::memcpy(to, pass.grad + offset, sizeof(float) * static_cast<size_t>(count));
-        };
-        copy(wanted.weights[l], mlp.weight_offset[l], static_cast<int64_t>(mlp.widths[l]) * mlp.widths[l + 1]);
-        copy(wanted.biases[l], mlp.bias_offset[l], mlp.widths[l + 1]);
-    }
+    hand_out(mlp, pass.grad, wanted);
     if (!field.grid) return;
     if (wanted.x) {
         differentiate_rows(*field.grid, field.table, pass.points, n, pass.encoded, wanted.x, scratch, n_threads);

@@ -1,0 +1,136 @@
+"""Gradients of native operations that can be differentiated again.
+
+The backward pass of an operation is recorded as an operation of its own where a loss looks at spatial derivatives (an
+eikonal loss, a normal): its forward is the native backward, and its backward, from the gradient in the first input's
+gradient, is native too. All else goes through the reference in plain PyTorch: third derivatives, and losses on
+gradients of parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Derivatives(Protocol):
+    """What an operation gives besides its value; inputs are all its tensors, the differentiated coordinates first."""
+
+    def reference(self, *inputs: Any) -> Tensor:
+        """The same operation in PyTorch."""
+
+    def first(self, inputs: Any, grad: Tensor, needed: Sequence[bool]) -> tuple[Tensor | None, ...]:
+        """Gradients in the inputs, None where not needed, from the one in the output."""
+
+    def second(self, inputs: Any, grad: Tensor, cotangent: Tensor, needed: Sequence[bool]) -> tuple[Tensor | None, ...]:
+        """Gradients in `grad` and the inputs, from the one in what `first` gives for the first input."""
+
+
+def gradients(derivatives: Derivatives, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """What an autograd function's backward returns for its tensors, differentiable where that is recorded.
+
+    Args:
+        derivatives: of the operation.
+        ctx: the function's context; its saved tensors are the inputs of the operation.
+        grad: gradient in the output.
+    """
+    inputs = ctx.saved_tensors
+    needed = executed(ctx, inputs)
+    if not torch.is_grad_enabled():
+        return derivatives.first(inputs, grad, needed)
+    found: tuple[Tensor | None, ...] = _Gradient.apply(derivatives, needed, grad, *inputs)
+    return found
+
+
+def executed(ctx: Any, inputs: Sequence[Tensor | None]) -> list[bool]:
+    """Which of a function's inputs want their gradient in this backward pass.
+
+    ``needs_input_grad`` tells which ones require a gradient at all: parameters do, also in a call of
+    `torch.autograd.grad` that asks for the coordinates alone. The engine knows which it will go on with.
+    """
+    following = iter(ctx.next_functions)  # one for each tensor among the arguments
+    return [tensor is not None and _will_execute(next(following)[0]) for tensor in inputs]
+
+
+def _will_execute(node: Any) -> bool:
+    if node is None:
+        return False
+    try:
+        return bool(torch._C._will_engine_execute_node(node))
+    except RuntimeError:  # a leaf that `torch.autograd.grad` asks for
+        return True
+
+
+class _Gradient(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        derivatives: Derivatives, needed: Sequence[bool], grad: Tensor, *inputs: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        return derivatives.first(inputs, grad, needed)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
+        ctx.derivatives, _, *tensors = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors
+        needed = executed(ctx, tensors)
+        cotangent, *others = cotangents
+        if torch.is_grad_enabled() or any(other is not None for other in others):
+            found = _second_of_reference(ctx.derivatives, tensors, cotangents, needed)
+        elif cotangent is None:
+            found = (None,) * len(tensors)
+        else:
+            grad, *inputs = tensors
+            found = ctx.derivatives.second(inputs, grad, cotangent, needed)
+        return None, None, *found
+
+
+def _second_of_reference(
+    derivatives: Derivatives,
+    tensors: Sequence[Tensor | None],
+    cotangents: Sequence[Tensor | None],
+    needed: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """Gradients in the gradient of the output and in the inputs, recorded where the caller is."""
+    is_recorded = torch.is_grad_enabled()
+
+    def tracked(tensor: Tensor) -> Tensor:
+        # a view: where one input was computed from another, each has only its own share
+        return tensor.view_as(tensor) if is_recorded and tensor.requires_grad else tensor.detach().requires_grad_()
+
+    with torch.enable_grad():
+        grad, *inputs = (None if tensor is None else tracked(tensor) for tensor in tensors)
+        pairs = [
+            (tensor, cotangent)
+            for tensor, cotangent in zip(inputs, cotangents, strict=True)
+            if tensor is not None and cotangent is not None
+        ]
+        out = derivatives.reference(*inputs)
+        first = torch.autograd.grad(out, [tensor for tensor, _ in pairs], grad, create_graph=True, allow_unused=True)
+        ends = [
+            (gradient, cotangent)
+            for gradient, (_, cotangent) in zip(first, pairs, strict=True)
+            if gradient is not None and gradient.requires_grad
+        ]
+        if not ends:
+            return (None,) * len(tensors)
+        found = iter(
+            torch.autograd.grad(
+                [gradient for gradient, _ in ends],
+                [
+                    tensor
+                    for tensor, wanted in zip((grad, *inputs), needed, strict=True)
+                    if wanted and tensor is not None
+                ],
+                [cotangent for _, cotangent in ends],
+                create_graph=is_recorded,
+                allow_unused=True,
+            )
+        )
+    return tuple(next(found) if is_needed else None for is_needed in needed)
