@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from fieldforge.apps.fit.losses.base import Loss
 from fieldforge.apps.fit.optimizers.adam import Adam
@@ -19,14 +20,15 @@ from fieldforge.backends import offer
 from fieldforge.encodings.grid import Grid
 from fieldforge.fields import fused
 from fieldforge.fields.kinds.image import ImageField
-from fieldforge.kernels import cpu_door, cpu_ops, cpu_training
+from fieldforge.kernels import cpu_door, cpu_encodings, cpu_ops, cpu_training
 
 
 class FusedStep:
     """One native call a step; made by `fused_step`.
 
     Args:
-        field: an MLP after a Grid, or after an encoding without parameters; on the CPU, in float32.
+        field: an MLP after a Grid, a composite with grids, or an encoding without parameters to train; on the CPU, in
+            float32.
         draw: step number -> (points (n, 2) in world units, targets (n, c)).
         loss: one of `cpu_training.LOSSES`.
         optimizer: a plain Adam; its moments and counters are kept up.
@@ -37,24 +39,32 @@ class FusedStep:
     ) -> None:
         found = fused.shapes(field.encoding, field.network)
         assert not isinstance(found, str), found
-        grid_shape, mlp_shape = found
+        encoding_shape, mlp_shape = found
+        trained = [parameter.requires_grad for parameter in field.encoding.parameters()]
+        if trained and not any(trained):
+            encoding_shape = None  # frozen: its features are inputs like any other
+        joined = encoding_shape if isinstance(encoding_shape, cpu_encodings.EncodingShape) else None
+        grid_shape = encoding_shape if isinstance(encoding_shape, cpu_ops.GridShape) else None
         weights, biases = cpu_ops.parameters_of(field.network)
-        table = field.encoding.table if isinstance(field.encoding, Grid) else None
-        moved = [*weights, *biases] if table is None else [table, *weights, *biases]
+        table = field.encoding.table if grid_shape is not None and isinstance(field.encoding, Grid) else None
+        tensors = [] if joined is None else list(cpu_encodings.tensors_of(field.encoding).values())
+        tables = [tensor for tensor in tensors if isinstance(tensor, Parameter)] if table is None else [table]
         self.field, self.draw, self.optimizer = field, draw, optimizer
-        self.has_grid = grid_shape is not None
+        self.encodes = encoding_shape is not None
         self.native = cpu_training.AdamStep(
             weights,
             biases,
             mlp_shape,
             table=table,
             grid_shape=grid_shape,
+            encoding=joined,
+            tensors=tensors,
             loss=loss.otype,
             huber_delta=getattr(loss, "delta", 1.0),
             betas=(optimizer.beta1, optimizer.beta2),
             epsilon=optimizer.epsilon,
             l2=optimizer.l2_reg,
-            moments=optimizer.moments_of(moved),
+            moments=optimizer.moments_of([*tables, *weights, *biases]),
         )
 
     def __call__(self, step: int, factor: float) -> tuple[float, float]:
@@ -62,7 +72,7 @@ class FusedStep:
         self.optimizer.set_learning_rate_factor(factor)
         self.native.n_steps = self.optimizer.n_steps_done
         x = self.field.to_unit(points).clamp(0, 1)
-        if not self.has_grid:
+        if not self.encodes:
             with torch.no_grad():
                 x = self.field.encoding(x)
         result = self.native.on_points(x, target, self.optimizer.learning_rate * factor)
@@ -83,8 +93,12 @@ def fused_step(
     if offer("field", x.device, encoding=field.encoding, network=field.network, x_dtype=x.dtype) is None:
         found = cpu_door.missing() or fused.shapes(field.encoding, field.network)
         return found if isinstance(found, str) else "another backend was asked for"
-    if not isinstance(field.encoding, Grid) and list(field.encoding.parameters()):
+    found = fused.shapes(field.encoding, field.network)
+    trained = [parameter.requires_grad for parameter in field.encoding.parameters()]
+    if any(trained) and not isinstance(found, str) and found[0] is None:
         return f"the encoding {field.encoding.otype} has parameters to train"
+    if any(trained) and not all(trained):
+        return "some of the encoding's parameters are frozen"
     if hooks:
         return "hooks look into the step"
     if loss.otype not in cpu_training.LOSSES:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fieldforge.checks import expect_choice, expect_float, expect_int
 from fieldforge.kernels.cpu_door import address, expect_contiguous, expect_rows, expect_tensor, n_threads, native
+from fieldforge.kernels.cpu_encodings import EncodingShape, addresses_with, expect_tensors, native_encoding
 from fieldforge.kernels.cpu_ops import (
     GridShape,
     MlpShape,
@@ -67,10 +68,12 @@ class AdamStep:
     Args:
         weights, biases, mlp_shape, table, grid_shape: the field, as for `field` (or `mlp`, without the latter two);
             contiguous float32 CPU tensors, updated in place.
+        encoding, tensors: in place of a grid, an encoding of several parts and its tables and frequencies, in the
+            order of `cpu_encodings.tensors_of`; tables are updated in place, frequencies stay.
         loss: "L2", "L1", "Huber" or "RelativeL2", the mean over points and channels.
         huber_delta: where the Huber loss goes on as a straight line.
         betas, epsilon, l2: Adam's.
-        moments: (first, second) moments to update in place, each in the order (table), weights, biases; None: zeros.
+        moments: (first, second) moments to update in place, each in the order (tables), weights, biases; None: zeros.
 
     Attributes:
         parameters, first_moments, second_moments: in that order.
@@ -89,6 +92,8 @@ class AdamStep:
         *,
         table: Tensor | None = None,
         grid_shape: GridShape | None = None,
+        encoding: EncodingShape | None = None,
+        tensors: Sequence[Tensor] = (),
         loss: str = "L2",
         huber_delta: float = 1.0,
         betas: tuple[float, float] = (0.9, 0.99),
@@ -107,6 +112,14 @@ class AdamStep:
         if table is not None and grid_shape is not None:
             expect_contiguous("table", expect_table(table, grid_shape, copy=False))
         self.parameters = [] if table is None else [table.detach()]
+        self.encoding, self.tensors = encoding, [tensor.detach() for tensor in tensors]
+        if encoding is not None:
+            if grid_shape is not None:
+                raise ValueError("encoding: it stands in place of a grid; make the grid one of its parts")
+            for part, tensor in zip(encoding.with_tensors, expect_tensors(encoding, self.tensors, copy=False),
+                                    strict=True):  # fmt: skip
+                expect_contiguous("tensors", tensor)
+                self.parameters += [tensor] if part.grid is not None else []
         if len(weights) != mlp_shape.n_layers or len(biases) != mlp_shape.n_layers * mlp_shape.has_bias:
             raise ValueError(f"weights: expected one tensor for each of {mlp_shape.n_layers} layers, and biases too "
                              f"only if has_bias; got {len(weights)} and {len(biases)}")  # fmt: skip
@@ -170,6 +183,8 @@ class AdamStep:
 
     @property
     def _n_inputs(self) -> int:
+        if self.encoding is not None:
+            return self.encoding.n_inputs
         return self.grid_shape.n_dims if self.grid_shape else self.mlp_shape.widths[0]
 
     def _step(
@@ -194,10 +209,16 @@ class AdamStep:
             *(self._where(tensors) for tensors in (self.parameters, self.first_moments, self.second_moments)),
             rate, *self.betas, self.epsilon, self.l2, n, x, target, raster, index,
             self.loss, self.huber_delta, address(sample_loss), n_threads(),
+            native_encoding(self.encoding) if self.encoding else None,
         )  # fmt: skip
         if math.isfinite(loss):
             self.n_steps = t
         return loss, squared_error
 
     def _where(self, tensors: Sequence[Tensor]) -> Any:
+        if self.encoding is not None:
+            moved = iter(tensors)
+            own = [next(moved) if part.grid is not None else fixed
+                   for part, fixed in zip(self.encoding.with_tensors, self.tensors, strict=True)]  # fmt: skip
+            return addresses_with(self.encoding, self.mlp_shape, [*own, *moved])
         return addresses_of(self.mlp_shape, tensors if self.grid_shape else (None, *tensors))

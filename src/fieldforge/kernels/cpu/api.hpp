@@ -10,6 +10,7 @@ namespace fieldforge::cpu {
 constexpr int max_dims = 4;
 constexpr int max_levels = 128;
 constexpr int max_layers = 64;
+constexpr int max_parts = 64;
 
 enum class Interpolation : int { nearest, linear, smoothstep };
 
@@ -42,6 +43,35 @@ struct Grid {
     int n_outputs() const { return n_levels * n_features; }
 };
 
+enum class PartKind : int { grid, identity, frequency, triangle_wave, one_blob, spherical_harmonics, random_fourier };
+
+// One part of an encoding: some coordinates in, some rows of features out.
+struct Part {
+    PartKind kind;
+    int first_input, n_inputs;
+    int first_row, n_rows;
+    int number;           // octaves, bins, bands or frequencies
+    float scale, offset;  // of an identity
+    const Grid* grid;     // or null
+    int tensor;           // which of the encoding's tensors is its table or its frequencies, or -1
+};
+
+// Rows [to, to + n_rows) are the sum or the product of those from `left` and from `right` on.
+struct Join {
+    bool is_product;
+    int to, left, right, n_rows;
+};
+
+// Several encodings joined. The first n_outputs of its rows are its features; sums and products have their operands
+// behind them. Every row is written once, by a part or by a join, and joins come in the order in which they can be
+// computed.
+struct Encoding {
+    int n_inputs, n_outputs, n_rows, n_parts, n_joins, n_tensors;
+    bool has_grids;
+    Part parts[max_parts];
+    Join joins[max_parts];
+};
+
 enum class Activation : int {
     none, relu, leaky_relu, sine, silu, sigmoid, tanh, gelu, softplus, squareplus, exponential, gaussian, finer,
     finer_true_slope, spder
@@ -65,15 +95,18 @@ struct Mlp {
     int n_outputs() const { return widths[n_layers]; }
 };
 
-// A network, with a grid in front of it or without, and where its parameters are.
+// A network, with a grid or another encoding in front of it or without, and where its parameters are.
 struct Field {
-    const Grid* grid;  // null: the network reads the coordinates themselves
+    const Grid* grid;  // null: the network reads `encoding`, or the coordinates themselves
     const Mlp* mlp;
     float* table;
     float* weights[max_layers];  // (widths[l + 1], widths[l]), row-major
     float* biases[max_layers];   // (widths[l + 1],)
+    const Encoding* encoding;    // or null
+    float* tensors[max_parts];   // of the encoding: tables and frequencies
 
-    int n_inputs() const { return grid ? grid->n_dims : mlp->n_inputs(); }
+    int n_inputs() const { return grid ? grid->n_dims : encoding ? encoding->n_inputs : mlp->n_inputs(); }
+    bool has_tables() const { return grid || (encoding && encoding->has_grids); }
 };
 
 // Where gradients go; null where nobody asks.
@@ -82,6 +115,7 @@ struct FieldGradients {
     float* table;
     float* weights[max_layers];
     float* biases[max_layers];
+    float* tensors[max_parts];  // of the encoding; only tables have gradients
 };
 
 enum class Loss : int { l2, l1, huber, relative_l2 };
@@ -118,6 +152,7 @@ struct Adam {
     float *table_m, *table_v;
     float *weights_m[max_layers], *weights_v[max_layers];
     float *biases_m[max_layers], *biases_v[max_layers];
+    float *tensors_m[max_parts], *tensors_v[max_parts];
 };
 
 // Means over points and channels, before the step. Nothing is changed when the loss is not finite, or when an index
@@ -151,10 +186,19 @@ struct SecondKernels {
                                   const float* cotangent, float* out, const FieldGradients&, int n_threads);
 };
 
+// Encodings on their own. `tensors` and `grad_tensors` have an entry for each tensor of the encoding; null where nobody
+// asks for a gradient.
+struct EncodingKernels {
+    void (*forward)(const Encoding&, float* const* tensors, const float* x, int64_t n, float* out, int n_threads);
+    void (*backward)(const Encoding&, float* const* tensors, const float* x, int64_t n, const float* grad_out,
+                     float* const* grad_tensors, float* grad_x, int n_threads);
+};
+
 // All kernels of one instruction set; each table stands in the file that is named after it.
 struct Kernels {
     const FieldKernels* field;
     const SecondKernels* second;
+    const EncodingKernels* encoding;
 };
 
 }  // namespace fieldforge::cpu

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "bind.hpp"
+#include "bind_encodings.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -117,6 +118,7 @@ void make_mlp(PythonMlp* self, const std::vector<int>& widths, const std::string
 struct Addresses {
     Address table;
     std::vector<Address> weights, biases;
+    std::vector<Address> tensors;  // of an encoding of several parts
 };
 
 template <class Target>
@@ -125,8 +127,12 @@ void fill(Target (&to)[max_layers], const std::vector<Address>& from, int n_laye
     for (size_t l = 0; l < from.size(); ++l) to[l] = at(from[l]);
 }
 
-Field make_field(const Grid* grid, const PythonMlp& network, const Addresses& parameters) {
+Field make_field(const Grid* grid, const PythonMlp& network, const Addresses& parameters,
+                 const PythonEncoding* encoding = nullptr) {
     const Mlp& mlp = network.mlp;
+    if (encoding && (grid || encoding->encoding.n_outputs != mlp.n_inputs())) {
+        refuse("widths: the network must read as many features as the encoding has");
+    }
     if (grid && grid->n_outputs() != mlp.n_inputs()) refuse("widths: the network must read as many features as the grid has");
     Field field{};
     field.grid = grid;
@@ -136,6 +142,10 @@ Field make_field(const Grid* grid, const PythonMlp& network, const Addresses& pa
     if (static_cast<int>(parameters.biases.size()) != (mlp.has_bias ? mlp.n_layers : 0)) refuse("biases: one address a layer");
     fill(field.weights, parameters.weights, mlp.n_layers, "weights");
     fill(field.biases, parameters.biases, mlp.n_layers, "biases");
+    if (encoding) {
+        field.encoding = &encoding->encoding;
+        fill_tensors(field.tensors, parameters.tensors, encoding->encoding);
+    }
     return field;
 }
 
@@ -163,15 +173,20 @@ std::pair<double, double> python_train_step(
                          const Grid* grid, const PythonMlp& network, const Addresses& parameters, const Addresses& first,
                          const Addresses& second, double rate, double beta1, double beta2, double epsilon, double l2,
                          int64_t n, Address x, Address target, const PythonRaster* raster, Address index,
-                         const std::string& loss, double huber_delta, Address sample_loss, int n_threads) {
-    const Field field = make_field(grid, network, parameters);
+                         const std::string& loss, double huber_delta, Address sample_loss, int n_threads,
+                         const PythonEncoding* encoding) {
+    const Field field = make_field(grid, network, parameters, encoding);
     const Mlp& mlp = network.mlp;
     Adam adam{static_cast<float>(rate), static_cast<float>(beta1), static_cast<float>(beta2),
-              static_cast<float>(epsilon), static_cast<float>(l2), at(first.table), at(second.table), {}, {}, {}, {}};
+              static_cast<float>(epsilon), static_cast<float>(l2), at(first.table), at(second.table), {}, {}, {}, {}, {}, {}};
     fill(adam.weights_m, first.weights, mlp.n_layers, "weights");
     fill(adam.weights_v, second.weights, mlp.n_layers, "weights");
     fill(adam.biases_m, first.biases, mlp.n_layers, "biases");
     fill(adam.biases_v, second.biases, mlp.n_layers, "biases");
+    if (encoding) {
+        fill_tensors(adam.tensors_m, first.tensors, encoding->encoding);
+        fill_tensors(adam.tensors_v, second.tensors, encoding->encoding);
+    }
     if (raster && (raster->raster.n_axes != field.n_inputs() || raster->raster.n_channels != mlp.n_outputs())) {
         refuse("raster: its axes and channels are the field's inputs and outputs");
     }
@@ -196,7 +211,8 @@ void bind_fields(nb::module_& module) {
         .def("__init__", &make_mlp, "widths"_a, "activation"_a, "number"_a, "first_number"_a, "output_activation"_a,
              "output_number"_a, "output_scale"_a, "output_offset"_a, "has_bias"_a);
     nb::class_<Addresses>(module, "Addresses", "Where a field's parameters, their gradients or their moments lie.")
-        .def(nb::init<Address, std::vector<Address>, std::vector<Address>>(), "table"_a, "weights"_a, "biases"_a);
+        .def(nb::init<Address, std::vector<Address>, std::vector<Address>, std::vector<Address>>(), "table"_a, "weights"_a,
+             "biases"_a, "tensors"_a = std::vector<Address>{});
     nb::class_<PythonRaster>(module, "Raster", "Samples on a regular grid, axis 0 of the coordinates fastest.")
         .def("__init__", &make_raster, "values"_a, "pixel"_a, "sizes"_a, "scale"_a, "offset"_a);
 
@@ -213,18 +229,22 @@ void bind_fields(nb::module_& module) {
                                 expect_threads(n_threads));
     }, Unlocked());
     module.def("field_forward", [](const Grid* grid, const PythonMlp& mlp, const Addresses& parameters, Address x,
-                                   int64_t n, Address out, int n_threads) {
-        kernels().field->field_forward(make_field(grid, mlp, parameters), at(x), expect_count(n), at(out),
+                                   int64_t n, Address out, int n_threads, const PythonEncoding* encoding) {
+        kernels().field->field_forward(make_field(grid, mlp, parameters, encoding), at(x), expect_count(n), at(out),
                                 expect_threads(n_threads));
-    }, "grid"_a.none(), "mlp"_a, "parameters"_a, "x"_a, "n"_a, "out"_a, "n_threads"_a, Unlocked());
+    }, "grid"_a.none(), "mlp"_a, "parameters"_a, "x"_a, "n"_a, "out"_a, "n_threads"_a,
+       "encoding"_a.none() = nb::none(), Unlocked());
     module.def("field_backward", [](const Grid* grid, const PythonMlp& mlp, const Addresses& parameters, Address x,
-                                    int64_t n, Address grad_out, const Addresses& gradients, Address grad_x, int n_threads) {
-        FieldGradients wanted{at(grad_x), at(gradients.table), {}, {}};
+                                    int64_t n, Address grad_out, const Addresses& gradients, Address grad_x, int n_threads,
+                                    const PythonEncoding* encoding) {
+        FieldGradients wanted{at(grad_x), at(gradients.table), {}, {}, {}};
+        if (encoding) fill_tensors(wanted.tensors, gradients.tensors, encoding->encoding);
         fill(wanted.weights, gradients.weights, mlp.mlp.n_layers, "weights");
         fill(wanted.biases, gradients.biases, mlp.mlp.n_layers, "biases");
-        kernels().field->field_backward(make_field(grid, mlp, parameters), at(x), expect_count(n), at(grad_out), wanted,
+        kernels().field->field_backward(make_field(grid, mlp, parameters, encoding), at(x), expect_count(n), at(grad_out), wanted,
                                  expect_threads(n_threads));
-    }, "grid"_a.none(), "mlp"_a, "parameters"_a, "x"_a, "n"_a, "grad_out"_a, "gradients"_a, "grad_x"_a, "n_threads"_a, Unlocked());
+    }, "grid"_a.none(), "mlp"_a, "parameters"_a, "x"_a, "n"_a, "grad_out"_a, "gradients"_a, "grad_x"_a, "n_threads"_a,
+       "encoding"_a.none() = nb::none(), Unlocked());
     module.def("grid_double_backward", [](const Grid& grid, Address table, Address x, int64_t n, Address grad_out,
                                           Address cotangent, Address out, Address grad_table, Address grad_x, int n_threads) {
         kernels().second->grid_double_backward(grid, at(table), at(x), expect_count(n), at(grad_out), at(cotangent), at(out),
@@ -233,7 +253,7 @@ void bind_fields(nb::module_& module) {
     module.def("field_double_backward", [](const Grid* grid, const PythonMlp& mlp, const Addresses& parameters, Address x,
                                            int64_t n, Address grad_out, Address cotangent, Address out,
                                            const Addresses& gradients, Address grad_x, int n_threads) {
-        FieldGradients wanted{at(grad_x), at(gradients.table), {}, {}};
+        FieldGradients wanted{at(grad_x), at(gradients.table), {}, {}, {}};
         fill(wanted.weights, gradients.weights, mlp.mlp.n_layers, "weights");
         fill(wanted.biases, gradients.biases, mlp.mlp.n_layers, "biases");
         kernels().second->field_double_backward(make_field(grid, mlp, parameters), at(x), expect_count(n), at(grad_out),
@@ -242,7 +262,8 @@ void bind_fields(nb::module_& module) {
        "n_threads"_a, Unlocked());
     module.def("train_step", &python_train_step, "grid"_a.none(), "mlp"_a, "parameters"_a, "first_moments"_a,
                "second_moments"_a, "rate"_a, "beta1"_a, "beta2"_a, "epsilon"_a, "l2"_a, "n"_a, "x"_a, "target"_a,
-               "raster"_a.none(), "index"_a, "loss"_a, "huber_delta"_a, "sample_loss"_a, "n_threads"_a, Unlocked());
+               "raster"_a.none(), "index"_a, "loss"_a, "huber_delta"_a, "sample_loss"_a, "n_threads"_a,
+               "encoding"_a.none() = nb::none(), Unlocked());
 }
 
 }  // namespace fieldforge::cpu

@@ -1,6 +1,6 @@
 // Encoding and network together: values and gradients of a field.
 #pragma once
-#include "grid.hpp"
+#include "encoded.hpp"
 #include "mlp.hpp"
 
 namespace fieldforge::cpu::FF_SET {
@@ -21,6 +21,8 @@ inline void field_forward(const Field& field, const float* x, int64_t n, float* 
     const int64_t block = smaller(round_up(n, points), block_points);
     Tiles encoded(nullptr, points, padded_rows(mlp.n_inputs()));
     if (field.grid) encoded.data = scratch.floats(pieces(block, points) * encoded.stride);
+    EncodedBatch batch;
+    if (field.encoding) batch.prepare(*field.encoding, field.tensors, points, block, false, scratch, n_threads);
     for (int64_t first = 0; first < n; first += block) {
         const int64_t n_here = smaller(block, n - first), n_tiles = pieces(n_here, points);
         if (field.grid) {
@@ -28,11 +30,15 @@ inline void field_forward(const Field& field, const float* x, int64_t n, float* 
             const Points where = split_axes(x + first * n_in, n_here, n_in, n_tiles, points, axes, n_threads);
             encode(*field.grid, field.table, where, n_tiles, encoded, n_threads);
         }
+        Scratch axes;
+        if (field.encoding) batch.begin(x + first * n_in, n_here, axes, n_threads);
         parallel_for(n_threads, n_tiles, [&](int64_t tile, int thread) {
             const Work& work = works[thread];
             const int64_t start = first + tile * points, n_tile = smaller(points, n - start);
             const float* input = encoded.at(tile, 0);
-            if (!field.grid) {
+            if (field.encoding) {
+                input = batch.finish_tile(tile, thread);
+            } else if (!field.grid) {
                 rows_to_tile(x + start * n_in, n_tile, n_in, work.value[0], work.row);
                 input = work.value[0];
             }
@@ -47,6 +53,7 @@ struct Pass {
     Points points;     // of the grid
     Tiles encoded;     // behind a grid: the gradient in its features
     const float* grad; // of the network's parameters, flat
+    EncodedBatch batch; // behind another encoding
 };
 
 // Forward and backward for all points. `output_gradient(tile, first point, n points, span, outputs, work)` writes the
@@ -88,11 +95,15 @@ Pass learn(const Field& field, const float* x, int64_t n, bool wants_parameters,
     const Mlp& mlp = *field.mlp;
     const int n_in = field.n_inputs(), points = tile_points(mlp);
     const int64_t n_tiles = pieces(n, points);
-    Pass pass{{}, Tiles(nullptr, points, padded_rows(mlp.n_inputs())), nullptr};
+    Pass pass{{}, Tiles(nullptr, points, padded_rows(mlp.n_inputs())), nullptr, {}};
     if (field.grid) {
         pass.encoded.data = scratch.floats(n_tiles * pass.encoded.stride);
         pass.points = split_axes(x, n, n_in, n_tiles, points, scratch, n_threads);
         encode(*field.grid, field.table, pass.points, n_tiles, pass.encoded, n_threads);
+    }
+    if (field.encoding) {
+        pass.batch.prepare(*field.encoding, field.tensors, points, n, wants_inputs, scratch, n_threads);
+        pass.batch.begin(x, n, scratch, n_threads);
     }
     const float* transposes[max_layers];
     transpose_weights(field, scratch, transposes);
@@ -107,13 +118,20 @@ Pass learn(const Field& field, const float* x, int64_t n, bool wants_parameters,
         if (grad) std::memset(grad, 0, sizeof(float) * static_cast<size_t>(span_floats));
         for (int64_t tile = n_tiles * span / n_spans; tile < n_tiles * (span + 1) / n_spans; ++tile) {
             const int64_t start = tile * points, n_tile = smaller(points, n - start);
-            float* input = field.grid ? pass.encoded.at(tile, 0) : work.value[0];
-            if (!field.grid) rows_to_tile(x + start * n_in, n_tile, n_in, input, work.row);
+            float* input = field.grid       ? pass.encoded.at(tile, 0)
+                           : field.encoding ? pass.batch.finish_tile(tile, thread)
+                                            : work.value[0];
+            if (!field.grid && !field.encoding) rows_to_tile(x + start * n_in, n_tile, n_in, input, work.row);
             const int64_t n_lanes = round_up(n_tile, lanes);
             const float* y = forward(field, input, n_lanes, work);
             output_gradient(start, n_tile, span, y, work);
-            backward(field, input, n_lanes, work, transposes, grad, wants_inputs ? input : nullptr);
-            if (wants_inputs && !field.grid) tile_to_rows(input, work.row, n_tile, n_in, grad_x + start * n_in);
+            float* grad_input = field.encoding && wants_inputs ? pass.batch.rooms[thread].gradient : input;
+            backward(field, input, n_lanes, work, transposes, grad, wants_inputs ? grad_input : nullptr);
+            if (wants_inputs && field.encoding) {
+                pass.batch.back_tile(tile, thread, grad_x);
+            } else if (wants_inputs && !field.grid) {
+                tile_to_rows(input, work.row, n_tile, n_in, grad_x + start * n_in);
+            }
         }
     });
     if (wants_parameters) add_spans(grads, mlp.n_parameters, n_spans, span_floats, n_threads);
@@ -143,12 +161,18 @@ inline void field_backward(const Field& field, const float* x, int64_t n, const 
     const Mlp& mlp = *field.mlp;
     const int n_out = mlp.n_outputs();
     const bool wants_parameters = wants_network(mlp, wanted);
+    bool wants_inputs = wanted.x || wanted.table;
+    for (int k = 0; k < max_parts; ++k) wants_inputs |= wanted.tensors[k] != nullptr;
     Scratch scratch;
-    const Pass pass = learn(field, x, n, wants_parameters, wanted.x || wanted.table, wanted.x, scratch, n_threads,
+    const Pass pass = learn(field, x, n, wants_parameters, wants_inputs, wanted.x, scratch, n_threads,
                             [&](int64_t first, int64_t n_tile, int64_t, const float*, const Work& work) {
         rows_to_tile(grad_out + first * n_out, n_tile, n_out, work.gradient[0], work.row);
     });
     hand_out(mlp, pass.grad, wanted);
+    if (field.encoding) {
+        if (wanted.x) pass.batch.back_grids(wanted.x, scratch, n_threads);
+        copy_table_gradients(pass.batch, wanted.tensors, scratch, n_threads);
+    }
     if (!field.grid) return;
     if (wanted.x) {
         differentiate_rows(*field.grid, field.table, pass.points, n, pass.encoded, wanted.x, scratch, n_threads);

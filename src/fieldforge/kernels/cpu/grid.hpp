@@ -295,9 +295,10 @@ FF_INLINE void with_constants(const Grid& grid, const Level& level, bool are_ins
     }
 }
 
-// x (n, n_dims) row-major to axes, padded to n_tiles whole tiles.
+// x (n, n_dims) row-major to axes, padded to n_tiles whole tiles. Rows of x are n_columns long, if not 0.
 inline Points split_axes(const float* x, int64_t n, int n_dims, int64_t n_tiles, int tile_points, Scratch& scratch,
-                         int n_threads) {
+                         int n_threads, int n_columns = 0) {
+    if (n_columns == 0) n_columns = n_dims;
     Points points{};
     const int64_t n_padded = n_tiles * tile_points;
     float* axis[max_dims] = {};
@@ -310,7 +311,7 @@ inline Points split_axes(const float* x, int64_t n, int n_dims, int64_t n_tiles,
         bool inside = true;
         for (int d = 0; d < n_dims; ++d) {
             for (int64_t i = k * piece; i < last; ++i) {
-                const float v = i < n ? x[i * n_dims + d] : 0.5f;
+                const float v = i < n ? x[i * n_columns + d] : 0.5f;
                 inside &= v >= 0.0f && v <= 1.0f;  // false for NaN
                 axis[d][i] = v;
             }

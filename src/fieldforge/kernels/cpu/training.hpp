@@ -65,7 +65,7 @@ inline StepResult train_step(const Field& field, const Batch& batch, const Adam&
     const int64_t n_spans = count_spans(mlp, pieces(batch.n, tile_points(mlp)));
     auto* sums = reinterpret_cast<LossSums*>(scratch.doubles(8 * n_spans));  // of each span, a cache line apart
     for (int64_t s = 0; s < n_spans; ++s) sums[4 * s] = {0.0, 0.0};
-    const Pass pass = learn(field, x, batch.n, true, field.grid != nullptr, nullptr, scratch, n_threads,
+    const Pass pass = learn(field, x, batch.n, true, field.has_tables(), nullptr, scratch, n_threads,
                             [&](int64_t first, int64_t n_tile, int64_t span, const float* y, const Work& work) {
         rows_to_tile(target + first * n_out, n_tile, n_out, work.gradient[0], work.row);
         const LossSums tile =
@@ -96,6 +96,14 @@ inline StepResult train_step(const Field& field, const Batch& batch, const Adam&
         scatter(*field.grid, pass.points, batch.n, pass.encoded, scratch, n_threads,
                 [&](int64_t first, int64_t count, const float* gradient) {
             adam_step(adam, 0.0f, count, gradient, field.table + first, adam.table_m + first, adam.table_v + first);
+        });
+    }
+    for (int k = 0; field.encoding && k < field.encoding->n_parts; ++k) {
+        const Part& part = field.encoding->parts[k];
+        if (!part.grid) continue;
+        pass.batch.scatter_part(k, scratch, n_threads, [&](int64_t first, int64_t count, const float* gradient) {
+            adam_step(adam, 0.0f, count, gradient, field.tensors[part.tensor] + first,
+                      adam.tensors_m[part.tensor] + first, adam.tensors_v[part.tensor] + first);
         });
     }
     return result;
