@@ -189,7 +189,7 @@ def inverse_cdf_plain(edges: Tensor, cdf: Tensor, offsets: Tensor, u: Tensor) ->
     start, end = padded_edges[below], padded_edges[above]
     inside = (u - padded_cdf[below]) / mass * (end - start) + start
     # an empty bin has no place of its own (nerfacc's threshold); rounding must not step over the end of a bin
-    return torch.where(mass < 1e-10, 0.5 * (start + end), torch.where(inside > end, end, inside))
+    return torch.where((mass < 1e-10) & ~u.isnan(), 0.5 * (start + end), torch.where(inside > end, end, inside))
 
 
 def _refuses(**call: Any) -> str | None:

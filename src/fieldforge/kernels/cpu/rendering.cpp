@@ -127,7 +127,7 @@ void distortion(const Rays& rays, const float* weights, const float* t0, const f
             pairs = fma(crossing, gap(t0 + row, t1 + row, p, n), pairs);
             selves = fma(w * w, dt, selves);
         }
-        out[ray] = 2.0f * sum(pairs) + sum(selves) / 3.0f;
+        out[ray] = 2.0f * total(pairs) + total(selves) / 3.0f;
     });
 }
 
@@ -154,14 +154,18 @@ void distortion_backward(const Rays& rays, const float* weights, const float* t0
     });
 }
 
-// f(index, row above): for every value of a ray the first edge above it, the last edge where there is none.
-template <class F>
-FF_INLINE void search_ray(const float* edges, int64_t row, int64_t n, const float* values, int64_t first, int64_t end, F&& f) {
+// f(i, value(i), row of the first edge above it, or of the last edge) for i in [first, end).
+template <class Value, class F>
+FF_INLINE void search_ray(const float* edges, int64_t row, int64_t n, int64_t first, int64_t end, Value&& value,
+                          F&& f) {
     int64_t at = row;
+    float previous = -INFINITY;
     for (int64_t i = first; i < end; ++i) {
-        if (i > first && !(values[i] >= values[i - 1])) at = row;
-        at = first_above(edges, at, row + n - 1, values[i]);
-        f(i, at);
+        const float here = value(i);
+        if (!(here >= previous)) at = row;
+        at = first_above(edges, at, row + n - 1, here);
+        f(i, here, at);
+        previous = here;
     }
 }
 
@@ -173,7 +177,8 @@ void search(const Rays& rays, const float* edges, const Rays& queries, const flo
             for (int64_t i = first; i < end; ++i) left[i] = right[i] = -1;
             return;
         }
-        search_ray(edges, row, n, values, first, end, [&](int64_t i, int64_t above) {
+        search_ray(edges, row, n, first, end, [&](int64_t i) { return values[i]; },
+                   [&](int64_t i, float, int64_t above) {
             left[i] = larger(above - 1, row);
             right[i] = above;
         });
@@ -189,14 +194,14 @@ void inverse_cdf(const Rays& rays, const float* edges, const float* cdf, const f
             return;
         }
         const float least = cdf[row], most = cdf[row + n - 1];
-        search_ray(cdf, row, n, u, first, end, [&](int64_t i, int64_t above) {
+        const auto within = [&](int64_t i) { return u[i] < least ? least : u[i] > most ? most : u[i]; };
+        search_ray(cdf, row, n, first, end, within, [&](int64_t i, float here, int64_t above) {
             const int64_t below = larger(above - 1, row);
             const float mass = cdf[above] - cdf[below], length = edges[above] - edges[below];
-            const float here = u[i] < least ? least : u[i] > most ? most : u[i];
             const float inside = (here - cdf[below]) / mass * length + edges[below];
             // an empty bin has no place of its own; rounding must not step over the end of a bin
-            out[i] = mass < 1e-10f ? 0.5f * (edges[below] + edges[above])
-                                   : inside > edges[above] ? edges[above] : inside;
+            out[i] = mass < 1e-10f && here == here ? 0.5f * (edges[below] + edges[above])
+                     : inside > edges[above] ? edges[above] : inside;
         });
     });
 }

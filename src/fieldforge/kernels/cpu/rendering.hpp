@@ -50,6 +50,17 @@ FF_INLINE Floats reverse(Floats v, std::integer_sequence<int, L...>) {
 }
 FF_INLINE Floats reverse(Floats v) { return reverse(v, Lanes{}); }
 
+// The sum of all lanes, always in the same order, without leaving the vectors.
+template <int S = lanes / 2, int... L>
+FF_INLINE Floats fold(Floats v, std::integer_sequence<int, L...>) {
+    if constexpr (S > 0) {
+        return fold<S / 2>(v + __builtin_shufflevector(v, v, (L ^ S)...), Lanes{});
+    } else {
+        return v;
+    }
+}
+FF_INLINE float total(Floats v) { return fold(v, Lanes{})[0]; }
+
 struct Add {
     static constexpr float neutral = 0.0f;
     template <class T>
@@ -117,16 +128,16 @@ FF_INLINE void repeat(const float* g, Floats (&out)[3]) {
 // out[c] = sum over j of w[j] * v[j][c].
 inline void weighted_sum(const float* w, const float* v, int64_t n, int64_t n_channels, float* out) {
     if (n_channels == 3) {
-        Floats total[3] = {}, weight[3];
+        Floats sums[3] = {}, weight[3];
         for (int64_t p = 0; p < n; p += lanes) {
             thrice(load_first(w + p, n - p, 0.0f), weight);
             FF_UNROLL for (int k = 0; k < 3; ++k) {
                 const Floats value = load_first(v + 3 * p + k * lanes, 3 * (n - p) - k * lanes, 0.0f);
-                total[k] = fma(weight[k], value, total[k]);
+                sums[k] = fma(weight[k], value, sums[k]);
             }
         }
         float a[3 * lanes];
-        FF_UNROLL for (int k = 0; k < 3; ++k) store(a + k * lanes, total[k]);
+        FF_UNROLL for (int k = 0; k < 3; ++k) store(a + k * lanes, sums[k]);
         out[0] = out[1] = out[2] = 0.0f;
         FF_UNROLL for (int i = 0; i < lanes; ++i) {
             out[0] += a[3 * i];
@@ -155,12 +166,12 @@ inline void dots(const float* v, const float* g, int64_t n, int64_t n_channels, 
         return;
     }
     for (int64_t j = 0; j < n; ++j) {
-        Floats total{};
+        Floats dot{};
         for (int64_t c = 0; c < n_channels; c += lanes) {
             const int64_t left = n_channels - c;
-            total = fma(load_first(v + j * n_channels + c, left, 0.0f), load_first(g + c, left, 0.0f), total);
+            dot = fma(load_first(v + j * n_channels + c, left, 0.0f), load_first(g + c, left, 0.0f), dot);
         }
-        out[j] = sum(total);
+        out[j] = total(dot);
     }
 }
 
@@ -184,39 +195,36 @@ inline void outer(const float* w, const float* g, int64_t n, int64_t n_channels,
 
 // ---- absorption
 
-// What an optical depth lets through, exp(-tau), and what it holds back, 1 - exp(-tau), each to about two units in the
-// last place. Infinity gives 0 and 1.
-FF_INLINE void absorb(Floats tau, Floats& through, Floats& held) {
+// What passes an optical depth, exp(x) with x = -tau, and what is held back, 1 - exp(x), each to about two units in the
+// last place; x is at most 88. Below -87.7 everything is held, to infinity.
+FF_INLINE void absorb(Floats x, Floats& through, Floats& held) {
     Ints power;
-    const Floats x = -select(tau > 110.0f, all(110.0f), select(tau < -100.0f, all(-100.0f), tau));
+    x = max(all(-88.0f), x);
     const Floats n = nearest(x * 1.44269504f, power);
     Floats r = fma(n, all(-0.693359375f), x);  // log 2 in two parts, as in exp
     r = fma(n, all(2.12194441701e-4f), r);
     const Floats p = polynomial(r, 5.000000096e-01f, 1.666651831e-01f, 4.166620414e-02f, 8.368953523e-03f,
                                 1.395060218e-03f);
-    const Floats y = fma(p * r, r, r);  // exp(r) - 1
-    const Ints half = power >> 1;
-    const Floats a = as_floats((half + 127) << 23), b = as_floats((power - half + 127) << 23);
-    through = (y + 1.0f) * a * b;
-    const Floats scale = a * b;
+    const Floats y = fma(p * r, r, r);                     // exp(r) - 1
+    const Floats scale = as_floats((power + 127) << 23);   // 2^power, and 0 for 2^-127
+    through = fma(scale, y, scale);
     held = fma(-scale, y, 1.0f - scale);
 }
 
 // One vector of samples on their way along a ray.
 struct Absorbed {
-    Floats dt, t_mid, tau;
-    Floats weight;  // arrives here and is held
-    Floats beyond;  // arrives behind the sample
+    Floats minus_tau, ends;  // ends: t0 + t1
+    Floats weight;           // arrives here and is held
+    Floats beyond;           // arrives behind the sample
 };
 
 FF_INLINE Absorbed absorb(const float* t0, const float* t1, const float* density, int64_t n, float& transmittance) {
     Absorbed out;
     const Floats begin = load_first(t0, n, 0.0f), end = load_first(t1, n, 0.0f);
-    out.dt = end - begin;
-    out.t_mid = 0.5f * (begin + end);
-    out.tau = load_first(density, n, 0.0f) * out.dt;
+    out.ends = begin + end;
+    out.minus_tau = load_first(density, n, 0.0f) * (begin - end);
     Floats through, held;
-    absorb(out.tau, through, held);
+    absorb(out.minus_tau, through, held);
     const Floats product = prefix<Multiply>(through);
     out.beyond = transmittance * product;
     out.weight = transmittance * shift_up<1>(product, 1.0f) * held;
@@ -224,19 +232,19 @@ FF_INLINE Absorbed absorb(const float* t0, const float* t1, const float* density
     return out;
 }
 
-// Weights of a ray, its depth (the sum of weight * t_mid) and its optical depth.
+// Weights of a ray, its depth (the sum of weight * t_mid) and its optical depth, negative.
 inline void absorb_ray(const float* t0, const float* t1, const float* density, int64_t n, float* weights, float& depth,
-                       float& tau) {
+                       float& minus_tau) {
     float transmittance = 1.0f;
     Floats depth_sum{}, tau_sum{};
     for (int64_t p = 0; p < n; p += lanes) {
         const Absorbed one = absorb(t0 + p, t1 + p, density + p, n - p, transmittance);
         store_first(weights + p, n - p, one.weight);
-        depth_sum = fma(one.weight, one.t_mid, depth_sum);
-        tau_sum += one.tau;
+        depth_sum = fma(one.weight, one.ends, depth_sum);
+        tau_sum += one.minus_tau;
     }
-    depth = sum(depth_sum);
-    tau = sum(tau_sum);
+    depth = 0.5f * total(depth_sum);
+    minus_tau = total(tau_sum);
 }
 
 // What the loss asks of a ray, besides its colour: the gradients of depth, opacity and weights (null: none).
@@ -255,7 +263,7 @@ inline void absorb_ray_backward(const float* t0, const float* t1, const float* d
     for (int64_t p = 0; p < n; p += lanes) {
         const Absorbed one = absorb(t0 + p, t1 + p, density + p, n - p, transmittance);
         Floats q = load_first(pull + p, n - p, 0.0f);
-        if (gradient.depth != 0.0f) q = fma(all(gradient.depth), one.t_mid, q);
+        if (gradient.depth != 0.0f) q = fma(all(0.5f * gradient.depth), one.ends, q);
         if (gradient.weights) q += load_first(gradient.weights + p, n - p, 0.0f);
         store_first(weights + p, n - p, one.weight);
         store_first(pull + p, n - p, one.weight * q);
