@@ -47,7 +47,7 @@ def composite(
     if torch.is_grad_enabled() and (density.requires_grad or color.requires_grad):
         out: Composited = _Composite.apply(density, color, t0, t1, offsets, reference)
         return out
-    return _composite(density, color, t0, t1, offsets)
+    return _composite(density, color, t0, t1, offsets)[:4]
 
 
 def accumulate(
@@ -103,15 +103,14 @@ def inverse_cdf(edges: Tensor, cdf: Tensor, offsets: Tensor, u: Tensor) -> Tenso
 # ---- values and first derivatives
 
 
-def _composite(density: Tensor, color: Tensor, t0: Tensor, t1: Tensor, offsets: Tensor) -> Composited:
+def _composite(
+    density: Tensor, color: Tensor, t0: Tensor, t1: Tensor, offsets: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What `composite` gives, and what passes each ray (R,)."""
     call = _Emission(density, color, t0, t1, offsets)
     n_rays = call.rays[1]
-    out = (
-        density.new_empty(n_rays, call.n_channels),
-        density.new_empty(n_rays),
-        density.new_empty(n_rays),
-        density.new_empty(density.shape),
-    )
+    depth, opacity, left = density.new_empty(3, n_rays).unbind()
+    out = (density.new_empty(n_rays, call.n_channels), depth, opacity, density.new_empty(density.shape), left)
     native().composite(*call.arguments, *map(address, out), n_threads())
     return out
 
@@ -133,19 +132,23 @@ class _Emission:
 class _Composite(torch.autograd.Function):
     @staticmethod
     def forward(
-        density: Tensor, color: Tensor, t0: Tensor, t1: Tensor, offsets: Tensor, reference: Callable[..., Composited]
+        ctx: Any,
+        density: Tensor,
+        color: Tensor,
+        t0: Tensor,
+        t1: Tensor,
+        offsets: Tensor,
+        reference: Callable[..., Composited],
     ) -> Composited:
-        return _composite(density, color, t0, t1, offsets)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Composited) -> None:
-        *tensors, ctx.reference = inputs
-        ctx.save_for_backward(*tensors)
+        *out, left = _composite(density, color, t0, t1, offsets)
+        ctx.reference = reference
+        ctx.save_for_backward(density, color, t0, t1, offsets, out[3], left)
         ctx.set_materialize_grads(False)
+        return tuple(out)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        density, color, t0, t1, offsets = ctx.saved_tensors
+        density, color, t0, t1, offsets, weights, left = ctx.saved_tensors
         if torch.is_grad_enabled():
             return *_recorded(ctx.reference, (density, color), ctx.needs_input_grad, grads), None, None, None, None
         if all(grad is None for grad in grads):
@@ -155,8 +158,9 @@ class _Composite(torch.autograd.Function):
         grad_density = torch.empty_like(call.alive[0]) if ctx.needs_input_grad[0] else None
         grad_color = torch.empty_like(call.alive[1]) if ctx.needs_input_grad[1] and held[0] is not None else None
         native().composite_backward(
-            *call.arguments, *map(address, held), address(grad_density), address(grad_color), n_threads()
-        )
+            *call.arguments, address(weights), address(left), *map(address, held), address(grad_density),
+            address(grad_color), n_threads(),
+        )  # fmt: skip
         return grad_density, grad_color, None, None, None, None
 
 

@@ -153,10 +153,10 @@ struct Emission {
     int64_t n_channels;
 };
 
-// What is seen of them, or its gradient: (n_rays, n_channels), (n_rays,), (n_rays,) and (n_samples,). Null: nobody asks
-// for the weights, or there is no gradient.
+// What is seen of them, or its gradient (null where there is none): (n_rays, n_channels), (n_rays,), (n_rays,),
+// (n_samples,); and what passes each ray (n_rays,), which the backward pass reads again.
 struct Rendered {
-    float *color, *depth, *opacity, *weights;
+    float *color, *depth, *opacity, *weights, *left;
 };
 
 struct Scan {
@@ -166,8 +166,8 @@ struct Scan {
 // Packed rays: compositing, scans and sums, distortion, search. Gradients are null where nobody asks.
 struct RenderingKernels {
     void (*composite)(const Rays&, const Emission&, const Rendered&, int n_threads);
-    void (*composite_backward)(const Rays&, const Emission&, const Rendered& gradient, float* grad_density,
-                               float* grad_color, int n_threads);
+    void (*composite_backward)(const Rays&, const Emission&, const Rendered&, const Rendered& gradient,
+                               float* grad_density, float* grad_color, int n_threads);
     void (*accumulate)(const Rays&, const float* weights, const float* values, int64_t n_channels, float* out,
                        int n_threads);
     void (*accumulate_backward)(const Rays&, const float* weights, const float* values, int64_t n_channels,

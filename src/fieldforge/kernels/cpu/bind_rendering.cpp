@@ -31,20 +31,20 @@ Rays expect_rays(Address offsets, int64_t n_rays, int64_t n_rows) {
 void bind_rendering(nb::module_& module) {
     module.def("composite", [](Address offsets, int64_t n_rays, int64_t n, Address t0, Address t1, Address density,
                                Address color, int64_t n_channels, Address out_color, Address out_depth,
-                               Address out_opacity, Address out_weights, int n_threads) {
-        kernels().rendering->composite(expect_rays(offsets, n_rays, n),
-                                       {at(t0), at(t1), at(density), at(color), expect_count(n_channels)},
-                                       {at(out_color), at(out_depth), at(out_opacity), at(out_weights)},
-                                       expect_threads(n_threads));
+                               Address out_opacity, Address out_weights, Address out_left, int n_threads) {
+        kernels().rendering->composite(
+            expect_rays(offsets, n_rays, n), {at(t0), at(t1), at(density), at(color), expect_count(n_channels)},
+            {at(out_color), at(out_depth), at(out_opacity), at(out_weights), at(out_left)}, expect_threads(n_threads));
     }, Unlocked());
     module.def("composite_backward", [](Address offsets, int64_t n_rays, int64_t n, Address t0, Address t1,
-                                        Address density, Address color, int64_t n_channels, Address of_color,
-                                        Address of_depth, Address of_opacity, Address of_weights, Address grad_density,
-                                        Address grad_color, int n_threads) {
-        kernels().rendering->composite_backward(expect_rays(offsets, n_rays, n),
-                                                {at(t0), at(t1), at(density), at(color), expect_count(n_channels)},
-                                                {at(of_color), at(of_depth), at(of_opacity), at(of_weights)},
-                                                at(grad_density), at(grad_color), expect_threads(n_threads));
+                                        Address density, Address color, int64_t n_channels, Address weights,
+                                        Address left, Address of_color, Address of_depth, Address of_opacity,
+                                        Address of_weights, Address grad_density, Address grad_color, int n_threads) {
+        kernels().rendering->composite_backward(
+            expect_rays(offsets, n_rays, n), {at(t0), at(t1), at(density), at(color), expect_count(n_channels)},
+            {nullptr, nullptr, nullptr, at(weights), at(left)},
+            {at(of_color), at(of_depth), at(of_opacity), at(of_weights), nullptr}, at(grad_density), at(grad_color),
+            expect_threads(n_threads));
     }, Unlocked());
     module.def("accumulate", [](Address offsets, int64_t n_rays, int64_t n, Address weights, Address values,
                                 int64_t n_channels, Address out, int n_threads) {

@@ -35,11 +35,11 @@ void for_rays(const Rays& rays, int n_scratch, int n_threads, F&& f) {
 }
 
 void composite(const Rays& rays, const Emission& in, const Rendered& out, int n_threads) {
-    for_rays(rays, out.weights ? 0 : 1, n_threads,
-             [&](int64_t ray, int64_t row, int64_t n, float* scratch, int64_t) {
-        float* weights = out.weights ? out.weights + row : scratch;
-        absorb_ray(in.t0 + row, in.t1 + row, in.density + row, n, weights, out.depth[ray], out.opacity[ray]);
-        weighted_sum(weights, in.color + row * in.n_channels, n, in.n_channels, out.color + ray * in.n_channels);
+    for_rays(rays, 0, n_threads, [&](int64_t ray, int64_t row, int64_t n, float*, int64_t) {
+        absorb_ray(in.t0 + row, in.t1 + row, in.density + row, n, out.weights + row, out.depth[ray], out.opacity[ray],
+                   out.left[ray]);
+        weighted_sum(out.weights + row, in.color + row * in.n_channels, n, in.n_channels,
+                     out.color + ray * in.n_channels);
     }, [&](int64_t first, int64_t n) {
         for (int64_t p = first; p < first + n; p += lanes) {  // optical depths become opacities
             Floats through, held;
@@ -49,21 +49,22 @@ void composite(const Rays& rays, const Emission& in, const Rendered& out, int n_
     });
 }
 
-void composite_backward(const Rays& rays, const Emission& in, const Rendered& grad, float* grad_density,
-                        float* grad_color, int n_threads) {
-    for_rays(rays, 4, n_threads, [&](int64_t ray, int64_t row, int64_t n, float* scratch, int64_t stride) {
-        float *pull = scratch, *weights = pull + stride, *beyond_q = weights + stride, *spare = beyond_q + stride;
+void composite_backward(const Rays& rays, const Emission& in, const Rendered& out, const Rendered& grad,
+                        float* grad_density, float* grad_color, int n_threads) {
+    for_rays(rays, 1, n_threads, [&](int64_t ray, int64_t row, int64_t n, float* pull, int64_t) {
         const float* g = grad.color + ray * in.n_channels;
-        if (grad.color) {
-            dots(in.color + row * in.n_channels, g, n, in.n_channels, pull);
-        } else {
-            memset(pull, 0, sizeof(float) * static_cast<size_t>(n));
+        if (grad_density) {
+            if (grad.color) {
+                dots(in.color + row * in.n_channels, g, n, in.n_channels, pull);
+            } else {
+                memset(pull, 0, sizeof(float) * static_cast<size_t>(n));
+            }
+            const RayGradient gradient{grad.depth ? grad.depth[ray] : 0.0f, grad.opacity ? grad.opacity[ray] : 0.0f,
+                                       grad.weights ? grad.weights + row : nullptr};
+            absorb_ray_backward(in.t0 + row, in.t1 + row, n, out.weights + row, out.left[ray], gradient, pull,
+                                grad_density + row);
         }
-        const RayGradient gradient{grad.depth ? grad.depth[ray] : 0.0f, grad.opacity ? grad.opacity[ray] : 0.0f,
-                                   grad.weights ? grad.weights + row : nullptr};
-        absorb_ray_backward(in.t0 + row, in.t1 + row, in.density + row, n, gradient, pull, weights, beyond_q,
-                            grad_density ? grad_density + row : spare);
-        if (grad_color) outer(weights, g, n, in.n_channels, grad_color + row * in.n_channels);
+        if (grad_color) outer(out.weights + row, g, n, in.n_channels, grad_color + row * in.n_channels);
     });
 }
 

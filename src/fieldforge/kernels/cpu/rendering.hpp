@@ -44,6 +44,14 @@ FF_INLINE Floats shift_up(Floats v, float fill, std::integer_sequence<int, L...>
 template <int S>
 FF_INLINE Floats shift_up(Floats v, float fill) { return shift_up<S>(v, fill, Lanes{}); }
 
+template <int S, int... L>
+FF_INLINE Floats shift_down(Floats v, std::integer_sequence<int, L...>) {
+    return __builtin_shufflevector(v, Floats{}, (L + S)...);
+}
+// Lane i holds what lane i + S held; zero comes in.
+template <int S>
+FF_INLINE Floats shift_down(Floats v) { return shift_down<S>(v, Lanes{}); }
+
 template <int... L>
 FF_INLINE Floats reverse(Floats v, std::integer_sequence<int, L...>) {
     return __builtin_shufflevector(v, v, (lanes - 1 - L)...);
@@ -77,6 +85,16 @@ template <class Op, int S = 1>
 FF_INLINE Floats prefix(Floats v) {
     if constexpr (S < lanes) {
         return prefix<Op, 2 * S>(Op::apply(v, shift_up<S>(v, Op::neutral)));
+    } else {
+        return v;
+    }
+}
+
+// Lane i: the sum of lane i and those above it.
+template <int S = 1>
+FF_INLINE Floats suffix_sum(Floats v) {
+    if constexpr (S < lanes) {
+        return suffix_sum<2 * S>(v + shift_down<S>(v));
     } else {
         return v;
     }
@@ -211,40 +229,26 @@ FF_INLINE void absorb(Floats x, Floats& through, Floats& held) {
     held = fma(-scale, y, 1.0f - scale);
 }
 
-// One vector of samples on their way along a ray.
-struct Absorbed {
-    Floats minus_tau, ends;  // ends: t0 + t1
-    Floats weight;           // arrives here and is held
-    Floats beyond;           // arrives behind the sample
-};
-
-FF_INLINE Absorbed absorb(const float* t0, const float* t1, const float* density, int64_t n, float& transmittance) {
-    Absorbed out;
-    const Floats begin = load_first(t0, n, 0.0f), end = load_first(t1, n, 0.0f);
-    out.ends = begin + end;
-    out.minus_tau = load_first(density, n, 0.0f) * (begin - end);
-    Floats through, held;
-    absorb(out.minus_tau, through, held);
-    const Floats product = prefix<Multiply>(through);
-    out.beyond = transmittance * product;
-    out.weight = transmittance * shift_up<1>(product, 1.0f) * held;
-    transmittance *= product[lanes - 1];
-    return out;
-}
-
-// Weights of a ray, its depth (the sum of weight * t_mid) and its optical depth, negative.
+// Weights of a ray, its depth (the sum of weight * t_mid), its optical depth, negative, and what passes all of it.
 inline void absorb_ray(const float* t0, const float* t1, const float* density, int64_t n, float* weights, float& depth,
-                       float& minus_tau) {
+                       float& minus_tau, float& left) {
     float transmittance = 1.0f;
     Floats depth_sum{}, tau_sum{};
     for (int64_t p = 0; p < n; p += lanes) {
-        const Absorbed one = absorb(t0 + p, t1 + p, density + p, n - p, transmittance);
-        store_first(weights + p, n - p, one.weight);
-        depth_sum = fma(one.weight, one.ends, depth_sum);
-        tau_sum += one.minus_tau;
+        const Floats begin = load_first(t0 + p, n - p, 0.0f), end = load_first(t1 + p, n - p, 0.0f);
+        const Floats x = load_first(density + p, n - p, 0.0f) * (begin - end);
+        Floats through, held;
+        absorb(x, through, held);
+        const Floats product = prefix<Multiply>(through);
+        const Floats weight = transmittance * shift_up<1>(product, 1.0f) * held;
+        transmittance *= product[lanes - 1];
+        store_first(weights + p, n - p, weight);
+        depth_sum = fma(weight, begin + end, depth_sum);
+        tau_sum += x;
     }
     depth = 0.5f * total(depth_sum);
     minus_tau = total(tau_sum);
+    left = transmittance;
 }
 
 // What the loss asks of a ray, besides its colour: the gradients of depth, opacity and weights (null: none).
@@ -253,31 +257,26 @@ struct RayGradient {
     const float* weights;
 };
 
-// With L the loss and q_j = dL / dweight_j in all,
-//     dL / dtau_j = beyond_j q_j - sum over k > j of weight_k q_k + dL / dopacity * exp(-tau of the ray).
-// `pull` (n,) brings color's part of q and is written over; weights and beyond_q are (n,) scratch, weights kept.
-inline void absorb_ray_backward(const float* t0, const float* t1, const float* density, int64_t n,
-                                const RayGradient& gradient, float* pull, float* weights, float* beyond_q,
-                                float* grad_density) {
-    float transmittance = 1.0f;
-    for (int64_t p = 0; p < n; p += lanes) {
-        const Absorbed one = absorb(t0 + p, t1 + p, density + p, n - p, transmittance);
-        Floats q = load_first(pull + p, n - p, 0.0f);
-        if (gradient.depth != 0.0f) q = fma(all(0.5f * gradient.depth), one.ends, q);
-        if (gradient.weights) q += load_first(gradient.weights + p, n - p, 0.0f);
-        store_first(weights + p, n - p, one.weight);
-        store_first(pull + p, n - p, one.weight * q);
-        store_first(beyond_q + p, n - p, one.beyond * q);
-    }
-    const float constant = gradient.opacity != 0.0f ? gradient.opacity * transmittance : 0.0f;
-    float carry = 0.0f;  // of the samples behind
+// With L the loss and q_j = dL / dweight_j in all, color's part of which comes as `pull`,
+//     dL / dtau_j = T_(j+1) q_j - sum over k > j of weight_k q_k + dL / dopacity * left,
+//     T_(j+1) = left + sum over k > j of weight_k,
+// where `left` passes the whole ray: sums from the back, in which no two terms of T have different signs.
+inline void absorb_ray_backward(const float* t0, const float* t1, int64_t n, const float* weights, float left,
+                                const RayGradient& gradient, const float* pull, float* grad_density) {
+    const float constant = gradient.opacity != 0.0f ? gradient.opacity * left : 0.0f;
+    float behind = 0.0f;
     for (int64_t p = (pieces(n, lanes) - 1) * lanes; p >= 0; p -= lanes) {
-        const Floats inclusive = prefix<Add>(reverse(load_first(pull + p, n - p, 0.0f)));
-        const Floats behind = reverse(carry + shift_up<1>(inclusive, 0.0f));
-        const Floats dt = load_first(t1 + p, n - p, 0.0f) - load_first(t0 + p, n - p, 0.0f);
-        const Floats slope = load_first(beyond_q + p, n - p, 0.0f) - behind + constant;
-        store_first(grad_density + p, n - p, dt * slope);
-        carry += inclusive[lanes - 1];
+        const Floats begin = load_first(t0 + p, n - p, 0.0f), end = load_first(t1 + p, n - p, 0.0f);
+        const Floats weight = load_first(weights + p, n - p, 0.0f);
+        Floats q = load_first(pull + p, n - p, 0.0f);
+        if (gradient.depth != 0.0f) q = fma(all(0.5f * gradient.depth), begin + end, q);
+        if (gradient.weights) q += load_first(gradient.weights + p, n - p, 0.0f);
+        const Floats light = suffix_sum(weight), seen = suffix_sum(weight * q);
+        const Floats passed = left + shift_down<1>(light);
+        const Floats slope = fma(passed, q, constant - (behind + shift_down<1>(seen)));
+        store_first(grad_density + p, n - p, (end - begin) * slope);
+        left += light[0];
+        behind += seen[0];
     }
 }
 
