@@ -140,11 +140,11 @@ class _Composite(torch.autograd.Function):
         offsets: Tensor,
         reference: Callable[..., Composited],
     ) -> Composited:
-        *out, left = _composite(density, color, t0, t1, offsets)
+        seen, depth, opacity, weights, left = _composite(density, color, t0, t1, offsets)
         ctx.reference = reference
-        ctx.save_for_backward(density, color, t0, t1, offsets, out[3], left)
+        ctx.save_for_backward(density, color, t0, t1, offsets, weights, left)
         ctx.set_materialize_grads(False)
-        return tuple(out)
+        return seen, depth, opacity, weights
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
