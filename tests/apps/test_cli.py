@@ -316,7 +316,7 @@ def test_every_command_has_help() -> None:
 def test_doctor_lists_operations_and_reasons(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
-    for word in ("torch", "grid", "reference", "HashGrid", "tinycudann", "cuda"):
+    for word in ("torch", "grid", "composite", "reference", "HashGrid", "tinycudann", "cuda"):
         assert word in said
 
 

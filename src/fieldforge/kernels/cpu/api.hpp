@@ -194,11 +194,56 @@ struct EncodingKernels {
                      float* const* grad_tensors, float* grad_x, int n_threads);
 };
 
+// Packed rows of rays: ray r has the rows offsets[r] to offsets[r + 1].
+struct Rays {
+    const int64_t* offsets;
+    int64_t n, longest;  // rays, and the most rows one of them has
+};
+
+// Intervals [t0, t1] that absorb with `density` and emit `n_channels` numbers, one row of each for every sample.
+struct Emission {
+    const float *t0, *t1, *density, *color;
+    int64_t n_channels;
+};
+
+// What is seen of them, or its gradient (null where there is none): (n_rays, n_channels), (n_rays,), (n_rays,),
+// (n_samples,); and what passes each ray (n_rays,), which the backward pass reads again.
+struct Rendered {
+    float *color, *depth, *opacity, *weights, *left;
+};
+
+struct Scan {
+    bool is_product, is_exclusive, is_reversed;
+};
+
+// Packed rays: compositing, scans and sums, distortion, search. Gradients are null where nobody asks.
+struct RenderingKernels {
+    void (*composite)(const Rays&, const Emission&, const Rendered&, int n_threads);
+    void (*composite_backward)(const Rays&, const Emission&, const Rendered&, const Rendered& gradient,
+                               float* grad_density, float* grad_color, int n_threads);
+    void (*accumulate)(const Rays&, const float* weights, const float* values, int64_t n_channels, float* out,
+                       int n_threads);
+    void (*accumulate_backward)(const Rays&, const float* weights, const float* values, int64_t n_channels,
+                                const float* grad, float* grad_weights, float* grad_values, int n_threads);
+    void (*scan)(const Rays&, const Scan&, const float* values, float* out, int n_threads);
+    void (*product_backward)(const Rays&, bool is_exclusive, const float* values, const float* grad,
+                             float* grad_values, int n_threads);
+    void (*distortion)(const Rays&, const float* weights, const float* t0, const float* t1, float* out, int n_threads);
+    void (*distortion_backward)(const Rays&, const float* weights, const float* t0, const float* t1, const float* grad,
+                                float* grad_weights, int n_threads);
+    // `left` and `right` (n_values,): rows of the edges around each value; -1 on rays without edges
+    void (*search)(const Rays& edges_of, const float* edges, const Rays& values_of, const float* values, int64_t* left,
+                   int64_t* right, int n_threads);
+    void (*inverse_cdf)(const Rays&, const float* edges, const float* cdf, const float* u, int64_t n_each, float* out,
+                        int n_threads);
+};
+
 // All kernels of one instruction set; each table stands in the file that is named after it.
 struct Kernels {
     const FieldKernels* field;
     const SecondKernels* second;
     const EncodingKernels* encoding;
+    const RenderingKernels* rendering;
 };
 
 }  // namespace fieldforge::cpu

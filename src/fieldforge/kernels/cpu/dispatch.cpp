@@ -8,12 +8,18 @@
 namespace fieldforge::cpu {
 
 // The build says which sets it holds: FF_HAS_V2 and so on.
-#define FF_SET_OF_KERNELS(set)                                                        \
-    namespace set {                                                                   \
-    extern const FieldKernels field_kernels;                                          \
-    extern const SecondKernels second_kernels;                                        \
-    extern const EncodingKernels encoding_kernels;                                    \
-    constexpr Kernels kernels = {&field_kernels, &second_kernels, &encoding_kernels}; \
+#define FF_SET_OF_KERNELS(set)                       \
+    namespace set {                                  \
+    extern const FieldKernels field_kernels;         \
+    extern const SecondKernels second_kernels;       \
+    extern const EncodingKernels encoding_kernels;   \
+    extern const RenderingKernels rendering_kernels; \
+    constexpr Kernels kernels = {                    \
+        &field_kernels,                              \
+        &second_kernels,                             \
+        &encoding_kernels,                           \
+        &rendering_kernels,                          \
+    };                                               \
     }
 #if FF_HAS_V2
 FF_SET_OF_KERNELS(v2)

@@ -10,4 +10,5 @@ NB_MODULE(_cpu, module) {
     module.def("release_scratch", &release_scratch, "Free the memory this thread keeps for its next call.");
     bind_fields(module);
     bind_encodings(module);
+    bind_rendering(module);
 }
