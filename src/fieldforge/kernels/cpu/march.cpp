@@ -82,30 +82,40 @@ void mark(const Occupancy& grid, const Rays& rays, const Stride& stride, int64_t
     });
 }
 
+// `length` samples from edge `k` on, which is start + k * step where there are no edges.
+void write_run(const float* edge, float start, float step, int64_t k, int64_t length, int64_t ray, float* __restrict t0,
+               float* __restrict t1, int64_t* __restrict ray_index) {
+    for (int64_t j = 0; j < length; ++j) ray_index[j] = ray;
+    if (edge) {
+        std::memcpy(t0, edge + k, sizeof(float) * static_cast<size_t>(length));
+        std::memcpy(t1, edge + k + 1, sizeof(float) * static_cast<size_t>(length));
+        return;
+    }
+    const int32_t first = static_cast<int32_t>(k), n = static_cast<int32_t>(length);
+    for (int32_t j = 0; j < n; ++j) t0[j] = start + static_cast<float>(first + j) * step;
+    for (int32_t j = 0; j < n; ++j) t1[j] = start + static_cast<float>(first + j + 1) * step;
+}
+
 void fill(const Rays& rays, const Stride& stride, const uint64_t* marks, const int64_t* offsets, int64_t first_ray,
           float* t0, float* t1, int64_t* ray_index, int n_threads) {
     Scratch scratch;
-    const bool is_even = stride.cone_angle == 0;
+    const bool has_edges = stride.cone_angle != 0;
     const int64_t n_words = pieces(stride.n_most, 64), n_edges = edges_of(stride.n_most);
-    float* edges = is_even ? nullptr : scratch.floats(n_threads * n_edges);
+    float* edges = has_edges ? scratch.floats(n_threads * n_edges) : nullptr;
     parallel_for(n_threads, pieces(rays.n, rays_of_a_task), [&](int64_t task, int thread) {
-        const float* edge = is_even ? nullptr : edges + thread * n_edges;
+        float* edge = has_edges ? edges + thread * n_edges : nullptr;
         const int64_t end = smaller(rays.n, (task + 1) * rays_of_a_task);
         for (int64_t i = task * rays_of_a_task; i < end; ++i) {
             int64_t out = offsets[i];
             if (offsets[i + 1] == out) continue;
-            if (!is_even) fill_edges(stride, rays.start[i], rays.end[i], edges + thread * n_edges);
+            if (has_edges) fill_edges(stride, rays.start[i], rays.end[i], edge);
             for (int64_t w = 0; out < offsets[i + 1]; ++w) {
                 for (uint64_t word = marks[i * n_words + w]; word;) {
                     const int from = __builtin_ctzll(word);
                     const uint64_t after = ~(word >> from);
                     const int length = after ? __builtin_ctzll(after) : 64;
-                    const int k = static_cast<int>(64 * w) + from;
-                    for (int j = 0; j < length; ++j) {
-                        t0[out + j] = is_even ? rays.start[i] + static_cast<float>(k + j) * stride.step : edge[k + j];
-                        t1[out + j] = is_even ? rays.start[i] + static_cast<float>(k + j + 1) * stride.step : edge[k + j + 1];
-                        ray_index[out + j] = first_ray + i;
-                    }
+                    write_run(edge, rays.start[i], stride.step, 64 * w + from, length, first_ray + i, t0 + out, t1 + out,
+                              ray_index + out);
                     out += length;
                     word = from + length == 64 ? 0 : word >> (from + length) << (from + length);
                 }

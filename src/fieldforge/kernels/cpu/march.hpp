@@ -22,6 +22,38 @@ FF_INLINE bool all(Int4 mask) {
 #endif
 }
 
+// A bit for each entry that is negative.
+FF_INLINE uint32_t signs(Ints v) {
+#if defined(__AVX512F__)
+    return _mm512_cmplt_epi32_mask((__m512i)v, _mm512_setzero_si512());
+#elif defined(__AVX2__)
+    return static_cast<uint32_t>(_mm256_movemask_ps((__m256)v));
+#elif defined(__x86_64__)
+    return static_cast<uint32_t>(_mm_movemask_ps((__m128)v));
+#else
+    uint32_t bits = 0;
+    for (int i = 0; i < lanes; ++i) bits |= static_cast<uint32_t>(v[i] < 0) << i;
+    return bits;
+#endif
+}
+
+// 32-bit integers from any of `from` on.
+FF_INLINE Ints gather(const void* from, Ints index) {
+#if defined(__AVX512F__)
+    return (Ints)_mm512_i32gather_epi32((__m512i)index, from, 4);
+#elif defined(__AVX2__)
+    return (Ints)_mm256_i32gather_epi32(static_cast<const int*>(from), (__m256i)index, 4);
+#else
+    Ints found;
+    for (int i = 0; i < lanes; ++i) {
+        int32_t one;
+        std::memcpy(&one, static_cast<const char*>(from) + 4 * static_cast<int64_t>(index[i]), 4);
+        found[i] = one;
+    }
+    return found;
+#endif
+}
+
 FF_INLINE Float4 as_float4(const float* p, float last = 0) { return Float4{p[0], p[1], p[2], last}; }
 FF_INLINE Int4 floor_of(Float4 u) { return __builtin_convertvector(u, Int4); }  // of numbers that are not negative
 FF_INLINE Float4 to_floats(Int4 i) { return __builtin_convertvector(i, Float4); }
@@ -114,58 +146,55 @@ inline int64_t fill_edges(const Stride& stride, float start, float end, float* e
 // Room for the edges of a ray.
 constexpr int64_t edges_of(int64_t n_most) { return round_up(n_most + chunk + 1, 16) + 16; }
 
-// Which of the 16 samples from `edge` on lie in occupied cells: a bit each.
-inline uint32_t look_up_chunk(const Occupancy& grid, const RayView& ray, const float* edge) {
-    const Cascades& cascades = *grid.cascades;
-    const int* n = cascades.resolution;
-    const int32_t rows[3] = {static_cast<int32_t>(n_blocks(n[0], block_bits)), static_cast<int32_t>(n_blocks(n[1], block_bits)),
-                             static_cast<int32_t>(n_blocks(n[2], block_bits))};
+// Which of the 16 samples from `edge` on lie in occupied cells: a bit each. `is_inside_first`: they all lie in the
+// smallest cascade.
+template <bool is_inside_first>
+FF_INLINE uint32_t look_up_chunk(const Occupancy& grid, const RayView& ray, const float* edge) {
+    const int* n = grid.cascades->resolution;
+    const int32_t rows[3] = {(n[0] + 3) / 4, (n[1] + 3) / 4, (n[2] + 3) / 4};
     uint32_t bits = 0;
     FF_UNROLL for (int first = 0; first < chunk; first += lanes) {
         const Floats t = 0.5f * (load(edge + first) + load(edge + first + 1));
-        Floats p[3];
-        FF_UNROLL for (int a = 0; a < 3; ++a) p[a] = ray.origin[a] + t * ray.direction[a];
-        Ints is_found = {}, row = {}, bit = {};
-        for (int c = 0; c < ray.n_cascades; ++c) {
+        Ints is_left = ~Ints{}, half = {}, bit = {};  // the half of a brick that holds the cell, as 32-bit integers lie
+        for (int c = 0; c < (is_inside_first ? 1 : ray.n_cascades); ++c) {
             const CascadeView& view = ray.cascades[c];
             Floats u[3];
-            Ints is_inside = ~is_found;
+            Ints is_inside = is_left;
             FF_UNROLL for (int a = 0; a < 3; ++a) {
-                u[a] = (p[a] - view.low[a]) * view.cells_per_length[a];
-                is_inside &= (u[a] >= 0) & (u[a] < ray.resolution[a]);
+                u[a] = ((ray.origin[a] + t * ray.direction[a]) - view.low[a]) * view.cells_per_length[a];
+                if (!is_inside_first) is_inside &= (u[a] >= 0) & (u[a] < ray.resolution[a]);
             }
             Ints cell[3];
             FF_UNROLL for (int a = 0; a < 3; ++a) {
-                cell[a] = __builtin_convertvector(select(is_inside, u[a], Floats{}), Ints);
+                if (!is_inside_first) u[a] = select(is_inside, u[a], Floats{});
+                cell[a] = __builtin_convertvector(u[a], Ints);
             }
-            const Ints row_here = ((c * rows[0] + (cell[0] >> 2)) * rows[1] + (cell[1] >> 2)) * rows[2] + (cell[2] >> 2);
-            const Ints bit_here = (cell[0] & 3) << 4 | (cell[1] & 3) << 2 | (cell[2] & 3);
-            row = is_inside ? row_here : row;
-            bit = is_inside ? bit_here : bit;
-            is_found |= is_inside;
-            if (!any(~is_found)) break;
+            const Ints row = ((c * rows[0] + (cell[0] >> 2)) * rows[1] + (cell[1] >> 2)) * rows[2] + (cell[2] >> 2);
+            const Ints half_here = 2 * row + (cell[0] >> 1 & 1);
+            const Ints bit_here = (cell[0] & 1) << 4 | (cell[1] & 3) << 2 | (cell[2] & 3);
+            half = is_inside_first ? half_here : is_inside ? half_here : half;
+            bit = is_inside_first ? bit_here : is_inside ? bit_here : bit;
+            is_left &= ~is_inside;
+            if (is_inside_first || !any(is_left)) break;
         }
-        int32_t at[lanes], shift[lanes], found[lanes];
-        std::memcpy(at, &row, sizeof at);
-        std::memcpy(shift, &bit, sizeof shift);
-        std::memcpy(found, &is_found, sizeof found);
-        FF_UNROLL for (int i = 0; i < lanes; ++i) {
-            bits |= static_cast<uint32_t>(grid.bricks[at[i]] >> shift[i] & 1 & static_cast<uint64_t>(found[i])) << (first + i);
-        }
+        Ints is_occupied = gather(grid.bricks, half) << (31 - bit);
+        if (!is_inside_first) is_occupied &= ~is_left;
+        bits |= signs(is_occupied) << first;
     }
     return bits;
 }
 
 // The first sample after the empty block of cells [low, high) of cascade c that holds sample k.
-inline int64_t cross(const RayView& ray, const Stride& stride, int c, Int4 low, Int4 high, const float* edge, int64_t k,
-                     int64_t n) {
+FF_INLINE int64_t cross(const RayView& ray, const Stride& stride, float per_step, int c, Int4 low, Int4 high,
+                        const float* edge, int64_t k, int64_t n) {
     const CascadeView& view = ray.cascades[c];
     const Float4 first = to_floats(low), last = to_floats(high);
     const Float4 leave = ((ray.direction > 0 ? last : first) - view.start) * view.inverse;
     float t_leave = leave[0] < leave[1] ? leave[0] : leave[1];
     t_leave = leave[2] < t_leave ? leave[2] : t_leave;
-    const float dt = clamp(t_leave * stride.cone_angle, stride.step, stride.max_step);
-    const float n_ahead = (t_leave - middle(edge + k)) / dt;
+    // at most: further on samples are longer
+    const float n_ahead = (t_leave - middle(edge + k)) *
+        (stride.cone_angle == 0 ? per_step : 1 / clamp(t_leave * stride.cone_angle, stride.step, stride.max_step));
     if (!(n_ahead >= 1)) return k + 1;
     const int64_t n_left = n - 1 - k;
     int64_t guess = k + (n_ahead < static_cast<float>(n_left) ? static_cast<int64_t>(n_ahead) : n_left);
@@ -181,6 +210,7 @@ inline int64_t mark_ray(const Occupancy& grid, const RayView& ray, const Stride&
                         int64_t n_most_kept, uint64_t* marks) {
     const int* resolution = grid.cascades->resolution;
     const Int4 sizes = floor_of(ray.resolution);
+    const float per_step = 1 / stride.step;
     int64_t count = 0;
     for (int64_t k = 0; k < n;) {
         int c = 0;
@@ -196,15 +226,18 @@ inline int64_t mark_ray(const Occupancy& grid, const RayView& ray, const Stride&
         const Int4 cell = floor_of(u), brick = cell >> block_bits;
         const uint64_t superbrick = grid.superbricks[row_of(c, cell >> (2 * block_bits), resolution, 2 * block_bits)];
         if ((superbrick >> bit_of(brick) & 1) == 0) {
-            const int bits = superbrick == 0 ? 2 * block_bits : block_bits;
+            const uint64_t eighth = superbrick >> bit_of(brick & 2) & 0x330033;  // 2 x 2 x 2 bricks
+            const int bits = superbrick == 0 ? 2 * block_bits : eighth == 0 ? block_bits + 1 : block_bits;
             const Int4 low = (cell >> bits) << bits;
             const Int4 beyond = low + (1 << bits), high = beyond < sizes ? beyond : sizes;
             if (c == 0 || !all((high > ray.inner_low) & (low < ray.inner_high))) {
-                k = cross(ray, stride, c, low, high, edge, k, n);
+                k = cross(ray, stride, per_step, c, low, high, edge, k, n);
                 continue;
             }
         }
-        uint64_t bits = look_up_chunk(grid, ray, edge + k);
+        const Float4 last = ray.cell(0, middle(edge + k + chunk - 1));
+        uint64_t bits = c == 0 && all((last >= 0) & (last < ray.resolution)) ? look_up_chunk<true>(grid, ray, edge + k)
+                                                                              : look_up_chunk<false>(grid, ray, edge + k);
         if (n - k < chunk) bits &= (uint64_t{1} << (n - k)) - 1;
         const int64_t word = k / 64, shift = k % 64;
         marks[word] |= bits << shift;
