@@ -6,9 +6,12 @@ The samples of a ray begin where it enters the grid, or at `near`. Without a con
 
 With one they grow with the distance, as pixels do: ``t1[k] = t0[k] + clamp(t0[k] * cone_angle, step, max_step)``. A
 sample is kept when its middle ``0.5 * (t0 + t1)`` is before the end of the ray (`far`, or where it leaves the grid) and
-lies in an occupied cell; so a kept sample may reach over the end by less than half its length. Everything is computed
-in float32, product and sum rounded one after the other, so that walking from cell to cell finds exactly the samples that
-testing all of them finds.
+lies in an occupied cell; so a kept sample may reach over the end by half its length. Everything is computed in float32,
+product and sum rounded one after the other, so that walking from cell to cell finds exactly the samples that testing
+all of them finds.
+
+Samples behind something opaque are kept: marching knows no densities. To end rays early, ask for the density at the
+samples without gradients, and keep those that `fieldforge.renderers.compositing.visibility` names.
 """
 
 from __future__ import annotations
@@ -99,7 +102,9 @@ def march(
     if grid.bricks.device != origins.device:
         raise ValueError(f"grid: expected it on {origins.device} like the rays, got {grid.bricks.device}")
     near, far = expect_span(near, far)
-    n_most_kept = MAX_SAMPLES if max_samples_per_ray is None else expect_int("max_samples_per_ray", max_samples_per_ray, 1)
+    n_most_kept = (
+        MAX_SAMPLES if max_samples_per_ray is None else expect_int("max_samples_per_ray", max_samples_per_ray, 1)
+    )
     expect_int("max_samples", max_samples, 1)
     stride = make_stride(step, cone_angle, max_step)
     box = grid.cascades.low[-1], grid.cascades.high[-1]
@@ -128,7 +133,7 @@ def make_stride(step: float, cone_angle: float, max_step: float) -> Stride:
     cone_angle = expect_float("cone_angle", cone_angle, 0.0)
     if isinstance(max_step, bool) or not isinstance(max_step, (int, float)) or not max_step >= step:
         raise ValueError(f"max_step: expected a number of at least step = {step:g}, got {max_step!r}")
-    return Stride(*(float(np.float32(number)) for number in (step, cone_angle, max_step)))
+    return Stride(float(np.float32(step)), float(np.float32(cone_angle)), float(np.float32(max_step)))
 
 
 def count_steps(start: Tensor, end: Tensor, stride: Stride) -> int:
@@ -147,13 +152,15 @@ def count_steps(start: Tensor, end: Tensor, stride: Stride) -> int:
             f"the ray's origin; at most {MAX_STEPS}, beyond which float32 does not tell them apart"
         )
     if stride.cone_angle == 0:
-        return int((end - start)[is_hit].max() / stride.step) + 3
+        return int((end - start)[is_hit].max() / stride.step) + 3  # at most MAX_STEPS
     # steps of equal length, then growing ones, then equal ones again; one eighth more for what is lost in rounding
     grow = min(max(stride.step / stride.cone_angle, first), last)
     even = min(max(stride.max_step / stride.cone_angle, grow), last)
     n_steps = (grow - first) / stride.step + (last - even) / stride.max_step
     if even > grow:
         n_steps += math.log(even / grow) / math.log1p(stride.cone_angle)
+    if n_steps > MAX_STEPS:
+        raise ValueError(f"step: lengths from {stride.step:g} on are {n_steps:.3g} samples a ray; at most {MAX_STEPS}")
     return int(1.125 * n_steps) + 8
 
 
@@ -210,37 +217,6 @@ def edges_of(start: Tensor, stride: Stride) -> Tensor:
 
 
 provide("march", "cpu", missing=cpu_door.missing, note=cpu_door.description)(cpu_marching.march)
-
-
-def visible(
-    samples: Samples, density: Tensor, *, min_transmittance: float = 1e-4, min_opacity: float = 0.0
-) -> Tensor:
-    """Which samples can be seen: light from them is not used up on the way (early termination).
-
-    March, ask for the density without gradients, keep what this says, and ask the field again with gradients::
-
-        samples = samples.keep(visible(samples, density))
-
-    Args:
-        samples: N intervals.
-        density: (N,) at least 0, 1/(unit of t).
-        min_transmittance: a sample is dropped when less than this is left where it begins.
-        min_opacity: a sample is dropped when 1 - exp(-density dt) is less than this.
-
-    Returns:
-        (N,) bool.
-
-    Raises:
-        ValueError: density has not one number for each sample.
-    """
-    if density.shape != samples.t0.shape:
-        raise ValueError(f"density: expected ({samples.n_samples},), got {tuple(density.shape)}")
-    expect_float("min_transmittance", min_transmittance, 0.0, 1.0)
-    expect_float("min_opacity", min_opacity, 0.0, 1.0)
-    thickness = (density.detach() * samples.dt).double().clamp(max=1e4)  # opaque; keeps infinities out of the sums
-    sums = torch.cat([thickness.new_zeros(1), thickness.cumsum(0)])
-    before = sums[:-1] - sums[samples.offsets[:-1]][samples.ray_index]
-    return (before.neg().exp() >= min_transmittance) & (thickness.neg().expm1().neg() >= min_opacity)
 
 
 def _expect_offset(offset: Tensor, origins: Tensor) -> Tensor:

@@ -210,10 +210,9 @@ class OccupancyGrid(nn.Module):
         wrong = ~((fresh >= 0) & (fresh < math.inf))
         if wrong.any():
             at = int(wrong.nonzero()[0])
-            raise ValueError(f"density: expected finite numbers of at least 0, got {float(fresh[at])} in cell {at}")
-        n_cells = self.density.numel()
-        if len(cells) and (int(cells[0]) < 0 or int(cells[-1]) >= n_cells or bool((cells[1:] <= cells[:-1]).any())):
-            raise ValueError(f"cells: expected ascending numbers from 0 to {n_cells - 1}, each once")
+            raise ValueError(
+                f"density: expected finite numbers of at least 0, got {float(fresh[at])} in cell {int(cells[at])}"
+            )
         choose("occupancy_update", self.density.device)(self.density, cells, fresh, self.decay)
         seen = self.density[self.density >= 0]
         mean = float(seen.mean(dtype=torch.float64)) if len(seen) else 0.0
@@ -294,7 +293,7 @@ def pack_reference(density: Tensor, threshold: float, cascades: Cascades) -> tup
 
 
 def pack_bits(cells: Tensor) -> Tensor:
-    """(C, X, Y, Z) bool -> (C, X/4, Y/4, Z/4) int64, sizes rounded up: bit 16 x + 4 y + z of each block of 4 x 4 x 4."""
+    """(C, X, Y, Z) bool -> (C, X/4, Y/4, Z/4) int64, sizes rounded up: bit 16 x + 4 y + z of 4 x 4 x 4 cells."""
     padding = [room for n in reversed(cells.shape[1:]) for room in (0, -n % 4)]
     cells = nn.functional.pad(cells, padding)
     bits = [
@@ -328,6 +327,7 @@ def look_up(points: Tensor, cascades: Cascades, bricks: Tensor) -> Tensor:
 def decay_max(density: Tensor, cells: Tensor, fresh: Tensor, decay: float) -> None:
     """density[cells] = max(decay * density[cells], fresh), in place."""
     flat = density.view(-1)
+    cells = cpu_marching.expect_cells(cells, len(flat))
     flat[cells] = torch.maximum(flat[cells] * decay, fresh)
 
 

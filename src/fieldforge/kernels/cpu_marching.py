@@ -78,10 +78,7 @@ def decay_max(density: Tensor, cells: Tensor, fresh: Tensor, decay: float) -> No
     expect_contiguous("density", expect_tensor("density", density, tuple(density.shape)))
     cells = expect_tensor("cells", cells, (cells.numel(),), torch.int64).contiguous()
     fresh = expect_tensor("fresh", fresh, (cells.numel(),)).contiguous()
-    if not len(cells):
-        return
-    if int(cells[0]) < 0 or int(cells[-1]) >= density.numel() or not bool((cells[1:] > cells[:-1]).all()):
-        raise ValueError(f"cells: expected ascending numbers from 0 to {density.numel() - 1}, each once")
+    expect_cells(cells, density.numel())
     native().decay_max(
         density.data_ptr(), cells.data_ptr(), fresh.data_ptr(), cells.numel(), decay, n_threads()
     )  # fmt: skip
@@ -160,6 +157,13 @@ def march(
     return t0, t1, ray_index, offsets
 
 
+def expect_cells(cells: Tensor, n_cells: int) -> Tensor:
+    """Require (M,) numbers in [0, n_cells), ascending, so that each is there once."""
+    if len(cells) and (int(cells[0]) < 0 or int(cells[-1]) >= n_cells or not bool((cells[1:] > cells[:-1]).all())):
+        raise ValueError(f"cells: expected ascending numbers from 0 to {n_cells - 1}, each once")
+    return cells
+
+
 def _expect_rays(origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     origins = expect_rows("origins", origins, 3)
     return origins, expect_tensor("directions", directions, tuple(origins.shape)).contiguous()
@@ -174,7 +178,9 @@ def _expect_blocks(name: str, blocks: Tensor, cascades: CascadesLike, size: int)
 
 
 @lru_cache(maxsize=64)
+def _make_cascades(resolution: tuple[int, ...], low: tuple[Vector, ...], cells_per_length: tuple[Vector, ...]) -> Any:
+    return native().Cascades(list(resolution), [list(v) for v in low], [list(v) for v in cells_per_length])
+
+
 def _native_cascades(cascades: CascadesLike) -> Any:
-    return native().Cascades(
-        list(cascades.resolution), [list(v) for v in cascades.low], [list(v) for v in cascades.cells_per_length]
-    )
+    return _make_cascades(cascades.resolution, cascades.low, cascades.cells_per_length)
