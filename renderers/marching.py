@@ -145,21 +145,24 @@ def count_steps(start: Tensor, end: Tensor, stride: Stride) -> int:
     is_hit = end > start
     if not bool(is_hit.any()):
         return 0
-    first, last = float(start[is_hit].min()), float(end[is_hit].max())
-    if not last <= MAX_STEPS * stride.length(last):
+    first, last = start[is_hit].double(), end[is_hit].double()
+    furthest = float(last.max())
+    if not furthest <= MAX_STEPS * stride.length(furthest):
         raise ValueError(
-            f"step: a length of {stride.length(last):g} at t = {last:g} is {last / stride.length(last):.3g} steps from "
-            f"the ray's origin; at most {MAX_STEPS}, beyond which float32 does not tell them apart"
+            f"step: a length of {stride.length(furthest):g} at t = {furthest:g} is "
+            f"{furthest / stride.length(furthest):.3g} steps from the ray's origin; at most {MAX_STEPS}, beyond which "
+            f"float32 does not tell them apart"
         )
     if stride.cone_angle == 0:
-        return int((end - start)[is_hit].max() / stride.step) + 3  # at most MAX_STEPS
+        return int((last - first).max() / stride.step) + 3  # at most MAX_STEPS
     # steps of equal length, then growing ones, then equal ones again; one eighth more for what is lost in rounding
-    grow = min(max(stride.step / stride.cone_angle, first), last)
-    even = min(max(stride.max_step / stride.cone_angle, grow), last)
-    n_steps = (grow - first) / stride.step + (last - even) / stride.max_step
-    if even > grow:
-        n_steps += math.log(even / grow) / math.log1p(stride.cone_angle)
-    if n_steps > MAX_STEPS:
+    grow = torch.maximum(first, last.clamp(max=stride.step / stride.cone_angle))
+    even = torch.maximum(grow, last.clamp(max=stride.max_step / stride.cone_angle))
+    n_steps = float(
+        ((grow - first) / stride.step + (even / grow).log() / math.log1p(stride.cone_angle)
+         + (last - even) / stride.max_step).max()
+    )  # fmt: skip
+    if not n_steps <= MAX_STEPS:
         raise ValueError(f"step: lengths from {stride.step:g} on are {n_steps:.3g} samples a ray; at most {MAX_STEPS}")
     return int(1.125 * n_steps) + 8
 
@@ -189,7 +192,7 @@ def march_rays(
     """
     n_at_once = max(1, 2**21 // stride.n_most)
     parts, counts, n_samples = [], [], 0
-    for first in range(0, origins.shape[0], n_at_once):
+    for first in range(0, max(1, origins.shape[0]), n_at_once):
         rows = slice(first, first + n_at_once)
         edges = edges_of(start[rows], stride)  # (r, n_most + 1)
         t0, t1 = edges[:, :-1], edges[:, 1:]

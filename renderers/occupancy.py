@@ -186,9 +186,12 @@ class OccupancyGrid(nn.Module):
 
     def points_in(self, cells: Tensor, inside: Tensor) -> Tensor:
         """(M,) cells and (M, 3) places in the unit cube -> (M, 3) points of the cells, world length."""
-        cascade, *place = torch.unravel_index(cells, self.density.shape)
+        n_x, n_y, n_z = self.cascades.resolution
+        row, z = cells.div(n_z, rounding_mode="floor"), cells % n_z
+        layer, y = row.div(n_y, rounding_mode="floor"), row % n_y
+        cascade, x = layer.div(n_x, rounding_mode="floor"), layer % n_x
         low = inside.new_tensor(self.cascades.low)[cascade]
-        return low + (torch.stack(place, -1) + inside) / inside.new_tensor(self.cascades.cells_per_length)[cascade]
+        return low + (torch.stack([x, y, z], -1) + inside) / inside.new_tensor(self.cascades.cells_per_length)[cascade]
 
     @torch.no_grad()
     def insert(self, cells: Tensor, density: Tensor) -> None:
