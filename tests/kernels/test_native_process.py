@@ -20,6 +20,7 @@ from fieldforge.kernels.cpu_training import AdamStep
 pytestmark = pytest.mark.skipif(cpu_door.missing() is not None, reason=f"no native kernels: {cpu_door.missing()}")
 
 HERE = Path(__file__).parent
+PARTS = ("encodings", "grid", "marching", "mlp", "rendering", "second", "training")
 BEYOND_THE_SYSTEM = "FIELDFORGE_CPU: expected one of "
 
 
@@ -114,7 +115,7 @@ def test_every_instruction_set_passes_these_tests(name: str) -> None:
         return
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider",
-         *(str(HERE / f"test_native_{part}.py") for part in ("grid", "mlp", "second", "training", "rendering"))],
+         *(str(HERE / f"test_native_{part}.py") for part in PARTS)],
         env=os.environ | {"FIELDFORGE_CPU": name, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

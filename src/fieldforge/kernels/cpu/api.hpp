@@ -238,12 +238,64 @@ struct RenderingKernels {
                         int n_threads);
 };
 
+constexpr int max_cascades = 16;
+
+// Boxes of cells around one centre, each twice as large as the one before. A point p lies in the cell
+// floor((p - low) * cells_per_length) of the first cascade where that is in [0, resolution) on each axis.
+//
+// Whether cells are occupied stands in bricks of 4 x 4 x 4 cells, one bit each, bit 16 x + 4 y + z; cells beyond the
+// resolution are empty. Bricks are rows (cascade, x, y, z), z fastest. Bricks that are not zero stand in superbricks in
+// the same way.
+struct Cascades {
+    int n_cascades;
+    int resolution[3];
+    float low[max_cascades][3];
+    float cells_per_length[max_cascades][3];
+};
+
+struct Occupancy {
+    const Cascades* cascades;
+    const uint64_t* bricks;
+    const uint64_t* superbricks;
+};
+
+// Where samples can be on a ray: edge[0] = start, edge[k + 1] = edge[k] + clamp(edge[k] * cone_angle, step, max_step);
+// edge[k] = start + k * step where cone_angle is 0. Sample k goes from edge[k] to edge[k + 1].
+struct Stride {
+    float step, cone_angle, max_step;
+    int64_t n_most;  // no ray has more of them
+};
+
+// Rays (n, 3) with t in [start, end).
+struct Rays {
+    int64_t n;
+    const float *origins, *directions, *start, *end;
+};
+
+// Occupancy grids and marching. Marks are rows of pieces(n_most, 64) words, bit k for sample k.
+struct MarchKernels {
+    void (*intersect_box)(const float* origins, const float* directions, int64_t n, const float* low, const float* high,
+                          float near, float far, float* t_near, float* t_far, int n_threads);
+    void (*look_up)(const Cascades&, const uint64_t* bricks, const float* points, int64_t n, bool* is_occupied,
+                    int n_threads);
+    void (*mark)(const Occupancy&, const Rays&, const Stride&, int64_t n_most_kept, uint64_t* marks, int64_t* counts,
+                 int n_threads);
+    void (*fill)(const Rays&, const Stride&, const uint64_t* marks, const int64_t* offsets, int64_t first_ray, float* t0,
+                 float* t1, int64_t* ray_index, int n_threads);
+    // density[cell] = max(density[cell] * decay, fresh) for cells that differ from each other
+    void (*decay_max)(float* density, const int64_t* cells, const float* fresh, int64_t n, float decay, int n_threads);
+    // which cells (cascade, x, y, z) exceed the threshold
+    void (*pack)(const Cascades&, const float* density, float threshold, uint64_t* bricks, uint64_t* superbricks,
+                 int n_threads);
+};
+
 // All kernels of one instruction set; each table stands in the file that is named after it.
 struct Kernels {
     const FieldKernels* field;
     const SecondKernels* second;
     const EncodingKernels* encoding;
     const RenderingKernels* rendering;
+    const MarchKernels* march;
 };
 
 }  // namespace fieldforge::cpu

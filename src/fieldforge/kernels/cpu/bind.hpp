@@ -48,5 +48,6 @@ using Unlocked = nanobind::call_guard<nanobind::gil_scoped_release>;
 void bind_fields(nanobind::module_& module);
 void bind_encodings(nanobind::module_& module);
 void bind_rendering(nanobind::module_& module);
+void bind_marching(nanobind::module_& module);
 
 }  // namespace fieldforge::cpu

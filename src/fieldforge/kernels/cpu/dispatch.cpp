@@ -14,11 +14,13 @@ namespace fieldforge::cpu {
     extern const SecondKernels second_kernels;       \
     extern const EncodingKernels encoding_kernels;   \
     extern const RenderingKernels rendering_kernels; \
+    extern const MarchKernels march_kernels;         \
     constexpr Kernels kernels = {                    \
         &field_kernels,                              \
         &second_kernels,                             \
         &encoding_kernels,                           \
         &rendering_kernels,                          \
+        &march_kernels,                              \
     };                                               \
     }
 #if FF_HAS_V2

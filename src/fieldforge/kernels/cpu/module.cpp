@@ -11,4 +11,5 @@ NB_MODULE(_cpu, module) {
     bind_fields(module);
     bind_encodings(module);
     bind_rendering(module);
+    bind_marching(module);
 }
