@@ -393,7 +393,9 @@ def addresses_with(shape: EncodingShape, mlp_shape: MlpShape, tensors: Sequence[
 
 def expect_tensors(shape: EncodingShape, tensors: Sequence[Tensor], *, copy: bool = True) -> list[Tensor]:
     """Tables and frequencies of the right shapes, contiguous if `copy`."""
-    checked = []
+    checked: list[Tensor] = []
+    if len(tensors) != len(shape.with_tensors):
+        raise ValueError(f"tensors: expected {len(shape.with_tensors)}, got {len(tensors)}")
     for part, tensor in zip(shape.with_tensors, tensors, strict=True):
         if part.grid is not None:
             checked.append(expect_table(tensor, part.grid, copy=copy))
