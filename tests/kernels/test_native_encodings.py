@@ -168,7 +168,8 @@ def test_value_and_gradient_are_the_references(
     with use_backend("reference"):
         expected = values_and_gradients(encoding, x, [])
     for one, other in zip(got, expected, strict=True):
-        assert relative_error(one, other) < 5e-6
+        # phases of RandomFourier are rounded in turns here, in radians there
+        assert relative_error(one, other) < (1.5e-5 if otype == "RandomFourier" else 5e-6)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-3.0, 3.0)])
