@@ -395,6 +395,21 @@ def test_what_the_kernels_do_not_have_is_refused_with_the_reason(generator: torc
     assert isinstance(cpu_encodings.describe_encoding(many), cpu_encodings.EncodingShape)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # PyTorch's forward mode uses it itself
+@pytest.mark.parametrize("otype", FORMULAS)
+def test_batched_and_forward_mode_derivatives_are_the_references(otype: str, generator: torch.Generator) -> None:
+    encoding = make(otype, 3, generator)
+    x = torch.rand(3, generator=generator, requires_grad=True)
+    tangent = torch.randn(3, generator=generator)
+    one_by_one = torch.autograd.functional.jacobian(encoding, x)
+    batched = torch.autograd.functional.jacobian(encoding, x, vectorize=True)
+    assert relative_error(batched, one_by_one) < 1e-5
+    with torch.autograd.forward_ad.dual_level():
+        dual = encoding(torch.autograd.forward_ad.make_dual(x.detach(), tangent))
+        pushed = torch.autograd.forward_ad.unpack_dual(dual).tangent
+    assert relative_error(pushed, one_by_one @ tangent) < 1e-5
+
+
 def test_a_subclass_may_change_what_its_encoding_is(generator: torch.Generator) -> None:
     frequency_class = type(make("Frequency", 2, generator))
 
