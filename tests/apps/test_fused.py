@@ -20,6 +20,8 @@ needs_native = pytest.mark.skipif(cpu_door.missing() is not None, reason=f"no na
 
 PICTURE = Picture.from_array(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
 
+GRID = "{otype='HashGrid', n_levels=3, log2_hashmap_size=8, n_dims_to_encode=1}"
+
 
 def run_of(overrides: list[str], n_steps: int, backend: str = "auto", hooks: tuple = ()) -> tuple:
     """(parameters, moments, losses, step, reason) after some steps."""
@@ -36,7 +38,12 @@ def run_of(overrides: list[str], n_steps: int, backend: str = "auto", hooks: tup
 @pytest.mark.parametrize("loss", ["L2", "L1", "Huber", "RelativeL2"])
 @pytest.mark.parametrize(
     "more",
-    [[], ["network.has_bias=true", "network.activation=SiLU"], ["encoding={otype='Frequency', n_frequencies=4}"]],
+    [
+        [],
+        ["network.has_bias=true", "network.activation=SiLU"],
+        ["encoding={otype='Frequency', n_frequencies=4}"],
+        [f"encoding={{otype='Composite', nested=[{GRID}, {GRID}, {{otype='OneBlob', n_dims_to_encode=0}}]}}"],
+    ],
 )
 def test_fused_steps_are_plain_steps(loss: str, more: list[str]) -> None:
     overrides = [f"loss.otype={loss}", "optimizer.epsilon=1e-6", "optimizer.l2_reg=0.001", *more]
@@ -52,6 +59,27 @@ def test_fused_steps_are_plain_steps(loss: str, more: list[str]) -> None:
     assert moments.keys() == expected_moments.keys()
     for name in moments:
         torch.testing.assert_close(moments[name], expected_moments[name], atol=1e-5, rtol=1e-2)
+
+
+@needs_native
+@pytest.mark.parametrize("encoding", ["{otype='HashGrid', n_levels=4}", "{otype='TensorCP'}"])
+def test_frozen_features_are_inputs_like_any_other(encoding: str) -> None:
+    config, _ = run_config(PICTURE, overrides=["fit.batch_size=512", f"encoding={encoding}"])
+    found = []
+    for backend in ("auto", "reference"):
+        field = make_field(config, PICTURE, 0)
+        field.encoding.requires_grad_(False)
+        before = [parameter.clone() for parameter in field.encoding.parameters()]
+        with use_backend(backend):
+            draw = PixelDraw(PICTURE, FitOptions.of(config["fit"]), 0)
+            step, _, reason = step_of(field, config, draw, ())
+            losses = [step(number, 1.0) for number in range(4)]
+        assert isinstance(step, FusedStep if backend == "auto" else PlainStep), reason
+        assert all(torch.equal(a, b) for a, b in zip(before, field.encoding.parameters(), strict=True))
+        found.append((losses, list(field.network.parameters())))
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-4)
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(one, other, atol=2e-4, rtol=1e-3)
 
 
 @needs_native

@@ -12,6 +12,7 @@ from reference.encodings import frequency, one_blob, random_fourier, spherical_h
 from torch import Tensor
 
 from fieldforge.apps.fit.optimizers.adam import Adam
+from fieldforge.apps.fit.optimizers.base import Parameters
 from fieldforge.backends import BackendError, choose, use_backend
 from fieldforge.encodings.base import Encoding
 from fieldforge.fields import fused
@@ -90,7 +91,7 @@ COMPOSITES: dict[str, tuple[int, dict[str, Any]]] = {
     ),
     "inputs of a radiance cache": (
         10,
-        {"nested": [{"otype": "OneBlobFrequency", "n_dims_to_encode": 9}, {"otype": "RandomFourier", "n_features": 5}]},
+        {"nested": [{"otype": "OneBlobFrequency", "n_dims_to_encode": 9}, {"otype": "RandomFourier", "sigma": 1.0}]},
     ),
 }
 
@@ -153,13 +154,13 @@ def relative_error(got: Tensor, expected: Tensor) -> float:
 
 
 @pytest.mark.parametrize("n_points", [0, 1, 15, 17, 4099])
-@pytest.mark.parametrize("n_dims", [1, 2, 3, 5])
-@pytest.mark.parametrize("otype", FORMULAS)
+@pytest.mark.parametrize(
+    ("otype", "n_dims"),
+    [(otype, n) for otype in FORMULAS for n in (1, 2, 3, 5) if n == 3 or otype != "SphericalHarmonics"],
+)
 def test_value_and_gradient_are_the_references(
     otype: str, n_dims: int, n_points: int, generator: torch.Generator
 ) -> None:
-    if otype == "SphericalHarmonics" and n_dims != 3:
-        pytest.skip("directions have three coordinates")
     encoding = make(otype, n_dims, generator)
     x = points(n_points, n_dims, otype, generator, low=0.0, high=1.0)
     with use_backend("cpu"):
@@ -167,7 +168,8 @@ def test_value_and_gradient_are_the_references(
     with use_backend("reference"):
         expected = values_and_gradients(encoding, x, [])
     for one, other in zip(got, expected, strict=True):
-        assert relative_error(one, other) < 5e-6
+        # phases of RandomFourier are rounded in turns here, in radians there
+        assert relative_error(one, other) < (1.5e-5 if otype == "RandomFourier" else 5e-6)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-3.0, 3.0)])
@@ -331,20 +333,21 @@ def test_training_steps_move_every_table(generator: torch.Generator) -> None:
     weights = [weight.detach().clone() for weight in cpu_ops.parameters_of(network)[0]]
     step = AdamStep(weights, [], mlp_shape, encoding=shape, tensors=tensors, epsilon=1e-4)
     assert len(step.parameters) == 2 + 3
-    named = [(name, p) for part in (encoding, network) for name, p in part.named_parameters()]
-    adam = Adam(named, learning_rate=1e-2, beta1=0.9, beta2=0.99, epsilon=1e-4, l2_reg=0.0)
+    parameters = [*encoding.parameters(), *network.parameters()]
+    matrix, other = list(network.parameters()), list(encoding.parameters())
+    adam = Adam(Parameters(matrix, other), learning_rate=1e-2, beta1=0.9, beta2=0.99, epsilon=1e-4, l2_reg=0.0)
     x = torch.rand(300, n_dims, generator=generator)
     target = torch.rand(300, 2, generator=generator)
     for _ in range(5):
         loss, _ = step.on_points(x, target, 1e-2)
         with use_backend("reference"):
             expected = (fused.apply(encoding, network, x) - target).square().mean()
-        adam.zero_grad()
-        expected.backward()
+        for parameter, grad in zip(parameters, torch.autograd.grad(expected, parameters), strict=True):
+            parameter.grad = grad
         adam.step()
         assert loss == pytest.approx(float(expected.detach()), rel=1e-4)
-    for one, (name, other) in zip(step.parameters, named, strict=True):
-        assert relative_error(one, other.detach()) < 1e-3, name
+    for one, other in zip(step.parameters, parameters, strict=True):
+        assert relative_error(one, other.detach()) < 1e-3
     assert torch.equal(tensors[2], encoding.parts[3].frequencies)
 
 
@@ -392,6 +395,21 @@ def test_what_the_kernels_do_not_have_is_refused_with_the_reason(generator: torc
     assert isinstance(cpu_encodings.describe_encoding(many), cpu_encodings.EncodingShape)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # PyTorch's forward mode uses it itself
+@pytest.mark.parametrize("otype", FORMULAS)
+def test_batched_and_forward_mode_derivatives_are_the_references(otype: str, generator: torch.Generator) -> None:
+    encoding = make(otype, 3, generator)
+    x = torch.rand(3, generator=generator, requires_grad=True)
+    tangent = torch.randn(3, generator=generator)
+    one_by_one = torch.autograd.functional.jacobian(encoding, x)
+    batched = torch.autograd.functional.jacobian(encoding, x, vectorize=True)
+    assert relative_error(batched, one_by_one) < 1e-5
+    with torch.autograd.forward_ad.dual_level():
+        dual = encoding(torch.autograd.forward_ad.make_dual(x.detach(), tangent))
+        pushed = torch.autograd.forward_ad.unpack_dual(dual).tangent
+    assert relative_error(pushed, one_by_one @ tangent) < 1e-5
+
+
 def test_a_subclass_may_change_what_its_encoding_is(generator: torch.Generator) -> None:
     frequency_class = type(make("Frequency", 2, generator))
 
@@ -421,5 +439,5 @@ def test_bad_calls_are_errors_before_the_kernel(generator: torch.Generator) -> N
     weights = [torch.zeros(4, encoding.n_output_dims), torch.zeros(1, 4)]
     with pytest.raises(ValueError, match=r"table: expected shape"):
         AdamStep(weights, [], mlp_shape, encoding=shape, tensors=[table[:-1]])
-    with pytest.raises(ValueError, match=r"zip"):
+    with pytest.raises(ValueError, match=r"tensors: expected 1, got 0"):
         AdamStep(weights, [], mlp_shape, encoding=shape, tensors=[])

@@ -314,8 +314,10 @@ class _Encode(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
         needs_x, _, _, _, *needs = ctx.needs_input_grad
-        if torch.is_grad_enabled():
-            grad_x, *grads = _recorded(ctx.reference, (x, *tensors), (needs_x, *needs), grad)
+        is_batched = torch._C._functorch.is_legacy_batchedtensor(grad)  # by `is_grads_batched`: it has no memory
+        if torch.is_grad_enabled() or is_batched or _is_transformed():
+            with torch.enable_grad():
+                grad_x, *grads = _recorded(ctx.reference, (x, *tensors), (needs_x, *needs), grad)
             return grad_x, None, None, None, *grads
         call = _Call(x, ctx.shape, ctx.mlp_shape, tensors)
         grad = expect_rows("grad", grad, call.n_outputs)
@@ -393,7 +395,9 @@ def addresses_with(shape: EncodingShape, mlp_shape: MlpShape, tensors: Sequence[
 
 def expect_tensors(shape: EncodingShape, tensors: Sequence[Tensor], *, copy: bool = True) -> list[Tensor]:
     """Tables and frequencies of the right shapes, contiguous if `copy`."""
-    checked = []
+    checked: list[Tensor] = []
+    if len(tensors) != len(shape.with_tensors):
+        raise ValueError(f"tensors: expected {len(shape.with_tensors)}, got {len(tensors)}")
     for part, tensor in zip(shape.with_tensors, tensors, strict=True):
         if part.grid is not None:
             checked.append(expect_table(tensor, part.grid, copy=copy))
