@@ -210,15 +210,14 @@ class OccupancyGrid(nn.Module):
                 f"for {cells.dtype} {tuple(cells.shape)}"
             )
         fresh = density.detach().float()
-        wrong = ~((fresh >= 0) & (fresh < math.inf))
-        if wrong.any():
-            at = int(wrong.nonzero()[0])
+        if len(fresh) and not (float(fresh.min()) >= 0 and float(fresh.max()) < math.inf):
+            at = int((~((fresh >= 0) & (fresh < math.inf))).nonzero()[0])
             raise ValueError(
                 f"density: expected finite numbers of at least 0, got {float(fresh[at])} in cell {int(cells[at])}"
             )
         choose("occupancy_update", self.density.device)(self.density, cells, fresh, self.decay)
-        seen = self.density[self.density >= 0]
-        mean = float(seen.mean(dtype=torch.float64)) if len(seen) else 0.0
+        n_seen = int((self.density >= 0).sum())
+        mean = float(self.density.clamp(min=0).sum(dtype=torch.float64)) / max(1, n_seen)
         self.repack(min(mean, self.threshold))
 
     @torch.no_grad()
