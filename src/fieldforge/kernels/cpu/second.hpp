@@ -149,29 +149,51 @@ struct Dual {
     FF_INLINE Dual operator*(const Dual& b) const { return {value * b.value, fma(along, b.value, value * b.along)}; }
 };
 
-template <int D, Indexing I>
-struct DualCells : Cells<D, I> {
+// The cells that `lanes` points fall into. Unlike Cells it knows its indexing at run time and is filled by a call: one
+// copy of the loops below for all indexings keeps the library small.
+template <int D>
+struct DualCells {
+    UInts place[1 << D];  // where the features of each corner begin
+    Floats weight[D][2], slope[D];
     Floats weight_along[D];  // derivatives along u of weight[d][1] and of its slope
     Floats slope_along[D];
 
-    FF_INLINE DualCells(const Points& x, const Points& u, int64_t i, const Level& level, Interpolation interpolation)
-        : Cells<D, I>(x, i, level, interpolation, true) {
+    __attribute__((noinline)) void fill(const Points& x, const Points& u, int64_t i, const Level& level,
+                                        const Grid& grid) {
+        switch (x.are_inside ? level.inside : level.outside) {
+            case Indexing::hash: fill<Indexing::hash>(x, i, level, grid); break;
+            case Indexing::dense: fill<Indexing::dense>(x, i, level, grid); break;
+            default: fill<Indexing::any_modulo>(x, i, level, grid);
+        }
         FF_UNROLL for (int d = 0; d < D; ++d) {
             const Floats speed = load(u.axis[d] + i) * level.scale;  // in cells
             slope_along[d] = Floats{};
-            if (interpolation == Interpolation::smoothstep) {
+            if (grid.interpolation == Interpolation::smoothstep) {
                 const Floats position = fma_rounded_once(load(x.axis[d] + i), all(level.scale), all(0.5f));
                 slope_along[d] = (6.0f - 12.0f * (position - floor(position))) * speed;
-            } else if (interpolation == Interpolation::nearest) {
-                this->slope[d] = Floats{};
+            } else if (grid.interpolation == Interpolation::nearest) {
+                slope[d] = Floats{};
             }
-            weight_along[d] = this->slope[d] * speed;
+            weight_along[d] = slope[d] * speed;
         }
+    }
+
+    template <Indexing I>
+    FF_INLINE void fill(const Points& x, int64_t i, const Level& level, const Grid& grid) {
+        const Cells<D, I> cells(x, i, level, grid.interpolation, true);
+        FF_UNROLL for (int d = 0; d < D; ++d) {
+            weight[d][0] = cells.weight[d][0];
+            weight[d][1] = cells.weight[d][1];
+            slope[d] = cells.slope[d];
+        }
+        for_each_corner<D>([&](int c) __attribute__((always_inline)) {
+            place[c] = cells.place(c, level, static_cast<uint32_t>(grid.n_features));
+        });
     }
 
     FF_INLINE Dual factor(int c, int d) const {
         const bool is_upper = (c >> d) & 1;
-        return {this->weight[d][is_upper], is_upper ? weight_along[d] : -weight_along[d]};
+        return {weight[d][is_upper], is_upper ? weight_along[d] : -weight_along[d]};
     }
 
     FF_INLINE Dual dual_product(int c) const {
@@ -182,8 +204,8 @@ struct DualCells : Cells<D, I> {
 
     // d dual_product(c) / d position along one axis.
     FF_INLINE Dual dual_slope(int c, int axis) const {
-        Dual w = (c >> axis) & 1 ? Dual{this->slope[axis], slope_along[axis]}
-                                 : Dual{-this->slope[axis], -slope_along[axis]};
+        Dual w = (c >> axis) & 1 ? Dual{slope[axis], slope_along[axis]}
+                                 : Dual{-slope[axis], -slope_along[axis]};
         FF_UNROLL for (int d = 0; d < D; ++d) {
             if (d != axis) w = w * factor(c, d);
         }
@@ -192,19 +214,20 @@ struct DualCells : Cells<D, I> {
 };
 
 // Features of one level and their derivatives along u.
-template <int D, bool by_pairs, Indexing I>
+template <int D, bool by_pairs>
 void encode_level_along(const Grid& grid, const Level& level, const float* table, const Points& x, const Points& u,
                         int64_t begin, int64_t end, const Tiles& out, int feature) {
     const int F = grid.n_features, half = out.n_points;
+    DualCells<D> cells;
     table += level.offset * F;
     for (int64_t tile = begin; tile < end; ++tile) {
         for (int p = 0; p < half; p += lanes) {
-            const DualCells<D, I> cells(x, u, tile * half + p, level, grid.interpolation);
+            cells.fill(x, u, tile * half + p, level, grid);
             float* to = out.at(tile, feature) + p;
             for (int f = 0; f < F; f += by_pairs ? 2 : 1) {
                 Floats sum[2] = {}, along[2] = {};
                 for_each_corner<D>([&](int c) __attribute__((always_inline)) {
-                    const UInts at = cells.place(c, level, static_cast<uint32_t>(F));
+                    const UInts at = cells.place[c];
                     const Dual w = cells.dual_product(c);
                     Floats entry[2];
                     if constexpr (by_pairs) {
@@ -228,14 +251,15 @@ void encode_level_along(const Grid& grid, const Level& level, const float* table
 
 // The adjoints of features (if `has_value`) and of their derivatives along u, added to the gradient of one level's
 // table; see scatter_level.
-template <int D, bool by_pairs, Indexing I>
+template <int D, bool by_pairs>
 void scatter_level_along(const Grid& grid, const Level& level, float* gradient, const Window& window, const Points& x,
                          const Points& u, int64_t n, const Tiles& adjoint, bool has_value, int feature) {
     const int F = grid.n_features, half = adjoint.n_points;
+    DualCells<D> cells;
     for (int64_t tile = 0; tile * half < n; ++tile) {
         const int64_t n_here = smaller(half, n - tile * half);
         for (int p = 0; p < n_here; p += lanes) {
-            const DualCells<D, I> cells(x, u, tile * half + p, level, grid.interpolation);
+            cells.fill(x, u, tile * half + p, level, grid);
             for (int f = 0; f < F; f += by_pairs ? 2 : 1) {
                 Floats value[2] = {}, along[2] = {};
                 FF_UNROLL for (int k = 0; k <= by_pairs; ++k) {
@@ -244,7 +268,7 @@ void scatter_level_along(const Grid& grid, const Level& level, float* gradient, 
                     if (has_value) value[k] = load(from);
                 }
                 for_each_corner<D>([&](int c) __attribute__((always_inline)) {
-                    const UInts at = cells.place(c, level, static_cast<uint32_t>(F)) + static_cast<uint32_t>(f);
+                    const UInts at = cells.place[c] + static_cast<uint32_t>(f);
                     const Dual w = cells.dual_product(c);
                     const Floats first = fma(w.along, along[0], w.value * value[0]);
                     if constexpr (by_pairs) {
@@ -259,19 +283,20 @@ void scatter_level_along(const Grid& grid, const Level& level, float* gradient, 
 }
 
 // The same adjoints, added to the gradient in the coordinates; see differentiate_level.
-template <int D, bool by_pairs, Indexing I>
+template <int D, bool by_pairs>
 void differentiate_level_along(const Grid& grid, const Level& level, const float* table, const Points& x,
                                const Points& u, int64_t begin, int64_t end, const Tiles& adjoint, bool has_value,
                                int feature, const Tiles& grad_x) {
     const int F = grid.n_features, half = adjoint.n_points;
+    DualCells<D> cells;
     table += level.offset * F;
     for (int64_t tile = begin; tile < end; ++tile) {
         for (int p = 0; p < half; p += lanes) {
-            const DualCells<D, I> cells(x, u, tile * half + p, level, grid.interpolation);
+            cells.fill(x, u, tile * half + p, level, grid);
             const float* from = adjoint.at(tile, feature) + p;
             Floats slope[D] = {};
             for_each_corner<D>([&](int c) __attribute__((always_inline)) {
-                const UInts at = cells.place(c, level, static_cast<uint32_t>(F));
+                const UInts at = cells.place[c];
                 Floats value{}, along{};  // adjoints . table[corner]
                 for (int f = 0; f < F; f += by_pairs ? 2 : 1) {
                     Floats entry[2];
@@ -298,6 +323,17 @@ void differentiate_level_along(const Grid& grid, const Level& level, const float
     }
 }
 
+// Call f<n_dims, by_pairs>(); an even number of features is read two at a time.
+FF_INLINE void with_dims(const Grid& grid, auto&& f) {
+    const bool by_pairs = grid.n_features % 2 == 0;
+    switch (grid.n_dims) {
+        case 1: return by_pairs ? f.template operator()<1, true>() : f.template operator()<1, false>();
+        case 2: return by_pairs ? f.template operator()<2, true>() : f.template operator()<2, false>();
+        case 3: return by_pairs ? f.template operator()<3, true>() : f.template operator()<3, false>();
+        default: return by_pairs ? f.template operator()<4, true>() : f.template operator()<4, false>();
+    }
+}
+
 // A grid (null: none), the points and their directions u.
 struct GridAlong {
     const Grid* grid;
@@ -308,8 +344,8 @@ struct GridAlong {
     void encode(const Tiles& out, int n_threads) const {
         for_each_level(*grid, pieces(n, out.n_points), n_threads, [&](int l, int64_t begin, int64_t end) {
             const Level& level = grid->levels[l];
-            with_constants(*grid, level, x.are_inside, [&]<int D, bool by_pairs, Indexing I> {
-                encode_level_along<D, by_pairs, I>(*grid, level, table, x, u, begin, end, out, l * grid->n_features);
+            with_dims(*grid, [&]<int D, bool by_pairs> {
+                encode_level_along<D, by_pairs>(*grid, level, table, x, u, begin, end, out, l * grid->n_features);
             });
         });
     }
@@ -321,8 +357,8 @@ struct GridAlong {
             add_rows_of_levels(*grid, n, adjoint.n_points, grad_x, scratch, n_threads,
                                [&](int l, int64_t begin, int64_t end, const Tiles& by_axis) {
                 const Level& level = grid->levels[l];
-                with_constants(*grid, level, x.are_inside, [&]<int D, bool by_pairs, Indexing I> {
-                    differentiate_level_along<D, by_pairs, I>(*grid, level, table, x, u, begin, end, adjoint, has_value,
+                with_dims(*grid, [&]<int D, bool by_pairs> {
+                    differentiate_level_along<D, by_pairs>(*grid, level, table, x, u, begin, end, adjoint, has_value,
                                                               l * grid->n_features, by_axis);
                 });
             });
@@ -330,8 +366,8 @@ struct GridAlong {
         if (!grad_table) return;
         const auto add = [&](int l, float* gradient, const Window& window) {
             const Level& level = grid->levels[l];
-            with_constants(*grid, level, x.are_inside, [&]<int D, bool by_pairs, Indexing I> {
-                scatter_level_along<D, by_pairs, I>(*grid, level, gradient, window, x, u, n, adjoint, has_value,
+            with_dims(*grid, [&]<int D, bool by_pairs> {
+                scatter_level_along<D, by_pairs>(*grid, level, gradient, window, x, u, n, adjoint, has_value,
                                                     l * grid->n_features);
             });
         };
