@@ -2,8 +2,9 @@
 //
 // The first backward pass of y(x, parameters) gives v = J^T g. Given u, the gradient in v, the gradients asked for are
 // those of s = u . v = g . J u, and J u is the derivative of y along u. So one pass forward carries every number together
-// with its derivative along u, and one pass back carries the adjoints of both. A tile holds half as many points as in
-// the first pass: numbers in the first half of each row, what belongs to their derivatives along u in the second.
+// with its derivative along u, and one pass back carries the adjoints of both, and with them, where the loss looks at y
+// too, the gradient in y. A tile holds half as many points as in the first pass: numbers in the first half of each row,
+// what belongs to their derivatives along u in the second.
 #pragma once
 #include "field.hpp"
 
@@ -66,17 +67,20 @@ FF_INLINE bool bends_after(const Mlp& mlp, int l) {
     return is_curved(mlp.output_activation) || (l + 1 < mlp.n_layers && is_curved(mlp.activation));
 }
 
-// From g in the second half of work.gradient[0]: the adjoints of the last pre-activations and of their derivatives.
-inline void through_output_activation_along(const Mlp& mlp, int64_t half, const Work& work) {
+// From g in the second half of work.gradient[0], and the gradient in y in the first if there is one: the adjoints of the
+// last pre-activations and of their derivatives.
+inline void through_output_activation_along(const Mlp& mlp, int64_t half, const Work& work, bool has_value) {
     const float* derivative = work.derivative[mlp.n_layers];
     for (int64_t o = 0; o < mlp.n_outputs(); ++o) {
         const float scale = mlp.output_scale ? mlp.output_scale[o] : 1.0f;
         float* value = work.gradient[0] + o * work.row;
         float* along = value + half;
         for (int64_t p = 0; p < half; p += lanes) {
-            const Floats g = load(along + p) * scale;
-            if (derivative) store(value + p, g * load(derivative + o * work.row + half + p));
-            store(along + p, derivative ? g * load(derivative + o * work.row + p) : g);
+            const Floats g = load(along + p) * scale, g_value = has_value ? load(value + p) * scale : Floats{};
+            const Floats slope = derivative ? load(derivative + o * work.row + p) : all(1.0f);
+            const Floats bend = derivative ? load(derivative + o * work.row + half + p) : Floats{};
+            store(value + p, fma(bend, g, slope * g_value));
+            store(along + p, slope * g);
         }
     }
 }
@@ -97,20 +101,21 @@ inline void through_activation_along(const float* derivative, int n_rows, int64_
     }
 }
 
-// After `forward_along`, from g in the second half of work.gradient[0], zero beyond the last point: add the gradient of
+// After `forward_along`, from g in the second half of work.gradient[0] and the gradient in y in the first (if
+// `has_gradient`), both zero beyond the last point: add the gradient of
 // the parameters to the flat vector `grad` (unless null) and write the adjoints of the inputs and of their derivatives to
 // `grad_input` (unless null; it may be the memory of the inputs). The first half of it is left as it is where
-// `bends_after(mlp, 0)` does not hold.
+// neither `has_gradient` nor `bends_after(mlp, 0)`.
 inline void backward_along(const Field& field, const float* input, int64_t half, const Work& work,
-                           const float* const* transposes, float* grad, float* grad_input) {
+                           const float* const* transposes, bool has_gradient, float* grad, float* grad_input) {
     const Mlp& mlp = *field.mlp;
     const int64_t row = work.row;
     float* grad_y = work.gradient[0];
     float* grad_x = work.gradient[1];
-    through_output_activation_along(mlp, half, work);
+    through_output_activation_along(mlp, half, work, has_gradient);
     for (int l = mlp.n_layers - 1; l >= 0; --l) {
         const int n_in = mlp.widths[l], n_out = mlp.widths[l + 1];
-        const bool has_value = bends_after(mlp, l);
+        const bool has_value = has_gradient || bends_after(mlp, l);
         const int64_t from = has_value ? 0 : half, count = has_value ? 2 * half : half;
         const float* x = l ? work.value[l] : input;
         if (grad) {
@@ -403,12 +408,13 @@ inline void rows_to_half(const float* x, int64_t n, int n_columns, float* tile, 
 // ---- both
 
 inline void field_double_backward(const Field& field, const float* x, int64_t n, const float* grad_out,
-                                  const float* cotangent, float* out, const FieldGradients& wanted, int n_threads) {
+                                  const float* cotangent, const float* gradient, float* out,
+                                  const FieldGradients& wanted, int n_threads) {
     const Mlp& mlp = *field.mlp;
     const int n_in = field.n_inputs(), n_out = mlp.n_outputs(), half = tile_points(mlp) / 2;
     const int64_t n_tiles = pieces(n, half);
     const bool wants_parameters = wants_network(mlp, wanted), wants_inputs = wanted.x || wanted.table;
-    const bool has_value = bends_after(mlp, 0);
+    const bool has_value = gradient || bends_after(mlp, 0);
     Scratch scratch;
     Tiles encoded(nullptr, half, 0);
     GridAlong grid{};
@@ -444,7 +450,9 @@ inline void field_double_backward(const Field& field, const float* x, int64_t n,
             }
             if (!grad && !wants_inputs) continue;
             rows_to_half(grad_out + start * n_out, n_tile, n_out, work.gradient[0] + half, work.row, half);
-            backward_along(field, input, half, work, transposes, grad, wants_inputs ? input : nullptr);
+            if (gradient) rows_to_half(gradient + start * n_out, n_tile, n_out, work.gradient[0], work.row, half);
+            backward_along(field, input, half, work, transposes, gradient != nullptr, grad,
+                           wants_inputs ? input : nullptr);
             if (wanted.x && !field.grid) {
                 if (has_value) {
                     tile_to_rows(input, work.row, n_tile, n_in, wanted.x + start * n_in);
