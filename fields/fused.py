@@ -2,7 +2,7 @@
 
 A grid and its network run in one call, and the features between them are never written to memory; after any other
 encoding the network alone is native. The function is that of the two modules one after the other, which stays the
-reference and gives the second derivatives.
+reference and gives the third derivatives.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ def grid(
         table: (n_entries, n_features) float32 on the CPU.
         levels: what `fieldforge.encodings.grid.grid_levels` gives.
         interpolation: "Linear", "Smoothstep" or "Nearest".
-        reference: the same in PyTorch, for second derivatives.
+        reference: the same in PyTorch, for third derivatives and losses on gradients of the table.
 
     Returns:
         (N, n_levels * n_features).
@@ -187,7 +187,8 @@ def mlp(
         weights: (widths[i + 1], widths[i]) each, as in `torch.nn.Linear`.
         biases: (widths[i + 1],) each, or none at all.
         shape: widths and activations.
-        reference: (x, weights, biases) -> the same in PyTorch, for second derivatives.
+        reference: (x, weights, biases) -> the same in PyTorch, for third derivatives and losses on gradients of
+            parameters.
 
     Returns:
         (N, widths[-1]).
