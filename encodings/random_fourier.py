@@ -79,9 +79,7 @@ class RandomFourier(Encoding):
 
     def forward(self, x: Tensor) -> Tensor:
         points = expect_points(x, self.n_input_dims, owner=self).reshape(-1, self.n_input_dims)
-        run = choose(
-            "random_fourier", x.device, dtype=x.dtype, n_outputs=self.n_output_dims, tensor=self.frequencies
-        )
+        run = choose("random_fourier", x.device, dtype=x.dtype, n_outputs=self.n_output_dims, tensor=self.frequencies)
         features: Tensor = run(points, self.frequencies)
         return features.view(*x.shape[:-1], self.n_output_dims)
 

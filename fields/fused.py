@@ -2,8 +2,8 @@
 
 A grid and its network run in one call, and the features between them are never written to memory; so do the encodings
 of `cpu_encodings` and composites of them. After any other, and after Identity, which is one pass over the coordinates,
-the network alone is native. The function is that of the two modules one after the other, which stays the
-reference and gives the second derivatives.
+the network alone is native. The function is that of the two modules one after the other, which stays the reference and
+gives the derivatives that are not native.
 """
 
 from __future__ import annotations

@@ -248,6 +248,30 @@ def test_the_gradient_of_an_eikonal_loss(interpolation: str, generator: torch.Ge
         assert_close(got, expected, 1e-4)
 
 
+def test_normals_of_several_outputs_and_their_values(generator: torch.Generator) -> None:
+    for network in (None, {"activation": "ReLU", "n_outputs": 3}, {"activation": "Tanh", "n_outputs": 3}):
+        for encoding in ({"interpolation": "Smoothstep"}, None):
+            if network is None and encoding is None:
+                continue
+            part = Part(generator, encoding=encoding, network=network)
+            x = torch.rand(50, 3, generator=generator)
+            results = []
+            for run, dtype in ((part.native, torch.float32), (part.reference, torch.float64)):
+                point = x.to(dtype).requires_grad_()
+                parameters = [p.to(dtype).requires_grad_() for p in part.parameters]
+                out = run(point, parameters)
+                loss = out.sin().mean()
+                for channel in range(3):
+                    (normal,) = torch.autograd.grad(out[:, channel].sum(), point, create_graph=True)
+                    loss = loss + (channel + 1) * normal.square().mean()
+                once = torch.autograd.grad(loss, [point, *parameters], retain_graph=True)
+                again = torch.autograd.grad(loss, [point, *parameters])
+                assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+                results.append(once)
+            for got, expected in zip(*results, strict=True):
+                assert_close(got, expected, 2e-5)
+
+
 def test_gradients_of_gradients_by_finite_differences(generator: torch.Generator) -> None:
     """The reference that the native derivatives are held to is itself right."""
     for encoding in (None, {"interpolation": "Linear"}, {"interpolation": "Smoothstep"}):
@@ -287,6 +311,18 @@ def test_a_third_derivative(generator: torch.Generator) -> None:
             results.append(torch.autograd.grad(bend.square().sum(), [point, *parameters], materialize_grads=True))
         for got, expected in zip(*results, strict=True):
             assert_close(got, expected, 1e-4)
+
+
+def test_gradients_by_torch_func(generator: torch.Generator) -> None:
+    part = Part(generator, encoding={"interpolation": "Smoothstep"}, network={"activation": "Tanh"})
+    x = torch.rand(20, 3, generator=generator)
+
+    def bend(run: Run, x: Tensor) -> Tensor:
+        slope = torch.func.grad(lambda x: run(x, part.parameters).sum())
+        found: Tensor = torch.func.grad(lambda x: slope(x).square().sum())(x)
+        return found
+
+    assert_close(bend(part.native, x), bend(part.reference, x), 2e-5)
 
 
 def test_a_loss_on_gradients_of_parameters(generator: torch.Generator) -> None:
@@ -363,6 +399,6 @@ def test_a_cotangent_of_another_precision_is_an_error(generator: torch.Generator
     call = cpu_ops._FieldDerivatives(None, cpu_ops.describe_mlp(part.network), part.reference)  # type: ignore[arg-type]
     inputs, grad = (torch.rand(4, 3), None, *part.parameters), torch.ones(4, 2)
     with pytest.raises(ValueError, match=r"cotangent: expected shape \(4, 3\), got \(4, 2\)"):
-        call.second(inputs, grad, torch.ones(4, 2), [True] * 8)
+        call.second(inputs, grad, torch.ones(4, 2), None, [True] * 8)
     with pytest.raises(TypeError, match="cotangent: expected float32"):
-        call.second(inputs, grad, torch.ones(4, 3, dtype=torch.float64), [True] * 8)
+        call.second(inputs, grad, torch.ones(4, 3, dtype=torch.float64), None, [True] * 8)

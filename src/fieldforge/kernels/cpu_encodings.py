@@ -20,13 +20,13 @@ from fieldforge.kernels.cpu_door import address, expect_rows, expect_tensor, n_t
 from fieldforge.kernels.cpu_ops import (
     GridShape,
     MlpShape,
-    _recorded,
     expect_table,
     native_grid,
     native_mlp,
     parameter_shapes,
     parameters_of,
 )
+from fieldforge.kernels.cpu_second import recorded
 from fieldforge.registry import find
 
 NUMBERS = {
@@ -317,7 +317,7 @@ class _Encode(torch.autograd.Function):
         is_batched = torch._C._functorch.is_legacy_batchedtensor(grad)  # by `is_grads_batched`: it has no memory
         if torch.is_grad_enabled() or is_batched or _is_transformed():
             with torch.enable_grad():
-                grad_x, *grads = _recorded(ctx.reference, (x, *tensors), (needs_x, *needs), grad)
+                grad_x, *grads = recorded(ctx.reference, (x, *tensors), (needs_x, *needs), (grad,))
             return grad_x, None, None, None, *grads
         call = _Call(x, ctx.shape, ctx.mlp_shape, tensors)
         grad = expect_rows("grad", grad, call.n_outputs)

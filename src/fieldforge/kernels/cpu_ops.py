@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fieldforge.kernels.cpu_door import address, expect_rows, expect_tensor, n_threads, native
-from fieldforge.kernels.cpu_second import gradients
+from fieldforge.kernels.cpu_second import gradients, keep, link
 from fieldforge.kernels.tuned import GridLevel
 
 NUMBERS = {
@@ -161,13 +161,14 @@ def grid(
         table: (n_entries, n_features) float32 on the CPU.
         levels: what `fieldforge.encodings.grid.grid_levels` gives.
         interpolation: "Linear", "Smoothstep" or "Nearest".
-        reference: the same in PyTorch, for second derivatives.
+        reference: the same in PyTorch, for third derivatives and losses on gradients of the table.
 
     Returns:
         (N, n_levels * n_features).
     """
     shape = GridShape(tuple(levels), len(levels[0].multipliers), table.shape[-1], interpolation)
-    features: Tensor = _Grid.apply(x, table, shape, lambda x, table: reference(x, table, levels, interpolation))
+    features: Tensor
+    features, _ = _Grid.apply(x, table, shape, lambda x, table: reference(x, table, levels, interpolation))
     return features
 
 
@@ -186,7 +187,8 @@ def mlp(
         weights: (widths[i + 1], widths[i]) each, as in `torch.nn.Linear`.
         biases: (widths[i + 1],) each, or none at all.
         shape: widths and activations.
-        reference: (x, weights, biases) -> the same in PyTorch, for second derivatives.
+        reference: (x, weights, biases) -> the same in PyTorch, for third derivatives and losses on gradients of
+            parameters.
 
     Returns:
         (N, widths[-1]).
@@ -217,29 +219,29 @@ def _apply_field(
     mlp_shape: MlpShape,
     reference: Callable[..., Tensor],
 ) -> Tensor:
-    out: Tensor = _Field.apply(x, grid_shape, mlp_shape, reference, table, *weights, *biases)
+    out: Tensor
+    out, _ = _Field.apply(x, grid_shape, mlp_shape, reference, table, *weights, *biases)
     return out
 
 
 class _Grid(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, table: Tensor, shape: GridShape, reference: Callable[..., Tensor]) -> Tensor:
+    def forward(x: Tensor, table: Tensor, shape: GridShape, reference: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
         x, table = expect_rows("x", x, shape.n_dims), expect_table(table, shape)
         out = x.new_empty(x.shape[0], shape.n_outputs)
         native().grid_forward(
             native_grid(shape), table.data_ptr(), x.data_ptr(), x.shape[0], out.data_ptr(), n_threads()
         )
-        return out
+        return out, link(x)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         x, table, shape, reference = inputs
-        ctx.derivatives = _GridDerivatives(shape, reference)
-        ctx.save_for_backward(x, table)
+        keep(ctx, _GridDerivatives(shape, reference), output[1], (x, table))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return *gradients(ctx.derivatives, ctx, grad), None, None
+    def backward(ctx: Any, grad: Tensor | None, cotangent: Tensor | None) -> tuple[Tensor | None, ...]:
+        return *gradients(ctx, grad, cotangent), None, None
 
 
 class _Field(torch.autograd.Function):
@@ -251,21 +253,20 @@ class _Field(torch.autograd.Function):
         reference: Callable[..., Tensor],
         table: Tensor | None,
         *parameters: Tensor,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         call = _FieldCall(x, grid_shape, mlp_shape, table, parameters)
         out = call.x.new_empty(call.n, mlp_shape.widths[-1])
         native().field_forward(*call.field, call.x.data_ptr(), call.n, out.data_ptr(), n_threads())
-        return out
+        return out, link(x)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         x, grid_shape, mlp_shape, reference, *parameters = inputs
-        ctx.derivatives = _FieldDerivatives(grid_shape, mlp_shape, reference)
-        ctx.save_for_backward(x, *parameters)
+        keep(ctx, _FieldDerivatives(grid_shape, mlp_shape, reference), output[1], (x, *parameters))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grad_x, *grads = gradients(ctx.derivatives, ctx, grad)
+    def backward(ctx: Any, grad: Tensor | None, cotangent: Tensor | None) -> tuple[Tensor | None, ...]:
+        grad_x, *grads = gradients(ctx, grad, cotangent)
         return grad_x, None, None, None, *grads
 
 
@@ -312,15 +313,16 @@ class _GridDerivatives:
         return grad_x, grad_table
 
     def second(
-        self, inputs: Sequence[Tensor], grad: Tensor, cotangent: Tensor, needed: Sequence[bool]
+        self, inputs: Sequence[Tensor], grad: Tensor, cotangent: Tensor, gradient: Tensor | None, needed: Sequence[bool]
     ) -> tuple[Tensor | None, ...]:
         x, table = self._checked(inputs)
         grad = expect_rows("grad", grad, self.shape.n_outputs)
         cotangent = expect_tensor("cotangent", cotangent, tuple(x.shape)).contiguous()
+        gradient = None if gradient is None else expect_tensor("gradient", gradient, tuple(grad.shape)).contiguous()
         grad_grad, grad_x, grad_table = empty_where(needed, (grad, x, table))
         native().grid_double_backward(
             native_grid(self.shape), table.data_ptr(), x.data_ptr(), x.shape[0], grad.data_ptr(), cotangent.data_ptr(),
-            address(grad_grad), address(grad_table), address(grad_x), n_threads(),
+            address(gradient), address(grad_grad), address(grad_table), address(grad_x), n_threads(),
         )  # fmt: skip
         return grad_grad, grad_x, grad_table
 
@@ -351,15 +353,21 @@ class _FieldDerivatives:
         return grad_x, *grads
 
     def second(
-        self, inputs: Sequence[Tensor | None], grad: Tensor, cotangent: Tensor, needed: Sequence[bool]
+        self,
+        inputs: Sequence[Tensor | None],
+        grad: Tensor,
+        cotangent: Tensor,
+        gradient: Tensor | None,
+        needed: Sequence[bool],
     ) -> tuple[Tensor | None, ...]:
         call = self._call(inputs)
         grad = expect_rows("grad", grad, self.mlp_shape.widths[-1])
         cotangent = expect_tensor("cotangent", cotangent, tuple(call.x.shape)).contiguous()
+        gradient = None if gradient is None else expect_tensor("gradient", gradient, tuple(grad.shape)).contiguous()
         grad_grad, grad_x, *grads = empty_where(needed, (grad, call.x, call.table, *call.parameters))
         native().field_double_backward(
-            *call.field, call.x.data_ptr(), call.n, grad.data_ptr(), cotangent.data_ptr(), address(grad_grad),
-            addresses_of(self.mlp_shape, grads), address(grad_x), n_threads(),
+            *call.field, call.x.data_ptr(), call.n, grad.data_ptr(), cotangent.data_ptr(), address(gradient),
+            address(grad_grad), addresses_of(self.mlp_shape, grads), address(grad_x), n_threads(),
         )  # fmt: skip
         return grad_grad, grad_x, *grads
 

@@ -7,13 +7,14 @@ where the kernels read and write.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fieldforge.kernels.cpu_door import address, expect_tensor, n_threads, native
+from fieldforge.kernels.cpu_second import recorded
 
 Composited = tuple[Tensor, Tensor, Tensor, Tensor]
 """color (R, C), depth (R,), opacity (R,), weights (N,)."""
@@ -150,7 +151,7 @@ class _Composite(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         density, color, t0, t1, offsets, weights, left = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return *_recorded(ctx.reference, (density, color), ctx.needs_input_grad, grads), None, None, None, None
+            return *recorded(ctx.reference, (density, color), ctx.needs_input_grad, grads), None, None, None, None
         if all(grad is None for grad in grads):
             return (None,) * 6
         call = _Emission(density, color, t0, t1, offsets)
@@ -181,7 +182,7 @@ class _Accumulate(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weights, values, offsets = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return *_recorded(ctx.reference, (weights, values), ctx.needs_input_grad, (grad,)), None, None
+            return *recorded(ctx.reference, (weights, values), ctx.needs_input_grad, (grad,)), None, None
         weights, values, rays = _weighted(weights, values, offsets)
         grad = grad.contiguous()
         grad_weights = torch.empty_like(weights) if ctx.needs_input_grad[0] else None
@@ -209,7 +210,7 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         values, offsets = ctx.saved_tensors
         if torch.is_grad_enabled():
-            found = _recorded(lambda values: ctx.reference(values, offsets), (values,), ctx.needs_input_grad, (grad,))
+            found = recorded(lambda values: ctx.reference(values, offsets), (values,), ctx.needs_input_grad, (grad,))
             return *found, None, None, None, None
         if not ctx.is_product:
             return _scan(grad, offsets, False, ctx.is_exclusive, True), None, None, None, None
@@ -249,7 +250,7 @@ class _Distortion(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weights, t0, t1, offsets = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return *_recorded(ctx.reference, (weights,), ctx.needs_input_grad, (grad,)), None, None, None, None
+            return *recorded(ctx.reference, (weights,), ctx.needs_input_grad, (grad,)), None, None, None, None
         weights, t0, t1, rays = _intervals(weights, t0, t1, offsets)
         grad = grad.contiguous()
         grad_weights = torch.empty_like(weights)
@@ -257,22 +258,6 @@ class _Distortion(torch.autograd.Function):
             *rays, address(weights), address(t0), address(t1), address(grad), address(grad_weights), n_threads()
         )
         return grad_weights, None, None, None, None
-
-
-def _recorded(
-    reference: Callable[..., Any], inputs: Sequence[Tensor], needed: Sequence[bool], grads: Sequence[Tensor | None]
-) -> list[Tensor | None]:
-    """Gradients that can be differentiated again, through the reference, of those outputs that have one."""
-    out = reference(*inputs)
-    pairs = zip(out if isinstance(out, tuple) else (out,), grads, strict=True)
-    kept = [(output, grad) for output, grad in pairs if grad is not None]
-    needed = needed[: len(inputs)]
-    if not kept:
-        return [None] * len(inputs)
-    wanted = [tensor for tensor, is_needed in zip(inputs, needed, strict=True) if is_needed]
-    outputs, grads = zip(*kept, strict=True)
-    found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True, allow_unused=True))
-    return [next(found) if is_needed else None for is_needed in needed]
 
 
 # ---- what the native module is told

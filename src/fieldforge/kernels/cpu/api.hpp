@@ -178,12 +178,14 @@ struct FieldKernels {
 
 // The backward pass of a backward pass. The first gives grad_x from grad_out; from `cotangent`, the gradient in grad_x,
 // these give the gradients in what the first one read: grad_out itself (`out`), and those of FieldGradients; null where
-// nobody asks.
+// nobody asks. To the latter they add what comes from `gradient`, the one in the outputs, unless that is null.
 struct SecondKernels {
     void (*grid_double_backward)(const Grid&, const float* table, const float* x, int64_t n, const float* grad_out,
-                                 const float* cotangent, float* out, float* grad_table, float* grad_x, int n_threads);
+                                 const float* cotangent, const float* gradient, float* out, float* grad_table,
+                                 float* grad_x, int n_threads);
     void (*field_double_backward)(const Field&, const float* x, int64_t n, const float* grad_out,
-                                  const float* cotangent, float* out, const FieldGradients&, int n_threads);
+                                  const float* cotangent, const float* gradient, float* out, const FieldGradients&,
+                                  int n_threads);
 };
 
 // Encodings on their own. `tensors` and `grad_tensors` have an entry for each tensor of the encoding; null where nobody

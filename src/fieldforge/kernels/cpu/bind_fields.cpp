@@ -246,20 +246,21 @@ void bind_fields(nb::module_& module) {
     }, "grid"_a.none(), "mlp"_a, "parameters"_a, "x"_a, "n"_a, "grad_out"_a, "gradients"_a, "grad_x"_a, "n_threads"_a,
        "encoding"_a.none() = nb::none(), Unlocked());
     module.def("grid_double_backward", [](const Grid& grid, Address table, Address x, int64_t n, Address grad_out,
-                                          Address cotangent, Address out, Address grad_table, Address grad_x, int n_threads) {
-        kernels().second->grid_double_backward(grid, at(table), at(x), expect_count(n), at(grad_out), at(cotangent), at(out),
-                                               at(grad_table), at(grad_x), expect_threads(n_threads));
+                                          Address cotangent, Address gradient, Address out, Address grad_table,
+                                          Address grad_x, int n_threads) {
+        kernels().second->grid_double_backward(grid, at(table), at(x), expect_count(n), at(grad_out), at(cotangent),
+                                               at(gradient), at(out), at(grad_table), at(grad_x), expect_threads(n_threads));
     }, Unlocked());
     module.def("field_double_backward", [](const Grid* grid, const PythonMlp& mlp, const Addresses& parameters, Address x,
-                                           int64_t n, Address grad_out, Address cotangent, Address out,
+                                           int64_t n, Address grad_out, Address cotangent, Address gradient, Address out,
                                            const Addresses& gradients, Address grad_x, int n_threads) {
         FieldGradients wanted{at(grad_x), at(gradients.table), {}, {}, {}};
         fill(wanted.weights, gradients.weights, mlp.mlp.n_layers, "weights");
         fill(wanted.biases, gradients.biases, mlp.mlp.n_layers, "biases");
         kernels().second->field_double_backward(make_field(grid, mlp, parameters), at(x), expect_count(n), at(grad_out),
-                                                at(cotangent), at(out), wanted, expect_threads(n_threads));
-    }, "grid"_a.none(), "mlp"_a, "parameters"_a, "x"_a, "n"_a, "grad_out"_a, "cotangent"_a, "out"_a, "gradients"_a, "grad_x"_a,
-       "n_threads"_a, Unlocked());
+                                                at(cotangent), at(gradient), at(out), wanted, expect_threads(n_threads));
+    }, "grid"_a.none(), "mlp"_a, "parameters"_a, "x"_a, "n"_a, "grad_out"_a, "cotangent"_a, "gradient"_a, "out"_a,
+       "gradients"_a, "grad_x"_a, "n_threads"_a, Unlocked());
     module.def("train_step", &python_train_step, "grid"_a.none(), "mlp"_a, "parameters"_a, "first_moments"_a,
                "second_moments"_a, "rate"_a, "beta1"_a, "beta2"_a, "epsilon"_a, "l2"_a, "n"_a, "x"_a, "target"_a,
                "raster"_a.none(), "index"_a, "loss"_a, "huber_delta"_a, "sample_loss"_a, "n_threads"_a,

@@ -6,7 +6,8 @@ namespace fieldforge::cpu::FF_SET {
 namespace {
 
 void grid_double_backward(const Grid& grid, const float* table, const float* x, int64_t n, const float* grad_out,
-                          const float* cotangent, float* out, float* grad_table, float* grad_x, int n_threads) {
+                          const float* cotangent, const float* gradient, float* out, float* grad_table, float* grad_x,
+                          int n_threads) {
     constexpr int points = 128;
     Scratch scratch;
     const int n_out = grid.n_outputs();
@@ -19,8 +20,9 @@ void grid_double_backward(const Grid& grid, const float* table, const float* x, 
         float* second_half = tiles.at(tile, 0) + points;
         if (out) tile_to_rows(second_half, tiles.row, n_tile, n_out, out + start * n_out);
         rows_to_half(grad_out + start * n_out, n_tile, n_out, second_half, tiles.row, points);
+        if (gradient) rows_to_half(gradient + start * n_out, n_tile, n_out, second_half - points, tiles.row, points);
     });
-    along.backward(tiles, false, grad_table, grad_x, scratch, n_threads);
+    along.backward(tiles, gradient != nullptr, grad_table, grad_x, scratch, n_threads);
 }
 
 }  // namespace

@@ -2,10 +2,12 @@
 //
 // The first backward pass of y(x, parameters) gives v = J^T g. Given u, the gradient in v, the gradients asked for are
 // those of s = u . v = g . J u, and J u is the derivative of y along u. So one pass forward carries every number together
-// with its derivative along u, and one pass back carries the adjoints of both. A tile holds half as many points as in
-// the first pass: numbers in the first half of each row, what belongs to their derivatives along u in the second.
+// with its derivative along u, and one pass back carries the adjoints of both, and with them, where the loss looks at y
+// too, the gradient in y. A tile holds half as many points as in the first pass: numbers in the first half of each row,
+// what belongs to their derivatives along u in the second.
 #pragma once
 #include "field.hpp"
+#include "second_grid.hpp"
 
 namespace fieldforge::cpu::FF_SET {
 
@@ -66,17 +68,20 @@ FF_INLINE bool bends_after(const Mlp& mlp, int l) {
     return is_curved(mlp.output_activation) || (l + 1 < mlp.n_layers && is_curved(mlp.activation));
 }
 
-// From g in the second half of work.gradient[0]: the adjoints of the last pre-activations and of their derivatives.
-inline void through_output_activation_along(const Mlp& mlp, int64_t half, const Work& work) {
+// From g in the second half of work.gradient[0], and the gradient in y in the first if there is one: the adjoints of the
+// last pre-activations and of their derivatives.
+inline void through_output_activation_along(const Mlp& mlp, int64_t half, const Work& work, bool has_value) {
     const float* derivative = work.derivative[mlp.n_layers];
     for (int64_t o = 0; o < mlp.n_outputs(); ++o) {
         const float scale = mlp.output_scale ? mlp.output_scale[o] : 1.0f;
         float* value = work.gradient[0] + o * work.row;
         float* along = value + half;
         for (int64_t p = 0; p < half; p += lanes) {
-            const Floats g = load(along + p) * scale;
-            if (derivative) store(value + p, g * load(derivative + o * work.row + half + p));
-            store(along + p, derivative ? g * load(derivative + o * work.row + p) : g);
+            const Floats g = load(along + p) * scale, g_value = has_value ? load(value + p) * scale : Floats{};
+            const Floats slope = derivative ? load(derivative + o * work.row + p) : all(1.0f);
+            const Floats bend = derivative ? load(derivative + o * work.row + half + p) : Floats{};
+            store(value + p, fma(bend, g, slope * g_value));
+            store(along + p, slope * g);
         }
     }
 }
@@ -97,20 +102,21 @@ inline void through_activation_along(const float* derivative, int n_rows, int64_
     }
 }
 
-// After `forward_along`, from g in the second half of work.gradient[0], zero beyond the last point: add the gradient of
+// After `forward_along`, from g in the second half of work.gradient[0] and the gradient in y in the first (if
+// `has_gradient`), both zero beyond the last point: add the gradient of
 // the parameters to the flat vector `grad` (unless null) and write the adjoints of the inputs and of their derivatives to
 // `grad_input` (unless null; it may be the memory of the inputs). The first half of it is left as it is where
-// `bends_after(mlp, 0)` does not hold.
+// neither `has_gradient` nor `bends_after(mlp, 0)`.
 inline void backward_along(const Field& field, const float* input, int64_t half, const Work& work,
-                           const float* const* transposes, float* grad, float* grad_input) {
+                           const float* const* transposes, bool has_gradient, float* grad, float* grad_input) {
     const Mlp& mlp = *field.mlp;
     const int64_t row = work.row;
     float* grad_y = work.gradient[0];
     float* grad_x = work.gradient[1];
-    through_output_activation_along(mlp, half, work);
+    through_output_activation_along(mlp, half, work, has_gradient);
     for (int l = mlp.n_layers - 1; l >= 0; --l) {
         const int n_in = mlp.widths[l], n_out = mlp.widths[l + 1];
-        const bool has_value = bends_after(mlp, l);
+        const bool has_value = has_gradient || bends_after(mlp, l);
         const int64_t from = has_value ? 0 : half, count = has_value ? 2 * half : half;
         const float* x = l ? work.value[l] : input;
         if (grad) {
@@ -140,221 +146,7 @@ inline void backward_along(const Field& field, const float* input, int64_t half,
     }
 }
 
-// ---- grid
-
-// A number and its derivative along u.
-struct Dual {
-    Floats value, along;
-
-    FF_INLINE Dual operator*(const Dual& b) const { return {value * b.value, fma(along, b.value, value * b.along)}; }
-};
-
-template <int D, Indexing I>
-struct DualCells : Cells<D, I> {
-    Floats weight_along[D];  // derivatives along u of weight[d][1] and of its slope
-    Floats slope_along[D];
-
-    FF_INLINE DualCells(const Points& x, const Points& u, int64_t i, const Level& level, Interpolation interpolation)
-        : Cells<D, I>(x, i, level, interpolation, true) {
-        FF_UNROLL for (int d = 0; d < D; ++d) {
-            const Floats speed = load(u.axis[d] + i) * level.scale;  // in cells
-            slope_along[d] = Floats{};
-            if (interpolation == Interpolation::smoothstep) {
-                const Floats position = fma_rounded_once(load(x.axis[d] + i), all(level.scale), all(0.5f));
-                slope_along[d] = (6.0f - 12.0f * (position - floor(position))) * speed;
-            } else if (interpolation == Interpolation::nearest) {
-                this->slope[d] = Floats{};
-            }
-            weight_along[d] = this->slope[d] * speed;
-        }
-    }
-
-    FF_INLINE Dual factor(int c, int d) const {
-        const bool is_upper = (c >> d) & 1;
-        return {this->weight[d][is_upper], is_upper ? weight_along[d] : -weight_along[d]};
-    }
-
-    FF_INLINE Dual dual_product(int c) const {
-        Dual w = factor(c, 0);
-        FF_UNROLL for (int d = 1; d < D; ++d) w = w * factor(c, d);
-        return w;
-    }
-
-    // d dual_product(c) / d position along one axis.
-    FF_INLINE Dual dual_slope(int c, int axis) const {
-        Dual w = (c >> axis) & 1 ? Dual{this->slope[axis], slope_along[axis]}
-                                 : Dual{-this->slope[axis], -slope_along[axis]};
-        FF_UNROLL for (int d = 0; d < D; ++d) {
-            if (d != axis) w = w * factor(c, d);
-        }
-        return w;
-    }
-};
-
-// Features of one level and their derivatives along u.
-template <int D, bool by_pairs, Indexing I>
-void encode_level_along(const Grid& grid, const Level& level, const float* table, const Points& x, const Points& u,
-                        int64_t begin, int64_t end, const Tiles& out, int feature) {
-    const int F = grid.n_features, half = out.n_points;
-    table += level.offset * F;
-    for (int64_t tile = begin; tile < end; ++tile) {
-        for (int p = 0; p < half; p += lanes) {
-            const DualCells<D, I> cells(x, u, tile * half + p, level, grid.interpolation);
-            float* to = out.at(tile, feature) + p;
-            for (int f = 0; f < F; f += by_pairs ? 2 : 1) {
-                Floats sum[2] = {}, along[2] = {};
-                for_each_corner<D>([&](int c) __attribute__((always_inline)) {
-                    const UInts at = cells.place(c, level, static_cast<uint32_t>(F));
-                    const Dual w = cells.dual_product(c);
-                    Floats entry[2];
-                    if constexpr (by_pairs) {
-                        gather_pairs(table + f, at, entry[0], entry[1]);
-                    } else {
-                        entry[0] = gather(table + f, at);
-                    }
-                    FF_UNROLL for (int k = 0; k <= by_pairs; ++k) {
-                        sum[k] = fma(w.value, entry[k], sum[k]);
-                        along[k] = fma(w.along, entry[k], along[k]);
-                    }
-                });
-                FF_UNROLL for (int k = 0; k <= by_pairs; ++k) {
-                    store(to + (f + k) * out.row, sum[k]);
-                    store(to + (f + k) * out.row + half, along[k]);
-                }
-            }
-        }
-    }
-}
-
-// The adjoints of features (if `has_value`) and of their derivatives along u, added to the gradient of one level's
-// table; see scatter_level.
-template <int D, bool by_pairs, Indexing I>
-void scatter_level_along(const Grid& grid, const Level& level, float* gradient, const Window& window, const Points& x,
-                         const Points& u, int64_t n, const Tiles& adjoint, bool has_value, int feature) {
-    const int F = grid.n_features, half = adjoint.n_points;
-    for (int64_t tile = 0; tile * half < n; ++tile) {
-        const int64_t n_here = smaller(half, n - tile * half);
-        for (int p = 0; p < n_here; p += lanes) {
-            const DualCells<D, I> cells(x, u, tile * half + p, level, grid.interpolation);
-            for (int f = 0; f < F; f += by_pairs ? 2 : 1) {
-                Floats value[2] = {}, along[2] = {};
-                FF_UNROLL for (int k = 0; k <= by_pairs; ++k) {
-                    const float* from = adjoint.at(tile, feature + f + k) + p;
-                    along[k] = load(from + half);
-                    if (has_value) value[k] = load(from);
-                }
-                for_each_corner<D>([&](int c) __attribute__((always_inline)) {
-                    const UInts at = cells.place(c, level, static_cast<uint32_t>(F)) + static_cast<uint32_t>(f);
-                    const Dual w = cells.dual_product(c);
-                    const Floats first = fma(w.along, along[0], w.value * value[0]);
-                    if constexpr (by_pairs) {
-                        scatter_add_pairs(gradient, at, first, fma(w.along, along[1], w.value * value[1]), window);
-                    } else {
-                        scatter_add(gradient, at, first, window);
-                    }
-                });
-            }
-        }
-    }
-}
-
-// The same adjoints, added to the gradient in the coordinates; see differentiate_level.
-template <int D, bool by_pairs, Indexing I>
-void differentiate_level_along(const Grid& grid, const Level& level, const float* table, const Points& x,
-                               const Points& u, int64_t begin, int64_t end, const Tiles& adjoint, bool has_value,
-                               int feature, const Tiles& grad_x) {
-    const int F = grid.n_features, half = adjoint.n_points;
-    table += level.offset * F;
-    for (int64_t tile = begin; tile < end; ++tile) {
-        for (int p = 0; p < half; p += lanes) {
-            const DualCells<D, I> cells(x, u, tile * half + p, level, grid.interpolation);
-            const float* from = adjoint.at(tile, feature) + p;
-            Floats slope[D] = {};
-            for_each_corner<D>([&](int c) __attribute__((always_inline)) {
-                const UInts at = cells.place(c, level, static_cast<uint32_t>(F));
-                Floats value{}, along{};  // adjoints . table[corner]
-                for (int f = 0; f < F; f += by_pairs ? 2 : 1) {
-                    Floats entry[2];
-                    if constexpr (by_pairs) {
-                        gather_pairs(table + f, at, entry[0], entry[1]);
-                    } else {
-                        entry[0] = gather(table + f, at);
-                    }
-                    FF_UNROLL for (int k = 0; k <= by_pairs; ++k) {
-                        along = fma(load(from + (f + k) * adjoint.row + half), entry[k], along);
-                        if (has_value) value = fma(load(from + (f + k) * adjoint.row), entry[k], value);
-                    }
-                }
-                FF_UNROLL for (int d = 0; d < D; ++d) {
-                    const Dual s = cells.dual_slope(c, d);
-                    slope[d] = fma(s.along, along, fma(s.value, value, slope[d]));
-                }
-            });
-            FF_UNROLL for (int d = 0; d < D; ++d) {
-                float* to = grad_x.at(tile, d) + p;
-                store(to, fma(slope[d], all(level.scale), load(to)));
-            }
-        }
-    }
-}
-
-// A grid (null: none), the points and their directions u.
-struct GridAlong {
-    const Grid* grid;
-    const float* table;
-    Points x, u;
-    int64_t n;
-
-    void encode(const Tiles& out, int n_threads) const {
-        for_each_level(*grid, pieces(n, out.n_points), n_threads, [&](int l, int64_t begin, int64_t end) {
-            const Level& level = grid->levels[l];
-            with_constants(*grid, level, x.are_inside, [&]<int D, bool by_pairs, Indexing I> {
-                encode_level_along<D, by_pairs, I>(*grid, level, table, x, u, begin, end, out, l * grid->n_features);
-            });
-        });
-    }
-
-    // From the adjoints of features (if `has_value`) and of their derivatives, both null where nobody asks.
-    void backward(const Tiles& adjoint, bool has_value, float* grad_table, float* grad_x, Scratch& scratch,
-                  int n_threads) const {
-        if (grad_x) {
-            add_rows_of_levels(*grid, n, adjoint.n_points, grad_x, scratch, n_threads,
-                               [&](int l, int64_t begin, int64_t end, const Tiles& by_axis) {
-                const Level& level = grid->levels[l];
-                with_constants(*grid, level, x.are_inside, [&]<int D, bool by_pairs, Indexing I> {
-                    differentiate_level_along<D, by_pairs, I>(*grid, level, table, x, u, begin, end, adjoint, has_value,
-                                                              l * grid->n_features, by_axis);
-                });
-            });
-        }
-        if (!grad_table) return;
-        const auto add = [&](int l, float* gradient, const Window& window) {
-            const Level& level = grid->levels[l];
-            with_constants(*grid, level, x.are_inside, [&]<int D, bool by_pairs, Indexing I> {
-                scatter_level_along<D, by_pairs, I>(*grid, level, gradient, window, x, u, n, adjoint, has_value,
-                                                    l * grid->n_features);
-            });
-        };
-        scatter_levels(*grid, scratch, n_threads, add, [&](int64_t first, int64_t count, const float* gradient) {
-            std::memcpy(grad_table + first, gradient, sizeof(float) * static_cast<size_t>(count));
-        });
-    }
-};
-
-// Tiles of n points with room for two numbers a feature.
-inline Tiles double_tiles(int64_t n, int half, int64_t n_rows, Scratch& scratch) {
-    Tiles tiles(nullptr, 2 * half, n_rows);
-    tiles.n_points = half;
-    tiles.data = scratch.floats(pieces(n, half) * tiles.stride);
-    return tiles;
-}
-
-inline GridAlong grid_along(const Grid& grid, const float* table, const float* x, const float* u, int64_t n, int half,
-                            Scratch& scratch, int n_threads) {
-    const int64_t n_tiles = pieces(n, half);
-    return {&grid, table, split_axes(x, n, grid.n_dims, n_tiles, half, scratch, n_threads),
-            split_axes(u, n, grid.n_dims, n_tiles, half, scratch, n_threads), n};
-}
+// ---- grid and network
 
 // rows_to_tile for a half tile: zero from point n to its end.
 inline void rows_to_half(const float* x, int64_t n, int n_columns, float* tile, int64_t row, int64_t half) {
@@ -364,15 +156,14 @@ inline void rows_to_half(const float* x, int64_t n, int n_columns, float* tile, 
     }
 }
 
-// ---- both
-
 inline void field_double_backward(const Field& field, const float* x, int64_t n, const float* grad_out,
-                                  const float* cotangent, float* out, const FieldGradients& wanted, int n_threads) {
+                                  const float* cotangent, const float* gradient, float* out,
+                                  const FieldGradients& wanted, int n_threads) {
     const Mlp& mlp = *field.mlp;
     const int n_in = field.n_inputs(), n_out = mlp.n_outputs(), half = tile_points(mlp) / 2;
     const int64_t n_tiles = pieces(n, half);
     const bool wants_parameters = wants_network(mlp, wanted), wants_inputs = wanted.x || wanted.table;
-    const bool has_value = bends_after(mlp, 0);
+    const bool has_value = gradient || bends_after(mlp, 0);
     Scratch scratch;
     Tiles encoded(nullptr, half, 0);
     GridAlong grid{};
@@ -408,7 +199,9 @@ inline void field_double_backward(const Field& field, const float* x, int64_t n,
             }
             if (!grad && !wants_inputs) continue;
             rows_to_half(grad_out + start * n_out, n_tile, n_out, work.gradient[0] + half, work.row, half);
-            backward_along(field, input, half, work, transposes, grad, wants_inputs ? input : nullptr);
+            if (gradient) rows_to_half(gradient + start * n_out, n_tile, n_out, work.gradient[0], work.row, half);
+            backward_along(field, input, half, work, transposes, gradient != nullptr, grad,
+                           wants_inputs ? input : nullptr);
             if (wanted.x && !field.grid) {
                 if (has_value) {
                     tile_to_rows(input, work.row, n_tile, n_in, wanted.x + start * n_in);
