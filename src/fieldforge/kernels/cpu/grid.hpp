@@ -50,7 +50,8 @@ struct Cells {
                     if (with_slope) slope[d] = 6.0f * t * (1.0f - t);
                     t = t * t * (3.0f - 2.0f * t);
                 } else {
-                    t = Floats{};  // nearest: the lower corner alone, whatever the position
+                    t = Floats{};  // nearest: the lower corner alone, whatever the position and its neighbours
+                    corner[d][1] = corner[d][0];
                 }
             }
             weight[d][0] = 1.0f - t;
