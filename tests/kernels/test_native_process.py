@@ -163,7 +163,7 @@ def test_a_python_thread_that_ends_gives_its_memory_back(monkeypatch: pytest.Mon
     monkeypatch.setenv("FIELDFORGE_NUM_THREADS", "1")
     levels = grid_levels(2, n_levels=16, log2_hashmap_size=8)
     table = torch.rand(sum(level.size for level in levels), 4, requires_grad=True)
-    x, grad = torch.rand(100_000, 2), torch.ones(100_000, 64)  # some 27 MB of scratch
+    x, grad = torch.rand(160_000, 2), torch.ones(160_000, 64)  # some 44 MB of scratch; malloc keeps less than 32
 
     def call() -> None:
         torch.autograd.grad(cpu_ops.grid(x, table, levels, "Linear", reference=grid), table, grad)
@@ -175,9 +175,9 @@ def test_a_python_thread_that_ends_gives_its_memory_back(monkeypatch: pytest.Mon
 
     in_a_thread()
     before = resident_bytes()
-    for _ in range(4):
+    for _ in range(3):
         in_a_thread()
-    assert resident_bytes() - before < 60e6
+    assert resident_bytes() - before < 80e6
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="no device: needs /proc")
