@@ -42,7 +42,7 @@ SANITIZED = PYTHONPATH=$(CURDIR)/tests/kernels/sanitized FIELDFORGE_MODULE=$$(ec
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1
 
-sanitize: $(READY)  ## the native tests under GCC's sanitizers, some four minutes
+sanitize: $(READY)  ## the native tests under GCC's sanitizers, a minute or two of processor time to run, more to build
 	mkdir -p build/sanitize
 	g++ -std=c++20 -O1 -g1 -fsanitize=thread -Wall -Wextra -I $(CPU) tests/kernels/pool_stress.cpp $(CPU)/pool.cpp -pthread -o build/sanitize/pool_stress
 	build/sanitize/pool_stress

@@ -94,10 +94,10 @@ struct Cells {
     }
 };
 
-// f(c) for every corner c; straight-line code as long as that stays small.
-template <int D>
+// f(c) for every corner c; straight-line code as long as that stays small and is what the time goes to.
+template <int D, Indexing I = Indexing::hash>
 FF_INLINE void for_each_corner(auto&& f) {
-    if constexpr (D <= 3) {
+    if constexpr (D <= 3 && I != Indexing::any_modulo) {
         FF_UNROLL for (int c = 0; c < 1 << D; ++c) f(c);
     } else {
         FF_NO_UNROLL for (int c = 0; c < 1 << D; ++c) f(c);
@@ -193,7 +193,7 @@ void encode_level(const Grid& grid, const Level& level, const float* table, cons
             float* to = out.at(tile, feature) + p;
             for (int f = 0; f < F; f += by_pairs ? 2 : 1) {
                 Floats first{}, second{};
-                for_each_corner<D>([&](int c) __attribute__((always_inline)) {
+                for_each_corner<D, I>([&](int c) __attribute__((always_inline)) {
                     const UInts at = cells.place(c, level, static_cast<uint32_t>(F));
                     const Floats w = cells.product(c);
                     if constexpr (by_pairs) {
@@ -251,7 +251,7 @@ void differentiate_level(const Grid& grid, const Level& level, const float* tabl
             const Cells<D, I> cells(x, tile * grad_out.n_points + p, level, grid.interpolation, true);
             const float* from = grad_out.at(tile, feature) + p;
             Floats slope[D] = {};
-            for_each_corner<D>([&](int c) __attribute__((always_inline)) {
+            for_each_corner<D, I>([&](int c) __attribute__((always_inline)) {
                 const UInts at = cells.place(c, level, static_cast<uint32_t>(F));
                 Floats value{};  // grad_out . table[corner]
                 for (int f = 0; f < F; f += by_pairs ? 2 : 1) {
