@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fieldforge.kernels.cpu_door import address, expect_rows, expect_tensor, n_threads, native
+from fieldforge.kernels.cpu_door import address, expect_one_each, expect_rows, expect_tensor, n_threads, native
 from fieldforge.kernels.cpu_second import gradients, keep, link
 from fieldforge.kernels.tuned import GridLevel
 
@@ -166,6 +166,11 @@ def grid(
     Returns:
         (N, n_levels * n_features).
     """
+    if not levels:
+        raise ValueError("levels: expected at least one level of a grid, got none")
+    if not isinstance(table, Tensor) or table.ndim != 2:
+        got = tuple(table.shape) if isinstance(table, Tensor) else type(table).__name__
+        raise ValueError(f"table: expected an (n_entries, n_features) tensor, got {got}")
     shape = GridShape(tuple(levels), len(levels[0].multipliers), table.shape[-1], interpolation)
     features: Tensor
     features, _ = _Grid.apply(x, table, shape, lambda x, table: reference(x, table, levels, interpolation))
@@ -219,6 +224,10 @@ def _apply_field(
     mlp_shape: MlpShape,
     reference: Callable[..., Tensor],
 ) -> Tensor:
+    if mlp_shape.n_layers < 1:
+        raise ValueError(f"widths: expected those of the inputs and of every layer's outputs, got {mlp_shape.widths}")
+    expect_one_each("weights", weights, mlp_shape.n_layers)
+    expect_one_each("biases", biases, mlp_shape.n_layers if mlp_shape.has_bias else 0)
     out: Tensor
     out, _ = _Field.apply(x, grid_shape, mlp_shape, reference, table, *weights, *biases)
     return out

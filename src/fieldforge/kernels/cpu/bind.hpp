@@ -38,7 +38,7 @@ inline int expect_threads(int n_threads) {
 }
 
 inline int64_t expect_count(int64_t n) {
-    if (n < 0) refuse("n: expected a count of points");
+    if (n < 0 || n > int64_t{1} << 40) refuse("n: expected 0 to 2^40 points");
     return n;
 }
 

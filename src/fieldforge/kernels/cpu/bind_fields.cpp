@@ -28,8 +28,10 @@ struct PythonLevel {
 };
 
 Level make_level(const PythonLevel& given, int n_dims, int n_features) {
-    if (given.size < 1 || given.size * n_features >= (int64_t{1} << 32)) refuse("levels: sizes must be in [1, 2^32 / n_features)");
-    if (given.offset < 0 || static_cast<int>(given.multipliers.size()) != n_dims) refuse("levels: one multiplier a dimension");
+    if (given.size < 1 || given.size >= (int64_t{1} << 32) / n_features) refuse("levels: sizes must be in [1, 2^32 / n_features)");
+    if (given.offset < 0 || given.offset > int64_t{1} << 40) refuse("levels: offsets must be in [0, 2^40]");
+    if (static_cast<int>(given.multipliers.size()) != n_dims) refuse("levels: one multiplier a dimension");
+    if (!(given.scale >= 0 && given.scale < 2147483648.0)) refuse("levels: scales must be in [0, 2^31)");
     Level level{};
     level.scale = static_cast<float>(given.scale);
     level.size = static_cast<uint32_t>(given.size);
@@ -66,6 +68,7 @@ void make_grid(Grid* self, int n_dims, int n_features, const std::string& interp
         "interpolation", interpolation,
         {{"Nearest", Interpolation::nearest}, {"Linear", Interpolation::linear}, {"Smoothstep", Interpolation::smoothstep}});
     for (size_t l = 0; l < levels.size(); ++l) {
+        if (levels[l].size() != 5) refuse("levels: each is (scale, size, offset, is_hashed, multipliers)");
         const PythonLevel given{nb::cast<double>(levels[l][0]), nb::cast<int64_t>(levels[l][1]),
                                 nb::cast<int64_t>(levels[l][2]), nb::cast<bool>(levels[l][3]),
                                 nb::cast<std::vector<uint32_t>>(levels[l][4])};

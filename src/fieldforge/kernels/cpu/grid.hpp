@@ -50,7 +50,8 @@ struct Cells {
                     if (with_slope) slope[d] = 6.0f * t * (1.0f - t);
                     t = t * t * (3.0f - 2.0f * t);
                 } else {
-                    t = Floats{};  // nearest: the lower corner alone, whatever the position
+                    t = Floats{};  // nearest: the lower corner alone, whatever the position and its neighbours
+                    corner[d][1] = corner[d][0];
                 }
             }
             weight[d][0] = 1.0f - t;
@@ -93,10 +94,10 @@ struct Cells {
     }
 };
 
-// f(c) for every corner c; straight-line code as long as that stays small.
-template <int D>
+// f(c) for every corner c; straight-line code as long as that stays small and is what the time goes to.
+template <int D, Indexing I = Indexing::hash>
 FF_INLINE void for_each_corner(auto&& f) {
-    if constexpr (D <= 3) {
+    if constexpr (D <= 3 && I != Indexing::any_modulo) {
         FF_UNROLL for (int c = 0; c < 1 << D; ++c) f(c);
     } else {
         FF_NO_UNROLL for (int c = 0; c < 1 << D; ++c) f(c);
@@ -192,7 +193,7 @@ void encode_level(const Grid& grid, const Level& level, const float* table, cons
             float* to = out.at(tile, feature) + p;
             for (int f = 0; f < F; f += by_pairs ? 2 : 1) {
                 Floats first{}, second{};
-                for_each_corner<D>([&](int c) __attribute__((always_inline)) {
+                for_each_corner<D, I>([&](int c) __attribute__((always_inline)) {
                     const UInts at = cells.place(c, level, static_cast<uint32_t>(F));
                     const Floats w = cells.product(c);
                     if constexpr (by_pairs) {
@@ -250,7 +251,7 @@ void differentiate_level(const Grid& grid, const Level& level, const float* tabl
             const Cells<D, I> cells(x, tile * grad_out.n_points + p, level, grid.interpolation, true);
             const float* from = grad_out.at(tile, feature) + p;
             Floats slope[D] = {};
-            for_each_corner<D>([&](int c) __attribute__((always_inline)) {
+            for_each_corner<D, I>([&](int c) __attribute__((always_inline)) {
                 const UInts at = cells.place(c, level, static_cast<uint32_t>(F));
                 Floats value{};  // grad_out . table[corner]
                 for (int f = 0; f < F; f += by_pairs ? 2 : 1) {
