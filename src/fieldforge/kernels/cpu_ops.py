@@ -116,6 +116,11 @@ def describe_mlp(network: Any) -> MlpShape | str:
     """
     if network.input_injection != "none":
         return f"the native network has no input injection, and this one has {network.input_injection!r}"
+    return describe_layers(network, (network.n_input_dims, *(layer.weight.shape[0] for layer in network.layers)))
+
+
+def describe_layers(network: Any, widths: tuple[int, ...]) -> MlpShape | str:
+    """The same for any module with layers of these widths, `activation`, `output_activation` and `has_bias`."""
     described = []
     for activation in (network.activation, network.output_activation):
         found = describe_activation(activation)
@@ -123,7 +128,6 @@ def describe_mlp(network: Any) -> MlpShape | str:
             return f"the native network has no activation {activation.otype}"
         described.append(found)
     (name, number, first_number), (output_name, output_number, _) = described
-    widths = (network.n_input_dims, *(layer.weight.shape[0] for layer in network.layers))
     if len(widths) - 1 > MAX_LAYERS or max(widths) > MAX_WIDTH:
         return f"the native network has at most {MAX_LAYERS} layers of at most {MAX_WIDTH} units"
     return MlpShape(
@@ -239,7 +243,7 @@ class _Grid(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
-            return *_recorded(ctx.reference, ctx.saved_tensors, ctx.needs_input_grad[:2], grad), None, None
+            return *recorded(ctx.reference, ctx.saved_tensors, ctx.needs_input_grad[:2], grad), None, None
         x, table = (
             expect_rows("x", ctx.saved_tensors[0], ctx.shape.n_dims),
             expect_table(ctx.saved_tensors[1], ctx.shape),
@@ -285,7 +289,7 @@ class _Field(torch.autograd.Function):
                 out: Tensor = ctx.reference(x, table, parameters[:n_layers], parameters[n_layers:])
                 return out
 
-            grad_x, *grads = _recorded(reference, (x, table, *parameters), (needs_x, *needs), grad)
+            grad_x, *grads = recorded(reference, (x, table, *parameters), (needs_x, *needs), grad)
             return grad_x, None, None, None, *grads
         call = _FieldCall(x, ctx.grid_shape, ctx.mlp_shape, table, parameters)
         grad = expect_rows("grad", grad, ctx.mlp_shape.widths[-1])
@@ -321,7 +325,7 @@ class _FieldCall:
         self.field = (native_grid(grid_shape) if grid_shape else None, native_mlp(mlp_shape), addresses)
 
 
-def _recorded(
+def recorded(
     reference: Callable[..., Tensor], inputs: Sequence[Tensor | None], needed: Sequence[bool], grad: Tensor
 ) -> tuple[Tensor | None, ...]:
     """Gradients that can be differentiated again, through the reference."""

@@ -141,9 +141,29 @@ struct FieldKernels {
     void (*activate)(Activation, float slope, int64_t n, const float* z, float* value, float* derivative);
 };
 
+// Networks of one shape side by side; network i takes the points offsets[i] up to offsets[i + 1].
+struct Stack {
+    const Mlp* mlp;
+    int64_t n_networks;
+    const int64_t* offsets;      // (n_networks + 1,), from 0, never falling
+    float* weights[max_layers];  // (n_networks, widths[l + 1], widths[l])
+    float* biases[max_layers];   // (n_networks, widths[l + 1])
+
+    int64_t n_points() const { return offsets[n_networks]; }
+};
+
+// Stacks of networks in one instruction set. Gradients are those of `FieldGradients` with a leading axis of networks.
+struct StackKernels {
+    void (*forward)(const Stack&, const float* x, float* out, int n_threads);
+    void (*backward)(const Stack&, const float* x, const float* grad_out, const FieldGradients&, int n_threads);
+    // A network whose own loss is not finite stays as it was.
+    StepResult (*train_step)(const Stack&, const Batch&, const Adam&, int n_threads);
+};
+
 // All kernels of one instruction set; each table stands in the file that is named after it.
 struct Kernels {
     const FieldKernels* field;
+    const StackKernels* stack;
 };
 
 }  // namespace fieldforge::cpu

@@ -73,11 +73,6 @@ void make_grid(Grid* self, int n_dims, int n_features, const std::string& interp
     }
 }
 
-struct PythonMlp {
-    Mlp mlp;
-    std::vector<float> scale, offset;
-};
-
 void make_mlp(PythonMlp* self, const std::vector<int>& widths, const std::string& activation, double number,
               double first_number, const std::string& output_activation, double output_number,
               const std::vector<float>& output_scale, const std::vector<float>& output_offset, bool has_bias) {
@@ -113,18 +108,6 @@ void make_mlp(PythonMlp* self, const std::vector<int>& widths, const std::string
     }
 }
 
-// Addresses of a field's parameters, or of anything of the same shapes: gradients, moments.
-struct Addresses {
-    Address table;
-    std::vector<Address> weights, biases;
-};
-
-template <class Target>
-void fill(Target (&to)[max_layers], const std::vector<Address>& from, int n_layers, const char* what) {
-    if (!from.empty() && static_cast<int>(from.size()) != n_layers) refuse(std::string(what) + ": one address a layer");
-    for (size_t l = 0; l < from.size(); ++l) to[l] = at(from[l]);
-}
-
 Field make_field(const Grid* grid, const PythonMlp& network, const Addresses& parameters) {
     const Mlp& mlp = network.mlp;
     if (grid && grid->n_outputs() != mlp.n_inputs()) refuse("widths: the network must read as many features as the grid has");
@@ -132,8 +115,7 @@ Field make_field(const Grid* grid, const PythonMlp& network, const Addresses& pa
     field.grid = grid;
     field.mlp = &mlp;
     field.table = at(parameters.table);
-    if (static_cast<int>(parameters.weights.size()) != mlp.n_layers) refuse("weights: one address a layer");
-    if (static_cast<int>(parameters.biases.size()) != (mlp.has_bias ? mlp.n_layers : 0)) refuse("biases: one address a layer");
+    expect_all_layers(mlp, parameters);
     fill(field.weights, parameters.weights, mlp.n_layers, "weights");
     fill(field.biases, parameters.biases, mlp.n_layers, "biases");
     return field;
@@ -166,19 +148,12 @@ std::pair<double, double> python_train_step(
                          const std::string& loss, double huber_delta, Address sample_loss, int n_threads) {
     const Field field = make_field(grid, network, parameters);
     const Mlp& mlp = network.mlp;
-    Adam adam{static_cast<float>(rate), static_cast<float>(beta1), static_cast<float>(beta2),
-              static_cast<float>(epsilon), static_cast<float>(l2), at(first.table), at(second.table), {}, {}, {}, {}};
-    fill(adam.weights_m, first.weights, mlp.n_layers, "weights");
-    fill(adam.weights_v, second.weights, mlp.n_layers, "weights");
-    fill(adam.biases_m, first.biases, mlp.n_layers, "biases");
-    fill(adam.biases_v, second.biases, mlp.n_layers, "biases");
+    const Adam adam = make_adam(mlp, first, second, rate, beta1, beta2, epsilon, l2);
     if (raster && (raster->raster.n_axes != field.n_inputs() || raster->raster.n_channels != mlp.n_outputs())) {
         refuse("raster: its axes and channels are the field's inputs and outputs");
     }
     const Batch batch{expect_count(n), at(x), at(target), raster ? &raster->raster : nullptr, at<int64_t>(index),
-                      look_up<Loss>("loss", loss, {{"L2", Loss::l2}, {"L1", Loss::l1}, {"Huber", Loss::huber},
-                                                   {"RelativeL2", Loss::relative_l2}}),
-                      static_cast<float>(huber_delta), at(sample_loss)};
+                      loss_called(loss), static_cast<float>(huber_delta), at(sample_loss)};
     if (n == 0) refuse("n: a training step needs at least one sample");
     const StepResult result = kernels().field->train_step(field, batch, adam, expect_threads(n_threads));
     if (result.has_bad_index) throw std::out_of_range("index: a sample lies outside the raster");
@@ -186,6 +161,22 @@ std::pair<double, double> python_train_step(
 }
 
 }  // namespace
+
+Adam make_adam(const Mlp& mlp, const Addresses& first, const Addresses& second, double rate, double beta1, double beta2,
+               double epsilon, double l2) {
+    Adam adam{static_cast<float>(rate), static_cast<float>(beta1), static_cast<float>(beta2),
+              static_cast<float>(epsilon), static_cast<float>(l2), at(first.table), at(second.table), {}, {}, {}, {}};
+    fill(adam.weights_m, first.weights, mlp.n_layers, "weights");
+    fill(adam.weights_v, second.weights, mlp.n_layers, "weights");
+    fill(adam.biases_m, first.biases, mlp.n_layers, "biases");
+    fill(adam.biases_v, second.biases, mlp.n_layers, "biases");
+    return adam;
+}
+
+Loss loss_called(const std::string& name) {
+    return look_up<Loss>("loss", name, {{"L2", Loss::l2}, {"L1", Loss::l1}, {"Huber", Loss::huber},
+                                        {"RelativeL2", Loss::relative_l2}});
+}
 
 void bind_fields(nb::module_& module) {
     nb::class_<Grid>(module, "Grid", "A multi-resolution grid without its table.")

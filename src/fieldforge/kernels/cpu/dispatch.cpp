@@ -11,7 +11,11 @@ namespace fieldforge::cpu {
 #define FF_SET_OF_KERNELS(set)                    \
     namespace set {                               \
     extern const FieldKernels field_kernels;      \
-    constexpr Kernels kernels = {&field_kernels}; \
+    extern const StackKernels stack_kernels;      \
+    constexpr Kernels kernels = {                 \
+        .field = &field_kernels,                  \
+        .stack = &stack_kernels,                  \
+    };                                            \
     }
 #if FF_HAS_V2
 FF_SET_OF_KERNELS(v2)

@@ -7,12 +7,6 @@ namespace fieldforge::cpu::FF_SET {
 
 constexpr int64_t block_points = 1 << 16;  // of inference: its encoding stays in the shared cache
 
-inline Work* make_works(const Mlp& mlp, Scratch& scratch, bool with_gradient, int n_threads) {
-    auto* works = reinterpret_cast<Work*>(scratch.floats(static_cast<int64_t>(sizeof(Work) / sizeof(float) + 1) * n_threads));
-    for (int t = 0; t < n_threads; ++t) works[t] = Work(mlp, scratch, with_gradient);
-    return works;
-}
-
 inline void field_forward(const Field& field, const float* x, int64_t n, float* out, int n_threads) {
     const Mlp& mlp = *field.mlp;
     const int n_in = field.n_inputs(), n_out = mlp.n_outputs(), points = tile_points(mlp);
@@ -73,11 +67,8 @@ Pass learn(const Field& field, const float* x, int64_t n, bool wants_parameters,
     }
     const float* transposes[max_layers];
     for (int l = 0; l < mlp.n_layers; ++l) {
-        const int64_t in = mlp.widths[l], out = mlp.widths[l + 1];
-        float* t = scratch.floats(in * out);
-        for (int64_t o = 0; o < out; ++o) {
-            for (int64_t k = 0; k < in; ++k) t[k * out + o] = field.weights[l][o * in + k];
-        }
+        float* t = scratch.floats(static_cast<int64_t>(mlp.widths[l]) * mlp.widths[l + 1]);
+        transpose(field.weights[l], mlp.widths[l], mlp.widths[l + 1], mlp.widths[l], t, mlp.widths[l + 1]);
         transposes[l] = t;
     }
     const Work* works = make_works(mlp, scratch, true, n_threads);

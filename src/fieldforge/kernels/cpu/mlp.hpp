@@ -41,6 +41,13 @@ struct Work {
     Work() = default;
 };
 
+// One for each thread.
+inline Work* make_works(const Mlp& mlp, Scratch& scratch, bool with_gradient, int n_threads) {
+    auto* works = reinterpret_cast<Work*>(scratch.floats(static_cast<int64_t>(sizeof(Work) / sizeof(float) + 1) * n_threads));
+    for (int t = 0; t < n_threads; ++t) works[t] = Work(mlp, scratch, with_gradient);
+    return works;
+}
+
 FF_INLINE Activation activation_after(const Mlp& mlp, int layer) {
     return layer + 1 < mlp.n_layers ? mlp.activation : mlp.output_activation;
 }
