@@ -74,6 +74,8 @@ class MlpShape:
         output_activation, output_number: the same after the last layer.
         output_scale, output_offset: factor and summand of each output after that; empty: none.
         has_bias: whether layers have biases.
+        precision: "float32"; or "bfloat16", to which the factors of every product are rounded, in the backward pass
+            too. Sums, activations and parameters stay float32.
     """
 
     widths: tuple[int, ...]
@@ -85,6 +87,7 @@ class MlpShape:
     output_scale: tuple[float, ...] = ()
     output_offset: tuple[float, ...] = ()
     has_bias: bool = False
+    precision: str = "float32"
 
     @property
     def n_layers(self) -> int:
@@ -121,6 +124,8 @@ def describe_mlp(network: Any) -> MlpShape | str:
 
 def describe_layers(network: Any, widths: tuple[int, ...]) -> MlpShape | str:
     """The same for any module with layers of these widths, `activation`, `output_activation` and `has_bias`."""
+    if getattr(network, "precision", "float32") == "bfloat16" and not native().has_bf16():
+        return f"{native().instruction_set()} here has no products of bfloat16 (AVX512-BF16)"
     described = []
     for activation in (network.activation, network.output_activation):
         found = describe_activation(activation)
@@ -138,6 +143,7 @@ def describe_layers(network: Any, widths: tuple[int, ...]) -> MlpShape | str:
         output_activation=output_name,
         output_number=output_number,
         has_bias=network.has_bias,
+        precision=getattr(network, "precision", "float32"),
     )
 
 
@@ -350,6 +356,7 @@ def native_mlp(shape: MlpShape) -> Any:
     return native().Mlp(
         list(shape.widths), shape.activation, shape.number, shape.first_number, shape.output_activation,
         shape.output_number, list(shape.output_scale), list(shape.output_offset), shape.has_bias,
+        shape.precision == "bfloat16",
     )  # fmt: skip
 
 

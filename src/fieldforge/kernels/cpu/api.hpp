@@ -57,6 +57,7 @@ struct Mlp {
     const float* output_scale;   // (n_outputs,) factors and summands after the output activation; null: 1 and 0
     const float* output_offset;
     bool has_bias;
+    bool in_bf16;  // whether the factors of all products are rounded to bfloat16
     int64_t weight_offset[max_layers], bias_offset[max_layers];  // in the flat vector of all parameters
     int64_t n_parameters;
     int max_width;
@@ -72,6 +73,8 @@ struct Field {
     float* table;
     float* weights[max_layers];  // (widths[l + 1], widths[l]), row-major
     float* biases[max_layers];   // (widths[l + 1],)
+    const uint32_t* rounded[max_layers];             // weights, and their transposes, in pairs of bfloat16 along each
+    const uint32_t* rounded_transposes[max_layers];  // row; where the network is `in_bf16`, set by the kernels
 
     int n_inputs() const { return grid ? grid->n_dims : mlp->n_inputs(); }
 };

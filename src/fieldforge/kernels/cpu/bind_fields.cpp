@@ -75,12 +75,13 @@ void make_grid(Grid* self, int n_dims, int n_features, const std::string& interp
 
 void make_mlp(PythonMlp* self, const std::vector<int>& widths, const std::string& activation, double number,
               double first_number, const std::string& output_activation, double output_number,
-              const std::vector<float>& output_scale, const std::vector<float>& output_offset, bool has_bias) {
+              const std::vector<float>& output_scale, const std::vector<float>& output_offset, bool has_bias, bool in_bf16) {
     if (widths.size() < 2 || widths.size() > max_layers + 1) refuse("widths: the native network has 1 to 64 layers");
     if (output_scale.size() != output_offset.size() ||
         (!output_scale.empty() && static_cast<int>(output_scale.size()) != widths.back())) {
         refuse("output_scale: one scale and one offset an output, or none");
     }
+    if (in_bf16 && !has_bf16()) refuse("in_bf16: this processor has no products of bfloat16");
     auto* made = new (self) PythonMlp{{}, output_scale, output_offset};
     Mlp* mlp = &made->mlp;
     if (!output_scale.empty()) {
@@ -94,6 +95,7 @@ void make_mlp(PythonMlp* self, const std::vector<int>& widths, const std::string
     mlp->first_number = static_cast<float>(first_number);
     mlp->output_number = static_cast<float>(output_number);
     mlp->has_bias = has_bias;
+    mlp->in_bf16 = in_bf16;
     for (int l = 0; l <= mlp->n_layers; ++l) {
         const int width = widths[static_cast<size_t>(l)];
         if (width < 1 || width > (1 << 16)) refuse("widths: layers of the native network are 1 to 65536 wide");
@@ -185,7 +187,7 @@ void bind_fields(nb::module_& module) {
         .def_ro("n_entries", &Grid::n_entries);
     nb::class_<PythonMlp>(module, "Mlp", "A multilayer perceptron without its parameters.")
         .def("__init__", &make_mlp, "widths"_a, "activation"_a, "number"_a, "first_number"_a, "output_activation"_a,
-             "output_number"_a, "output_scale"_a, "output_offset"_a, "has_bias"_a);
+             "output_number"_a, "output_scale"_a, "output_offset"_a, "has_bias"_a, "in_bf16"_a);
     nb::class_<Addresses>(module, "Addresses", "Where a field's parameters, their gradients or their moments lie.")
         .def(nb::init<Address, std::vector<Address>, std::vector<Address>>(), "table"_a, "weights"_a, "biases"_a);
     nb::class_<PythonRaster>(module, "Raster", "Samples on a regular grid, axis 0 of the coordinates fastest.")

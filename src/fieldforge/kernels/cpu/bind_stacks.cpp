@@ -9,6 +9,7 @@ namespace {
 
 Stack make_stack(const PythonMlp& network, const Addresses& parameters, int64_t n_networks, Address offsets) {
     expect_all_layers(network.mlp, parameters);
+    if (network.mlp.in_bf16) refuse("in_bf16: stacks are in float32 only");
     if (n_networks < 1) refuse("n_networks: a stack has at least one network");
     Stack stack{};
     stack.mlp = &network.mlp;

@@ -85,4 +85,12 @@ const Kernels& kernels() { return *chosen().kernels; }
 
 const char* instruction_set() { return chosen().long_name; }
 
+bool has_bf16() {
+#if defined(__x86_64__)
+    return !std::strcmp(chosen().name, "v4") && __builtin_cpu_supports("avx512bf16");
+#else
+    return false;
+#endif
+}
+
 }  // namespace fieldforge::cpu

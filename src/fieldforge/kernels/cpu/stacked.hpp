@@ -59,10 +59,9 @@ struct StackTasks {
 // Network number g by itself.
 FF_INLINE Field network_of(const Stack& stack, int64_t g) {
     const Mlp& mlp = *stack.mlp;
-    Field field;
+    Field field;  // the rest of it is for grids and bfloat16, which stacks do not have
     field.grid = nullptr;
     field.mlp = &mlp;
-    field.table = nullptr;
     for (int l = 0; l < mlp.n_layers; ++l) {
         const int64_t n_out = mlp.widths[l + 1];
         field.weights[l] = stack.weights[l] + g * n_out * mlp.widths[l];
