@@ -21,7 +21,7 @@ from fieldforge.kernels.cpu_training import AdamStep
 pytestmark = pytest.mark.skipif(cpu_door.missing() is not None, reason=f"no native kernels: {cpu_door.missing()}")
 
 HERE = Path(__file__).parent
-PARTS = ("encodings", "fuzz", "grid", "marching", "mlp", "rendering", "second", "training")
+PARTS = ("bf16", "encodings", "fuzz", "grid", "marching", "mlp", "rendering", "second", "stacked", "training")
 BEYOND_THE_SYSTEM = "FIELDFORGE_CPU: expected one of "
 
 

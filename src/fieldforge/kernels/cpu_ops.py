@@ -74,6 +74,8 @@ class MlpShape:
         output_activation, output_number: the same after the last layer.
         output_scale, output_offset: factor and summand of each output after that; empty: none.
         has_bias: whether layers have biases.
+        precision: "float32"; or "bfloat16", to which the factors of every product are rounded, in the backward pass
+            too. Sums, activations and parameters stay float32.
     """
 
     widths: tuple[int, ...]
@@ -85,6 +87,7 @@ class MlpShape:
     output_scale: tuple[float, ...] = ()
     output_offset: tuple[float, ...] = ()
     has_bias: bool = False
+    precision: str = "float32"
 
     @property
     def n_layers(self) -> int:
@@ -116,6 +119,13 @@ def describe_mlp(network: Any) -> MlpShape | str:
     """
     if network.input_injection != "none":
         return f"the native network has no input injection, and this one has {network.input_injection!r}"
+    return describe_layers(network, (network.n_input_dims, *(layer.weight.shape[0] for layer in network.layers)))
+
+
+def describe_layers(network: Any, widths: tuple[int, ...]) -> MlpShape | str:
+    """The same for any module with layers of these widths, `activation`, `output_activation` and `has_bias`."""
+    if getattr(network, "precision", "float32") == "bfloat16" and not native().has_bf16():
+        return f"{native().instruction_set()} here has no products of bfloat16 (AVX512-BF16)"
     described = []
     for activation in (network.activation, network.output_activation):
         found = describe_activation(activation)
@@ -123,7 +133,6 @@ def describe_mlp(network: Any) -> MlpShape | str:
             return f"the native network has no activation {activation.otype}"
         described.append(found)
     (name, number, first_number), (output_name, output_number, _) = described
-    widths = (network.n_input_dims, *(layer.weight.shape[0] for layer in network.layers))
     if len(widths) - 1 > MAX_LAYERS or max(widths) > MAX_WIDTH:
         return f"the native network has at most {MAX_LAYERS} layers of at most {MAX_WIDTH} units"
     return MlpShape(
@@ -134,6 +143,7 @@ def describe_mlp(network: Any) -> MlpShape | str:
         output_activation=output_name,
         output_number=output_number,
         has_bias=network.has_bias,
+        precision=getattr(network, "precision", "float32"),
     )
 
 
@@ -408,6 +418,7 @@ def native_mlp(shape: MlpShape) -> Any:
     return native().Mlp(
         list(shape.widths), shape.activation, shape.number, shape.first_number, shape.output_activation,
         shape.output_number, list(shape.output_scale), list(shape.output_offset), shape.has_bias,
+        shape.precision == "bfloat16",
     )  # fmt: skip
 
 

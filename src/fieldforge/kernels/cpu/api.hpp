@@ -87,6 +87,7 @@ struct Mlp {
     const float* output_scale;   // (n_outputs,) factors and summands after the output activation; null: 1 and 0
     const float* output_offset;
     bool has_bias;
+    bool in_bf16;  // whether the factors of all products are rounded to bfloat16
     int64_t weight_offset[max_layers], bias_offset[max_layers];  // in the flat vector of all parameters
     int64_t n_parameters;
     int max_width;
@@ -104,6 +105,8 @@ struct Field {
     float* biases[max_layers];   // (widths[l + 1],)
     const Encoding* encoding;    // or null
     float* tensors[max_parts];   // of the encoding: tables and frequencies
+    const uint32_t* rounded[max_layers];             // weights, and their transposes, in pairs of bfloat16 along each
+    const uint32_t* rounded_transposes[max_layers];  // row; where the network is `in_bf16`, set by the kernels
 
     int n_inputs() const { return grid ? grid->n_dims : encoding ? encoding->n_inputs : mlp->n_inputs(); }
     bool has_tables() const { return grid || (encoding && encoding->has_grids); }
@@ -197,7 +200,7 @@ struct EncodingKernels {
 };
 
 // Packed rows of rays: ray r has the rows offsets[r] to offsets[r + 1].
-struct Rays {
+struct PackedRays {
     const int64_t* offsets;
     int64_t n, longest;  // rays, and the most rows one of them has
 };
@@ -220,23 +223,23 @@ struct Scan {
 
 // Packed rays: compositing, scans and sums, distortion, search. Gradients are null where nobody asks.
 struct RenderingKernels {
-    void (*composite)(const Rays&, const Emission&, const Rendered&, int n_threads);
-    void (*composite_backward)(const Rays&, const Emission&, const Rendered&, const Rendered& gradient,
+    void (*composite)(const PackedRays&, const Emission&, const Rendered&, int n_threads);
+    void (*composite_backward)(const PackedRays&, const Emission&, const Rendered&, const Rendered& gradient,
                                float* grad_density, float* grad_color, int n_threads);
-    void (*accumulate)(const Rays&, const float* weights, const float* values, int64_t n_channels, float* out,
+    void (*accumulate)(const PackedRays&, const float* weights, const float* values, int64_t n_channels, float* out,
                        int n_threads);
-    void (*accumulate_backward)(const Rays&, const float* weights, const float* values, int64_t n_channels,
+    void (*accumulate_backward)(const PackedRays&, const float* weights, const float* values, int64_t n_channels,
                                 const float* grad, float* grad_weights, float* grad_values, int n_threads);
-    void (*scan)(const Rays&, const Scan&, const float* values, float* out, int n_threads);
-    void (*product_backward)(const Rays&, bool is_exclusive, const float* values, const float* grad,
+    void (*scan)(const PackedRays&, const Scan&, const float* values, float* out, int n_threads);
+    void (*product_backward)(const PackedRays&, bool is_exclusive, const float* values, const float* grad,
                              float* grad_values, int n_threads);
-    void (*distortion)(const Rays&, const float* weights, const float* t0, const float* t1, float* out, int n_threads);
-    void (*distortion_backward)(const Rays&, const float* weights, const float* t0, const float* t1, const float* grad,
+    void (*distortion)(const PackedRays&, const float* weights, const float* t0, const float* t1, float* out, int n_threads);
+    void (*distortion_backward)(const PackedRays&, const float* weights, const float* t0, const float* t1, const float* grad,
                                 float* grad_weights, int n_threads);
     // `left` and `right` (n_values,): rows of the edges around each value; -1 on rays without edges
-    void (*search)(const Rays& edges_of, const float* edges, const Rays& values_of, const float* values, int64_t* left,
+    void (*search)(const PackedRays& edges_of, const float* edges, const PackedRays& values_of, const float* values, int64_t* left,
                    int64_t* right, int n_threads);
-    void (*inverse_cdf)(const Rays&, const float* edges, const float* cdf, const float* u, int64_t n_each, float* out,
+    void (*inverse_cdf)(const PackedRays&, const float* edges, const float* cdf, const float* u, int64_t n_each, float* out,
                         int n_threads);
 };
 
@@ -291,6 +294,25 @@ struct MarchKernels {
                  int n_threads);
 };
 
+// Networks of one shape side by side; network i takes the points offsets[i] up to offsets[i + 1].
+struct Stack {
+    const Mlp* mlp;
+    int64_t n_networks;
+    const int64_t* offsets;      // (n_networks + 1,), from 0, never falling
+    float* weights[max_layers];  // (n_networks, widths[l + 1], widths[l])
+    float* biases[max_layers];   // (n_networks, widths[l + 1])
+
+    int64_t n_points() const { return offsets[n_networks]; }
+};
+
+// Stacks of networks in one instruction set. Gradients are those of `FieldGradients` with a leading axis of networks.
+struct StackKernels {
+    void (*forward)(const Stack&, const float* x, float* out, int n_threads);
+    void (*backward)(const Stack&, const float* x, const float* grad_out, const FieldGradients&, int n_threads);
+    // A network whose own loss is not finite stays as it was.
+    StepResult (*train_step)(const Stack&, const Batch&, const Adam&, int n_threads);
+};
+
 // All kernels of one instruction set; each table stands in the file that is named after it.
 struct Kernels {
     const FieldKernels* field;
@@ -298,6 +320,7 @@ struct Kernels {
     const EncodingKernels* encoding;
     const RenderingKernels* rendering;
     const MarchKernels* march;
+    const StackKernels* stack;
 };
 
 }  // namespace fieldforge::cpu

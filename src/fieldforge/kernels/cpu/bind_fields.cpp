@@ -77,19 +77,15 @@ void make_grid(Grid* self, int n_dims, int n_features, const std::string& interp
     }
 }
 
-struct PythonMlp {
-    Mlp mlp;
-    std::vector<float> scale, offset;
-};
-
 void make_mlp(PythonMlp* self, const std::vector<int>& widths, const std::string& activation, double number,
               double first_number, const std::string& output_activation, double output_number,
-              const std::vector<float>& output_scale, const std::vector<float>& output_offset, bool has_bias) {
+              const std::vector<float>& output_scale, const std::vector<float>& output_offset, bool has_bias, bool in_bf16) {
     if (widths.size() < 2 || widths.size() > max_layers + 1) refuse("widths: the native network has 1 to 64 layers");
     if (output_scale.size() != output_offset.size() ||
         (!output_scale.empty() && static_cast<int>(output_scale.size()) != widths.back())) {
         refuse("output_scale: one scale and one offset an output, or none");
     }
+    if (in_bf16 && !has_bf16()) refuse("in_bf16: this processor has no products of bfloat16");
     auto* made = new (self) PythonMlp{{}, output_scale, output_offset};
     Mlp* mlp = &made->mlp;
     if (!output_scale.empty()) {
@@ -103,6 +99,7 @@ void make_mlp(PythonMlp* self, const std::vector<int>& widths, const std::string
     mlp->first_number = static_cast<float>(first_number);
     mlp->output_number = static_cast<float>(output_number);
     mlp->has_bias = has_bias;
+    mlp->in_bf16 = in_bf16;
     for (int l = 0; l <= mlp->n_layers; ++l) {
         const int width = widths[static_cast<size_t>(l)];
         if (width < 1 || width > (1 << 16)) refuse("widths: layers of the native network are 1 to 65536 wide");
@@ -117,19 +114,6 @@ void make_mlp(PythonMlp* self, const std::vector<int>& widths, const std::string
     }
 }
 
-// Addresses of a field's parameters, or of anything of the same shapes: gradients, moments.
-struct Addresses {
-    Address table;
-    std::vector<Address> weights, biases;
-    std::vector<Address> tensors;  // of an encoding of several parts
-};
-
-template <class Target>
-void fill(Target (&to)[max_layers], const std::vector<Address>& from, int n_layers, const char* what) {
-    if (!from.empty() && static_cast<int>(from.size()) != n_layers) refuse(std::string(what) + ": one address a layer");
-    for (size_t l = 0; l < from.size(); ++l) to[l] = at(from[l]);
-}
-
 Field make_field(const Grid* grid, const PythonMlp& network, const Addresses& parameters,
                  const PythonEncoding* encoding = nullptr) {
     const Mlp& mlp = network.mlp;
@@ -141,8 +125,7 @@ Field make_field(const Grid* grid, const PythonMlp& network, const Addresses& pa
     field.grid = grid;
     field.mlp = &mlp;
     field.table = at(parameters.table);
-    if (static_cast<int>(parameters.weights.size()) != mlp.n_layers) refuse("weights: one address a layer");
-    if (static_cast<int>(parameters.biases.size()) != (mlp.has_bias ? mlp.n_layers : 0)) refuse("biases: one address a layer");
+    expect_all_layers(mlp, parameters);
     fill(field.weights, parameters.weights, mlp.n_layers, "weights");
     fill(field.biases, parameters.biases, mlp.n_layers, "biases");
     if (encoding) {
@@ -180,12 +163,7 @@ std::pair<double, double> python_train_step(
                          const PythonEncoding* encoding) {
     const Field field = make_field(grid, network, parameters, encoding);
     const Mlp& mlp = network.mlp;
-    Adam adam{static_cast<float>(rate), static_cast<float>(beta1), static_cast<float>(beta2),
-              static_cast<float>(epsilon), static_cast<float>(l2), at(first.table), at(second.table), {}, {}, {}, {}, {}, {}};
-    fill(adam.weights_m, first.weights, mlp.n_layers, "weights");
-    fill(adam.weights_v, second.weights, mlp.n_layers, "weights");
-    fill(adam.biases_m, first.biases, mlp.n_layers, "biases");
-    fill(adam.biases_v, second.biases, mlp.n_layers, "biases");
+    Adam adam = make_adam(mlp, first, second, rate, beta1, beta2, epsilon, l2);
     if (encoding) {
         fill_tensors(adam.tensors_m, first.tensors, encoding->encoding);
         fill_tensors(adam.tensors_v, second.tensors, encoding->encoding);
@@ -194,9 +172,7 @@ std::pair<double, double> python_train_step(
         refuse("raster: its axes and channels are the field's inputs and outputs");
     }
     const Batch batch{expect_count(n), at(x), at(target), raster ? &raster->raster : nullptr, at<int64_t>(index),
-                      look_up<Loss>("loss", loss, {{"L2", Loss::l2}, {"L1", Loss::l1}, {"Huber", Loss::huber},
-                                                   {"RelativeL2", Loss::relative_l2}}),
-                      static_cast<float>(huber_delta), at(sample_loss)};
+                      loss_called(loss), static_cast<float>(huber_delta), at(sample_loss)};
     if (n == 0) refuse("n: a training step needs at least one sample");
     const StepResult result = kernels().field->train_step(field, batch, adam, expect_threads(n_threads));
     if (result.has_bad_index) throw std::out_of_range("index: a sample lies outside the raster");
@@ -205,6 +181,22 @@ std::pair<double, double> python_train_step(
 
 }  // namespace
 
+Adam make_adam(const Mlp& mlp, const Addresses& first, const Addresses& second, double rate, double beta1, double beta2,
+               double epsilon, double l2) {
+    Adam adam{static_cast<float>(rate), static_cast<float>(beta1), static_cast<float>(beta2),
+              static_cast<float>(epsilon), static_cast<float>(l2), at(first.table), at(second.table), {}, {}, {}, {}};
+    fill(adam.weights_m, first.weights, mlp.n_layers, "weights");
+    fill(adam.weights_v, second.weights, mlp.n_layers, "weights");
+    fill(adam.biases_m, first.biases, mlp.n_layers, "biases");
+    fill(adam.biases_v, second.biases, mlp.n_layers, "biases");
+    return adam;
+}
+
+Loss loss_called(const std::string& name) {
+    return look_up<Loss>("loss", name, {{"L2", Loss::l2}, {"L1", Loss::l1}, {"Huber", Loss::huber},
+                                        {"RelativeL2", Loss::relative_l2}});
+}
+
 void bind_fields(nb::module_& module) {
     nb::class_<Grid>(module, "Grid", "A multi-resolution grid without its table.")
         .def("__init__", &make_grid, "n_dims"_a, "n_features"_a, "interpolation"_a, "levels"_a,
@@ -212,7 +204,7 @@ void bind_fields(nb::module_& module) {
         .def_ro("n_entries", &Grid::n_entries);
     nb::class_<PythonMlp>(module, "Mlp", "A multilayer perceptron without its parameters.")
         .def("__init__", &make_mlp, "widths"_a, "activation"_a, "number"_a, "first_number"_a, "output_activation"_a,
-             "output_number"_a, "output_scale"_a, "output_offset"_a, "has_bias"_a);
+             "output_number"_a, "output_scale"_a, "output_offset"_a, "has_bias"_a, "in_bf16"_a);
     nb::class_<Addresses>(module, "Addresses", "Where a field's parameters, their gradients or their moments lie.")
         .def(nb::init<Address, std::vector<Address>, std::vector<Address>, std::vector<Address>>(), "table"_a, "weights"_a,
              "biases"_a, "tensors"_a = std::vector<Address>{});

@@ -7,7 +7,7 @@ namespace fieldforge::cpu {
 namespace {
 
 // The kernels go wherever the offsets send them, so these are looked at in every call; R steps cost next to nothing.
-Rays expect_rays(Address offsets, int64_t n_rays, int64_t n_rows) {
+PackedRays expect_rays(Address offsets, int64_t n_rays, int64_t n_rows) {
     const int64_t* row = at<const int64_t>(offsets);
     if (n_rays < 0) refuse("offsets: expected (n_rays + 1,), got (0,)");
     if (row[0] != 0 || row[n_rays] != n_rows) {

@@ -15,12 +15,14 @@ namespace fieldforge::cpu {
     extern const EncodingKernels encoding_kernels;   \
     extern const RenderingKernels rendering_kernels; \
     extern const MarchKernels march_kernels;         \
+    extern const StackKernels stack_kernels;         \
     constexpr Kernels kernels = {                    \
         &field_kernels,                              \
         &second_kernels,                             \
         &encoding_kernels,                           \
         &rendering_kernels,                          \
         &march_kernels,                              \
+        &stack_kernels,                              \
     };                                               \
     }
 #if FF_HAS_V2
@@ -90,5 +92,13 @@ const Candidate& chosen() {
 const Kernels& kernels() { return *chosen().kernels; }
 
 const char* instruction_set() { return chosen().long_name; }
+
+bool has_bf16() {
+#if defined(__x86_64__)
+    return !std::strcmp(chosen().name, "v4") && __builtin_cpu_supports("avx512bf16");
+#else
+    return false;
+#endif
+}
 
 }  // namespace fieldforge::cpu

@@ -7,16 +7,11 @@ namespace fieldforge::cpu::FF_SET {
 
 constexpr int64_t block_points = 1 << 16;  // of inference: its encoding stays in the shared cache
 
-inline Work* make_works(const Mlp& mlp, Scratch& scratch, bool with_gradient, int n_threads) {
-    auto* works = reinterpret_cast<Work*>(scratch.floats(static_cast<int64_t>(sizeof(Work) / sizeof(float) + 1) * n_threads));
-    for (int t = 0; t < n_threads; ++t) works[t] = Work(mlp, scratch, with_gradient);
-    return works;
-}
-
-inline void field_forward(const Field& field, const float* x, int64_t n, float* out, int n_threads) {
-    const Mlp& mlp = *field.mlp;
-    const int n_in = field.n_inputs(), n_out = mlp.n_outputs(), points = tile_points(mlp);
+inline void field_forward(const Field& given, const float* x, int64_t n, float* out, int n_threads) {
+    const Mlp& mlp = *given.mlp;
+    const int n_in = given.n_inputs(), n_out = mlp.n_outputs(), points = tile_points(mlp);
     Scratch scratch;
+    const Field field = with_rounded(given, nullptr, scratch);
     const Work* works = make_works(mlp, scratch, false, n_threads);
     const int64_t block = smaller(round_up(n, points), block_points);
     Tiles encoded(nullptr, points, padded_rows(mlp.n_inputs()));
@@ -82,31 +77,30 @@ inline void transpose_weights(const Field& field, Scratch& scratch, const float*
     for (int l = 0; l < field.mlp->n_layers; ++l) {
         const int64_t in = field.mlp->widths[l], out = field.mlp->widths[l + 1];
         float* t = scratch.floats(in * out);
-        for (int64_t o = 0; o < out; ++o) {
-            for (int64_t k = 0; k < in; ++k) t[k * out + o] = field.weights[l][o * in + k];
-        }
+        transpose(field.weights[l], in, out, in, t, out);
         transposes[l] = t;
     }
 }
 
 template <class OutputGradient>
-Pass learn(const Field& field, const float* x, int64_t n, bool wants_parameters, bool wants_inputs, float* grad_x,
+Pass learn(const Field& given, const float* x, int64_t n, bool wants_parameters, bool wants_inputs, float* grad_x,
            Scratch& scratch, int n_threads, OutputGradient&& output_gradient) {
-    const Mlp& mlp = *field.mlp;
-    const int n_in = field.n_inputs(), points = tile_points(mlp);
+    const Mlp& mlp = *given.mlp;
+    const int n_in = given.n_inputs(), points = tile_points(mlp);
     const int64_t n_tiles = pieces(n, points);
     Pass pass{{}, Tiles(nullptr, points, padded_rows(mlp.n_inputs())), nullptr, {}};
-    if (field.grid) {
+    if (given.grid) {
         pass.encoded.data = scratch.floats(n_tiles * pass.encoded.stride);
         pass.points = split_axes(x, n, n_in, n_tiles, points, scratch, n_threads);
-        encode(*field.grid, field.table, pass.points, n_tiles, pass.encoded, n_threads);
+        encode(*given.grid, given.table, pass.points, n_tiles, pass.encoded, n_threads);
     }
-    if (field.encoding) {
-        pass.batch.prepare(*field.encoding, field.tensors, points, n, wants_inputs, scratch, n_threads);
+    if (given.encoding) {
+        pass.batch.prepare(*given.encoding, given.tensors, points, n, wants_inputs, scratch, n_threads);
         pass.batch.begin(x, n, scratch, n_threads);
     }
     const float* transposes[max_layers];
-    transpose_weights(field, scratch, transposes);
+    transpose_weights(given, scratch, transposes);
+    const Field field = with_rounded(given, transposes, scratch);
     const Work* works = make_works(mlp, scratch, true, n_threads);
     const int64_t n_spans = count_spans(mlp, n_tiles), span_floats = round_up(mlp.n_parameters, 16) + 16;
     float* grads = wants_parameters ? scratch.floats(larger(1, n_spans) * span_floats) : nullptr;

@@ -1,5 +1,5 @@
 // Packed rays: compositing, scans, sums, distortion, search. Compiled once for each instruction set, FF_SET being its
-// name. Rays go to threads in blocks; a ray is always done by one thread, in one order.
+// name. PackedRays go to threads in blocks; a ray is always done by one thread, in one order.
 #include "rendering.hpp"
 
 #include "api.hpp"
@@ -13,7 +13,7 @@ constexpr int64_t block_rays = 64;
 // f(ray, first row, number of rows, scratch of `n_scratch` numbers for each sample of the longest ray), block by block;
 // after(first ray, number of rays) ends a block.
 template <class F, class After>
-void for_rays(const Rays& rays, int n_scratch, int n_threads, F&& f, After&& after) {
+void for_rays(const PackedRays& rays, int n_scratch, int n_threads, F&& f, After&& after) {
     Scratch memory;
     const int64_t stride = round_up(rays.longest, lanes);
     const int64_t n_blocks = pieces(rays.n, block_rays);
@@ -30,11 +30,11 @@ void for_rays(const Rays& rays, int n_scratch, int n_threads, F&& f, After&& aft
 }
 
 template <class F>
-void for_rays(const Rays& rays, int n_scratch, int n_threads, F&& f) {
+void for_rays(const PackedRays& rays, int n_scratch, int n_threads, F&& f) {
     for_rays(rays, n_scratch, n_threads, f, [](int64_t, int64_t) {});
 }
 
-void composite(const Rays& rays, const Emission& in, const Rendered& out, int n_threads) {
+void composite(const PackedRays& rays, const Emission& in, const Rendered& out, int n_threads) {
     for_rays(rays, 0, n_threads, [&](int64_t ray, int64_t row, int64_t n, float*, int64_t) {
         absorb_ray(in.t0 + row, in.t1 + row, in.density + row, n, out.weights + row, out.depth[ray], out.opacity[ray],
                    out.left[ray]);
@@ -49,7 +49,7 @@ void composite(const Rays& rays, const Emission& in, const Rendered& out, int n_
     });
 }
 
-void composite_backward(const Rays& rays, const Emission& in, const Rendered& out, const Rendered& grad,
+void composite_backward(const PackedRays& rays, const Emission& in, const Rendered& out, const Rendered& grad,
                         float* grad_density, float* grad_color, int n_threads) {
     for_rays(rays, 1, n_threads, [&](int64_t ray, int64_t row, int64_t n, float* pull, int64_t) {
         const float* g = grad.color + ray * in.n_channels;
@@ -68,14 +68,14 @@ void composite_backward(const Rays& rays, const Emission& in, const Rendered& ou
     });
 }
 
-void accumulate(const Rays& rays, const float* weights, const float* values, int64_t n_channels, float* out,
+void accumulate(const PackedRays& rays, const float* weights, const float* values, int64_t n_channels, float* out,
                 int n_threads) {
     for_rays(rays, 0, n_threads, [&](int64_t ray, int64_t row, int64_t n, float*, int64_t) {
         weighted_sum(weights + row, values + row * n_channels, n, n_channels, out + ray * n_channels);
     });
 }
 
-void accumulate_backward(const Rays& rays, const float* weights, const float* values, int64_t n_channels,
+void accumulate_backward(const PackedRays& rays, const float* weights, const float* values, int64_t n_channels,
                          const float* grad, float* grad_weights, float* grad_values, int n_threads) {
     for_rays(rays, 0, n_threads, [&](int64_t ray, int64_t row, int64_t n, float*, int64_t) {
         const float* g = grad + ray * n_channels;
@@ -84,7 +84,7 @@ void accumulate_backward(const Rays& rays, const float* weights, const float* va
     });
 }
 
-void scan(const Rays& rays, const Scan& kind, const float* values, float* out, int n_threads) {
+void scan(const PackedRays& rays, const Scan& kind, const float* values, float* out, int n_threads) {
     for_rays(rays, 0, n_threads, [&](int64_t, int64_t row, int64_t n, float*, int64_t) {
         (kind.is_product ? scan_ray<Multiply> : scan_ray<Add>)(values + row, n, kind.is_exclusive, kind.is_reversed,
                                                                out + row);
@@ -93,7 +93,7 @@ void scan(const Rays& rays, const Scan& kind, const float* values, float* out, i
 
 // With P_k the product of the factors before k, d out_i / d x_k = P_k times the factors between k and i; the sum over i
 // is built from the back. Nothing is divided, so that factors may be zero.
-void product_backward(const Rays& rays, bool is_exclusive, const float* values, const float* grad, float* grad_values,
+void product_backward(const PackedRays& rays, bool is_exclusive, const float* values, const float* grad, float* grad_values,
                       int n_threads) {
     for_rays(rays, 0, n_threads, [&](int64_t, int64_t row, int64_t n, float*, int64_t) {
         scan_ray<Multiply>(values + row, n, true, false, grad_values + row);
@@ -114,7 +114,7 @@ FF_INLINE Floats gap(const float* t0, const float* t1, int64_t p, int64_t n) {
     return 0.5f * (load_first(t0 + p + 1, n - 1 - p, 0.0f) + load_first(t1 + p + 1, n - 1 - p, 0.0f) - here);
 }
 
-void distortion(const Rays& rays, const float* weights, const float* t0, const float* t1, float* out, int n_threads) {
+void distortion(const PackedRays& rays, const float* weights, const float* t0, const float* t1, float* out, int n_threads) {
     for_rays(rays, 2, n_threads, [&](int64_t ray, int64_t row, int64_t n, float* scratch, int64_t stride) {
         float *before = scratch, *behind = scratch + stride;
         scan_ray<Add>(weights + row, n, false, false, before);
@@ -132,7 +132,7 @@ void distortion(const Rays& rays, const float* weights, const float* t0, const f
     });
 }
 
-void distortion_backward(const Rays& rays, const float* weights, const float* t0, const float* t1, const float* grad,
+void distortion_backward(const PackedRays& rays, const float* weights, const float* t0, const float* t1, const float* grad,
                          float* grad_weights, int n_threads) {
     for_rays(rays, 2, n_threads, [&](int64_t ray, int64_t row, int64_t n, float* scratch, int64_t stride) {
         float *before = scratch, *behind = scratch + stride;
@@ -170,7 +170,7 @@ FF_INLINE void search_ray(const float* edges, int64_t row, int64_t n, int64_t fi
     }
 }
 
-void search(const Rays& rays, const float* edges, const Rays& queries, const float* values, int64_t* left,
+void search(const PackedRays& rays, const float* edges, const PackedRays& queries, const float* values, int64_t* left,
             int64_t* right, int n_threads) {
     for_rays(rays, 0, n_threads, [&](int64_t ray, int64_t row, int64_t n, float*, int64_t) {
         const int64_t first = queries.offsets[ray], end = queries.offsets[ray + 1];
@@ -186,7 +186,7 @@ void search(const Rays& rays, const float* edges, const Rays& queries, const flo
     });
 }
 
-void inverse_cdf(const Rays& rays, const float* edges, const float* cdf, const float* u, int64_t n_each, float* out,
+void inverse_cdf(const PackedRays& rays, const float* edges, const float* cdf, const float* u, int64_t n_each, float* out,
                  int n_threads) {
     for_rays(rays, 0, n_threads, [&](int64_t ray, int64_t row, int64_t n, float*, int64_t) {
         const int64_t first = ray * n_each, end = first + n_each;
