@@ -36,6 +36,10 @@ def relative_error(got: Tensor, expected: Tensor) -> float:
 class Plain(torch.nn.Module):
     """An encoding that does nothing, so that the network runs by itself."""
 
+    def __init__(self, n_dims: int) -> None:
+        super().__init__()
+        self.n_input_dims = self.n_output_dims = n_dims
+
     def forward(self, x: Tensor) -> Tensor:
         return x
 
@@ -44,7 +48,7 @@ def results(
     network: MLP, x: Tensor, grad: Tensor, backend: str, encoding: torch.nn.Module | None = None
 ) -> list[Tensor]:
     """Value, and gradients of x and of every parameter."""
-    encoding = encoding or Plain()
+    encoding = encoding or Plain(network.n_input_dims)
     with use_backend(backend):
         x = x.detach().to(network.layers[0].weight.dtype).requires_grad_()
         out = fused.apply(encoding, network, x)

@@ -204,7 +204,7 @@ void bind_fields(nb::module_& module) {
         .def_ro("n_entries", &Grid::n_entries);
     nb::class_<PythonMlp>(module, "Mlp", "A multilayer perceptron without its parameters.")
         .def("__init__", &make_mlp, "widths"_a, "activation"_a, "number"_a, "first_number"_a, "output_activation"_a,
-             "output_number"_a, "output_scale"_a, "output_offset"_a, "has_bias"_a, "in_bf16"_a);
+             "output_number"_a, "output_scale"_a, "output_offset"_a, "has_bias"_a, "in_bf16"_a = false);
     nb::class_<Addresses>(module, "Addresses", "Where a field's parameters, their gradients or their moments lie.")
         .def(nb::init<Address, std::vector<Address>, std::vector<Address>, std::vector<Address>>(), "table"_a, "weights"_a,
              "biases"_a, "tensors"_a = std::vector<Address>{});
