@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+from fieldforge.apps.fit import loop
 from fieldforge.apps.fit.fused import NATIVE_LOSSES, FusedStep
-from fieldforge.apps.fit.image import step_of
-from fieldforge.apps.fit.loop import PlainStep
+from fieldforge.apps.fit.image import fit, step_of
+from fieldforge.apps.fit.loop import PlainStep, Progress
 from fieldforge.apps.fit.options import FitOptions
+from fieldforge.apps.fit.progress import Silent
 from fieldforge.apps.fit.recipe import make_field, run_config
 from fieldforge.apps.fit.samplers import PixelDraw, offsets
 from fieldforge.apps.images import Picture
@@ -167,6 +176,67 @@ def test_hooks_see_and_veto_the_fused_step_as_the_plain_one() -> None:
     for one, other in zip(ends["auto"][0], ends["reference"][0], strict=True):
         torch.testing.assert_close(one, other, atol=2e-4, rtol=1e-3)
     assert int(ends["auto"][1]["n_steps_done"]) == int(ends["reference"][1]["n_steps_done"]) == 5
+
+
+@needs_native
+@pytest.mark.parametrize("optimizer", ["Adam", "EMA of Adam", "Composite of both"])
+def test_an_interrupted_fit_ends_with_the_bits_of_one_that_was_not(
+    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And with any number of threads."""
+    chosen = {"Adam": ADAM % "", "EMA of Adam": OPTIMIZERS["EMA of Adam"]}.get(optimizer)
+    overrides = ["fit.batch_size=300", *([f"optimizer={chosen}"] if chosen else [])]
+    if not chosen:
+        field = make_field(run_config(PICTURE)[0], PICTURE, 0)
+        first, second = (sum(p.numel() for p in part.parameters()) for part in (field.network, field.encoding))
+        shares = f"[{SGD % f', n_params_to_optimize={first}'}, {ADAM % f', n_params_to_optimize={second}'}]"
+        overrides.append(f"optimizer={{otype='Composite', nested={shares}}}")
+
+    class Interrupt(Silent):
+        def __call__(self, progress: Progress) -> None:
+            if progress.state.step == 7:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    def end(name: str, n_threads: int, **options: Any) -> bytes:
+        monkeypatch.setenv("FIELDFORGE_NUM_THREADS", str(n_threads))
+        monkeypatch.setattr(loop.train, "__kwdefaults__", loop.train.__kwdefaults__ | {"report_every": 0.0})
+        fit(PICTURE, output=tmp_path / name, steps=20, overrides=overrides, **{"progress": "quiet"} | options)
+        return (tmp_path / name).read_bytes() if (tmp_path / name).exists() else b""
+
+    whole = end("whole.field", 1)
+    assert end("whole.field", 2) == end("whole.field", 3) == whole
+    assert end("parts.field", 1, progress=Interrupt()) == b""
+    assert end("parts.field", 3, resume=True) == whole
+
+
+MEMORY = """
+import resource, sys
+import numpy as np
+from fieldforge.apps.fit.image import fit
+
+def peak():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
+
+picture = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+fit(picture, steps=2, progress="quiet")
+before = peak()
+grid = "encoding={otype='HashGrid', n_levels=%d, log2_hashmap_size=%d, base_resolution=2048, per_level_scale=1.3}"
+fit(picture, output=sys.argv[3], steps=40, overrides=[grid % (int(sys.argv[1]), int(sys.argv[2]))], progress="quiet")
+print(peak() - before)
+"""
+
+
+@needs_native
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="no /proc on this system")
+@pytest.mark.parametrize(("n_levels", "log2_size"), [(1, 22), (8, 19)])
+def test_a_fit_takes_four_times_the_memory_of_its_field(n_levels: int, log2_size: int, tmp_path: Path) -> None:
+    """Parameters, gradient and two moments, the encodings of a batch, and 64 MiB."""
+    arguments = (str(n_levels), str(log2_size), str(tmp_path / "x.field"))
+    done = subprocess.run([sys.executable, "-c", MEMORY, *arguments], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    n_bytes = 4 * 2 * n_levels * 2**log2_size
+    assert int(done.stdout) < 4 * n_bytes + 2048 * 4 * 2 * n_levels + 64 * 2**20
 
 
 @needs_native
