@@ -40,7 +40,7 @@ LOSSES = (
 PIXELS = {np.dtype(np.uint8): "uint8", np.dtype(np.uint16): "uint16", np.dtype(np.float32): "float32"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Draw:
     """Batches of samples on a regular grid: of a picture, a sound, a video, in an order that the step alone decides.
 

@@ -30,8 +30,8 @@ struct PythonDraw {
     }
 };
 
-void make_draw(PythonDraw* self, Address values, const std::string& pixel, double one, const std::vector<int64_t>& sizes,
-               int n_channels, int64_t seed, int64_t n, int64_t n_moved) {
+void make_draw(PythonDraw* self, Address values, const std::string& pixel, double one,
+               const std::vector<int64_t>& sizes, int n_channels, int64_t seed, int64_t n, int64_t n_moved) {
     if (sizes.empty() || sizes.size() > max_dims) refuse("sizes: a raster has 1 to 4 axes");
     if (n_channels < 1) refuse("n_channels: expected at least 1");
     if (n_moved && sizes.size() != 2) refuse("n_moved: samples lie between those of a raster with 2 axes only");
@@ -71,7 +71,9 @@ void make_training(PythonTraining* self, const Grid* grid, const PythonMlp& netw
     const Field field = make_field(grid, network, parameters);
     const Loss known = look_up("loss", loss, losses);
     const Mlp& mlp = network.mlp;
-    if (known == Loss::relative_l2_luminance && mlp.n_outputs() < 3) refuse("loss: RelativeL2Luminance needs red, green and blue");
+    if (known == Loss::relative_l2_luminance && mlp.n_outputs() < 3) {
+        refuse("loss: RelativeL2Luminance needs red, green and blue");
+    }
     auto* made = new (self) PythonTraining{field, {}, {}, known, static_cast<float>(huber_delta)};
     Moves& moves = made->moves;
     const auto take = [](Moved& moved, Address m, Address v, Address mean) {
@@ -124,11 +126,12 @@ struct Question {
     }
 };
 
-nb::tuple train(PythonTraining& self, const Numbers& rules, int64_t n, Address x, Address target, const PythonDraw* draw,
-                int64_t step, Address sample_loss, nb::handle may_move, int n_threads) {
+nb::tuple train(PythonTraining& self, const Numbers& rules, int64_t n, Address x, Address target,
+                const PythonDraw* draw, int64_t step, Address sample_loss, nb::handle may_move, int n_threads) {
     set_rules(self, rules);
     if (expect_count(n) == 0) refuse("n: a training step needs at least one sample");
-    if (draw && (draw->raster.n_axes != self.field.n_inputs() || draw->raster.n_channels != self.field.mlp->n_outputs())) {
+    if (draw && (draw->raster.n_axes != self.field.n_inputs() ||
+                 draw->raster.n_channels != self.field.mlp->n_outputs())) {
         refuse("raster: its axes and channels are the field's inputs and outputs");
     }
     const Draw here = draw ? draw->at_step(step) : Draw{};
@@ -149,13 +152,15 @@ nb::tuple train(PythonTraining& self, const Numbers& rules, int64_t n, Address x
 
 void bind_training(nb::module_& module) {
     nb::class_<PythonDraw>(module, "Draw", "Batches of samples on a regular grid, axis 0 of the coordinates fastest.")
-        .def("__init__", &make_draw, "values"_a, "pixel"_a, "one"_a, "sizes"_a, "n_channels"_a, "seed"_a, "n"_a, "n_moved"_a);
+        .def("__init__", &make_draw, "values"_a, "pixel"_a, "one"_a, "sizes"_a, "n_channels"_a, "seed"_a, "n"_a,
+             "n_moved"_a);
     module.def("draw", [](const PythonDraw& draw, int64_t step, Address x, Address target, int n_threads) {
         kernels().field->draw(draw.at_step(step), draw.n, at(x), at(target), expect_threads(n_threads));
     }, Unlocked());
-    nb::class_<PythonTraining>(module, "Training", "Steps of one field; the tensors behind the addresses have to outlive it.")
-        .def("__init__", &make_training, "grid"_a.none(), "mlp"_a, "parameters"_a, "first_moments"_a, "second_moments"_a,
-             "averages"_a, "loss"_a, "huber_delta"_a, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
+    nb::class_<PythonTraining>(module, "Training", "Steps of one field; what the addresses point to has to outlive it.")
+        .def("__init__", &make_training, "grid"_a.none(), "mlp"_a, "parameters"_a, "first_moments"_a,
+             "second_moments"_a, "averages"_a, "loss"_a, "huber_delta"_a, nb::keep_alive<1, 2>(),
+             nb::keep_alive<1, 3>())
         .def("step", &train, "rules"_a, "n"_a, "x"_a, "target"_a, "draw"_a.none(), "step"_a, "sample_loss"_a,
              "may_move"_a.none(), "n_threads"_a);
 }
