@@ -22,6 +22,7 @@ $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/fieldforg
 
 demo: $(READY)  ## fit a photo, look at it, render it at another size
 	mkdir -p demo
+	$(BIN)/fieldforge doctor --speed
 	$(BIN)/fieldforge fit image data/images/astronaut.png -o demo/astronaut.field --restart
 	$(BIN)/fieldforge info demo/astronaut.field
 	$(BIN)/fieldforge render demo/astronaut.field -o demo/eyes_x8.png --scale 8 --crop 176,64,96,72

@@ -193,13 +193,15 @@ def _view(options: argparse.Namespace) -> int:
 
 
 def _add_doctor(commands: Commands) -> None:
-    _command(commands, "doctor", _doctor, "say what this installation can do, and why not more")
+    doctor = _command(commands, "doctor", _doctor, "say what this installation can do, and why not more")
+    doctor.add_argument("--speed", action="store_true", help="time a training step, natively and by the reference")
 
 
 def _doctor(options: argparse.Namespace) -> int:
     from fieldforge.apps import doctor
+    from fieldforge.apps.doctor import speed
 
-    return doctor.main()
+    return speed.main() if options.speed else doctor.main()
 
 
 def _add_bench(commands: Commands) -> None:

@@ -1,26 +1,35 @@
 """A whole training step as one native call, where the parts of a run allow it.
 
-Encode, run the network, compare, go back and update happen in the native kernels, the gradient of the grid's table is
-used while it is in cache, and Python is entered once a step. The function is that of `PlainStep`; a test holds the two
-together. Parameters and moments are the optimizer's own tensors, so checkpoints do not care which one ran.
+Draw, encode, run the network, compare, go back and update happen in the native kernels, the gradient of the grid's
+table is used while it is in cache, and Python is entered once a step. The function is that of `PlainStep`; a test
+holds the two together. Parameters and moments are the optimizer's own tensors, so checkpoints do not care which one
+ran.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from fieldforge.apps.fit.loop import Hook, allowed
+from fieldforge.apps.fit.losses import absolute, distributions, robust, squared
 from fieldforge.apps.fit.losses.base import Loss
-from fieldforge.apps.fit.optimizers.adam import Adam
 from fieldforge.apps.fit.optimizers.base import Optimizer
+from fieldforge.apps.fit.samplers import PixelDraw
 from fieldforge.backends import offer
 from fieldforge.encodings.grid import Grid
 from fieldforge.fields import fused
 from fieldforge.fields.kinds.image import ImageField
 from fieldforge.kernels import cpu_door, cpu_encodings, cpu_ops, cpu_training
+
+NATIVE_LOSSES: tuple[type[Loss], ...] = (
+    squared.L2, squared.RelativeL2, squared.RelativeL2Luminance, absolute.L1, absolute.RelativeL1, absolute.MAPE,
+    absolute.SMAPE, robust.Huber, robust.LogL1, distributions.CrossEntropy, distributions.Variance,
+)  # fmt: skip
 
 
 class FusedStep:
@@ -29,29 +38,44 @@ class FusedStep:
     Args:
         field: an MLP after a Grid, a composite with grids, or an encoding without parameters to train; on the CPU, in
             float32.
-        draw: step number -> (points (n, 2) in world units, targets (n, c)).
-        loss: one of `cpu_training.LOSSES`.
-        optimizer: a plain Adam; its moments and counters are kept up.
+        draw: step number -> (points (n, 2) in world units, targets (n, c)); a `PixelDraw` is made natively.
+        loss: one of `NATIVE_LOSSES`.
+        optimizer: one whose `moved` gives no reason against it; its moments, averages and counters are kept up.
+        hooks: as in `PlainStep`.
     """
 
     def __init__(
-        self, field: ImageField, draw: Callable[[int], tuple[Tensor, Tensor]], loss: Loss, optimizer: Adam
+        self,
+        field: ImageField,
+        draw: Callable[[int], tuple[Tensor, Tensor]],
+        loss: Loss,
+        optimizer: Optimizer,
+        hooks: Sequence[Hook] = (),
     ) -> None:
         found = fused.shapes(field.encoding, field.network)
         assert not isinstance(found, str), found
         encoding_shape, mlp_shape = found
-        trained = [parameter.requires_grad for parameter in field.encoding.parameters()]
-        if trained and not any(trained):
-            encoding_shape = None  # frozen: its features are inputs like any other
+        if _is_frozen(field):
+            encoding_shape = None  # its features are inputs like any other
         joined = encoding_shape if isinstance(encoding_shape, cpu_encodings.EncodingShape) else None
         grid_shape = encoding_shape if isinstance(encoding_shape, cpu_ops.GridShape) else None
+        if any(scale != 1.0 for scale in field.output_scale) or any(field.output_offset):
+            mlp_shape = replace(
+                mlp_shape, output_scale=tuple(field.output_scale), output_offset=tuple(field.output_offset)
+            )
         weights, biases = cpu_ops.parameters_of(field.network)
         table = field.encoding.table if grid_shape is not None and isinstance(field.encoding, Grid) else None
         tensors = [] if joined is None else list(cpu_encodings.tensors_of(field.encoding).values())
         tables = [tensor for tensor in tensors if isinstance(tensor, Parameter)] if table is None else [table]
-        self.field, self.draw, self.optimizer = field, draw, optimizer
+        moving = [*tables, *weights, *biases]
+        self.field, self.draw, self.optimizer, self.hooks = field, draw, optimizer, hooks
         self.encodes = encoding_shape is not None
-        self.native = cpu_training.AdamStep(
+        self.native_draw = _native_draw(draw, field)
+        place = {id(parameter): i for i, parameter in enumerate(optimizer.parameters)}
+        self.order = [place[id(parameter)] for parameter in moving]
+        moved = optimizer.moved()
+        assert not isinstance(moved, str), moved
+        self.native = cpu_training.TrainingStep(
             weights,
             biases,
             mlp_shape,
@@ -59,26 +83,46 @@ class FusedStep:
             grid_shape=grid_shape,
             encoding=joined,
             tensors=tensors,
-            loss=loss.otype,
+            moved=[moved[i] for i in self.order],
+            loss="Huber" if isinstance(loss, robust.Huber) else loss.otype,  # it has an older name too
             huber_delta=getattr(loss, "delta", 1.0),
-            betas=(optimizer.beta1, optimizer.beta2),
-            epsilon=optimizer.epsilon,
-            l2=optimizer.l2_reg,
-            moments=optimizer.moments_of([*tables, *weights, *biases]),
         )
 
     def __call__(self, step: int, factor: float) -> tuple[float, float]:
-        points, target = self.draw(step)
         self.optimizer.set_learning_rate_factor(factor)
-        self.native.n_steps = self.optimizer.n_steps_done
-        x = self.field.to_unit(points).clamp(0, 1)
+        rules = self.optimizer.rules()
+        rules = [rules[i] for i in self.order]
+        if self.native_draw is not None and self.encodes:
+            sample_loss = torch.empty(self.native_draw.batch_size) if self.hooks else None
+            result = self.native.on_draw(
+                self.native_draw, step, rules, sample_loss=sample_loss, may_move=self._asks(step, sample_loss)
+            )
+        else:
+            x, target = self._inputs(step)
+            sample_loss = torch.empty(len(x)) if self.hooks else None
+            result = self.native.on_points(
+                x, target, rules, sample_loss=sample_loss, may_move=self._asks(step, sample_loss)
+            )
+        if result.has_moved:
+            self.optimizer.count_outside_step()
+        return result.loss, result.squared_error
+
+    def _inputs(self, step: int) -> tuple[Tensor, Tensor]:
+        """What the grid, or the network alone, reads, and what it should answer."""
+        if self.native_draw is not None:
+            x, target = self.native_draw.batch(step)
+        else:
+            points, target = self.draw(step)
+            x = self.field.to_unit(points).clamp(0, 1)
         if not self.encodes:
             with torch.no_grad():
                 x = self.field.encoding(x)
-        result = self.native.on_points(x, target, self.optimizer.learning_rate * factor)
-        if self.native.n_steps > self.optimizer.n_steps_done:
-            self.optimizer.count_outside_step()
-        return result
+        return x, target
+
+    def _asks(self, step: int, sample_loss: Tensor | None) -> Callable[[], bool] | None:
+        if sample_loss is None:
+            return None
+        return lambda: allowed(self.hooks, step, sample_loss)
 
 
 def fused_step(
@@ -86,7 +130,7 @@ def fused_step(
     draw: Callable[[int], tuple[Tensor, Tensor]],
     loss: Loss,
     optimizer: Optimizer,
-    hooks: Sequence[object],
+    hooks: Sequence[Hook],
 ) -> FusedStep | str:
     """The fused step of a run, or the reason why its parts do not allow one."""
     x = next(field.parameters())
@@ -99,14 +143,30 @@ def fused_step(
         return f"the encoding {field.encoding.otype} has parameters to train"
     if any(trained) and not all(trained):
         return "some of the encoding's parameters are frozen"
-    if hooks:
-        return "hooks look into the step"
-    if loss.otype not in cpu_training.LOSSES:
-        return f"the loss {loss.otype} is not among {', '.join(cpu_training.LOSSES)}"
-    if not isinstance(optimizer, Adam):
-        return f"the optimizer is {optimizer.otype}, not Adam alone"
-    if not optimizer.is_uniform():
-        return "Adam has keys beyond the learning rate, betas, epsilon and l2_reg"
-    if any(scale != 1.0 for scale in field.output_scale) or any(field.output_offset):
-        return "the field scales its outputs"
-    return FusedStep(field, draw, loss, optimizer)
+    if type(loss) not in NATIVE_LOSSES:
+        return f"the loss {loss.otype} is not among {', '.join(one.otype for one in NATIVE_LOSSES)}"
+    if {id(one) for one in optimizer.parameters} != {id(one) for one in _trained(field)}:
+        return "some parameters are held still"
+    moved = optimizer.moved()
+    if isinstance(moved, str):
+        return moved
+    return FusedStep(field, draw, loss, optimizer, hooks)
+
+
+def _is_frozen(field: ImageField) -> bool:
+    """Whether the encoding has parameters and none of them is trained."""
+    trained = [parameter.requires_grad for parameter in field.encoding.parameters()]
+    return bool(trained) and not any(trained)
+
+
+def _trained(field: ImageField) -> list[Parameter]:
+    frozen = {id(one) for one in field.encoding.parameters()} if _is_frozen(field) else set()
+    return [parameter for parameter in field.parameters() if id(parameter) not in frozen]
+
+
+def _native_draw(draw: Callable[[int], tuple[Tensor, Tensor]], field: ImageField) -> cpu_training.Draw | None:
+    """The draw that the kernels make themselves; None where only Python knows it."""
+    if type(draw) is not PixelDraw or (draw.picture.width, draw.picture.height) != (field.width, field.height):
+        return None
+    batch_size = draw.options.batch_size
+    return cpu_training.Draw(draw.picture.pixels, draw.picture.one, batch_size, draw.seed, draw.n_moved)

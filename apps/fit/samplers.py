@@ -58,7 +58,8 @@ class ShuffledIndices:
 class PixelDraw:
     """The samples of a step: pixels in shuffled order, a share of them moved between pixel centres.
 
-    Calling it gives points (batch, 2) in pixels and targets (batch, n_channels).
+    Calling it gives points (batch, 2) in pixels and targets (batch, n_channels). The native training step draws the
+    same by itself (kernels/cpu/draw.hpp); this is the definition.
     """
 
     picture: Picture
@@ -70,15 +71,20 @@ class PixelDraw:
         height, width, _ = self.picture.pixels.shape
         self.indices = ShuffledIndices(width * height, batch_size=self.options.batch_size, seed=self.seed)
 
+    @property
+    def n_moved(self) -> int:
+        """How many of each batch, the first of it, lie between the pixel centres."""
+        return round(self.options.jitter * self.options.batch_size)
+
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         _, width, _ = self.picture.pixels.shape
         index = self.indices(step)
         corner = torch.stack([index % width, index // width], -1)
-        n_moved = round(self.options.jitter * len(index))
+        n_moved = self.n_moved
         if not n_moved:
             return corner + 0.5, self.picture.values(index)
-        generator = torch.Generator().manual_seed((self.seed << 32) + step)
-        moved, color = self._between(corner[:n_moved], torch.rand(n_moved, 2, generator=generator))
+        position = torch.arange(step * len(index), step * len(index) + n_moved)
+        moved, color = self._between(corner[:n_moved], offsets(position, self.seed))
         return (
             torch.cat([moved, corner[n_moved:] + 0.5]),
             torch.cat([color, self.picture.values(index[n_moved:])]),
@@ -120,6 +126,12 @@ def permute(index: Tensor, n: int, key: Tensor) -> Tensor:
         result[outside] = walked
         outside = outside[walked >= n]
     return result
+
+
+def offsets(position: Tensor, seed: int) -> Tensor:
+    """(m,) int64 counters to (m, 2) numbers of 24 bits in [0, 1): the two halves of a Feistel network."""
+    mixed = _feistel(position & (1 << 48) - 1, 24, (1 << 24) - 1, torch.tensor(~seed))
+    return torch.stack([mixed >> 24, mixed & (1 << 24) - 1], -1).float() * 2.0**-24
 
 
 def _feistel(value: Tensor, half: int, mask: int, key: Tensor) -> Tensor:

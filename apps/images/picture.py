@@ -56,6 +56,11 @@ class Picture:
         """1 (grey), 2 (grey and alpha), 3 (RGB) or 4 (RGBA)."""
         return self.pixels.shape[2]
 
+    @property
+    def one(self) -> int:
+        """The stored number that stands for 1: 255, 65535 or 1."""
+        return _CODE_OF_ONE[self.pixels.dtype]
+
     @cached_property
     def peak(self) -> float:
         """The value that counts as full signal in PSNR: 1 for sRGB, the largest value for linear light (never 0)."""
@@ -94,7 +99,7 @@ class Picture:
         return self._scaled(self.pixels[start:stop])
 
     def _scaled(self, stored: np.ndarray) -> np.ndarray:
-        return np.true_divide(stored, np.float32(_CODE_OF_ONE[self.pixels.dtype]), dtype=np.float32)
+        return np.true_divide(stored, np.float32(self.one), dtype=np.float32)
 
     @classmethod
     def from_array(cls, array: Any, *, color_space: ColorSpace = "srgb", name: str = "array") -> Picture:

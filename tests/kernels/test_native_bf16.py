@@ -14,7 +14,7 @@ from fieldforge.fields import fused
 from fieldforge.fields.networks.mlp import MLP
 from fieldforge.fields.networks.rounding import rounded_linear
 from fieldforge.kernels import cpu_door, cpu_ops
-from fieldforge.kernels.cpu_training import AdamStep
+from fieldforge.kernels.cpu_training import Moved, Mover, Rule, TrainingStep
 
 pytestmark = pytest.mark.skipif(cpu_door.missing() is not None, reason=f"no native kernels: {cpu_door.missing()}")
 
@@ -129,7 +129,7 @@ def test_nan_in_nan_out(generator: torch.Generator) -> None:
     x = torch.rand(40, 5, generator=generator)
     x[7, 2] = math.nan
     with torch.no_grad():
-        assert fused.apply(Plain(), network, x).isnan().squeeze(1).nonzero().tolist() == [[7]]
+        assert fused.apply(Plain(4), network, x).isnan().squeeze(1).nonzero().tolist() == [[7]]
 
 
 def test_training_keeps_weights_of_float32(generator: torch.Generator) -> None:
@@ -139,9 +139,17 @@ def test_training_keeps_weights_of_float32(generator: torch.Generator) -> None:
     shape = cpu_ops.describe_mlp(network)
     assert not isinstance(shape, str)
     weights, biases = cpu_ops.parameters_of(network)
-    step = AdamStep([w.detach().clone() for w in weights], [b.detach().clone() for b in biases], shape)
+    weights, biases = [w.detach().clone() for w in weights], [b.detach().clone() for b in biases]
+    moments = [Moved(torch.zeros_like(one), torch.zeros_like(one)) for one in (*weights, *biases)]
+    step = TrainingStep(weights, biases, shape, moved=moments)
     x = torch.rand(500, 4, generator=generator)
-    losses = [step.on_points(x, x.sum(1, keepdim=True), 1e-4)[0] for _ in range(400)]
+
+    def loss_at(t: int) -> float:
+        rate = 1e-4 * (1 - 0.99**t) ** 0.5 / (1 - 0.9**t)
+        rule = Rule(Mover.ADAM, rate=rate, beta1=0.9, beta2=0.99, epsilon=1e-15)
+        return step.on_points(x, x.sum(1, keepdim=True), [rule] * len(moments)).loss
+
+    losses = [loss_at(t) for t in range(1, 401)]
     assert losses[-1] < 0.9 * losses[0]
     assert (step.parameters[0] != step.parameters[0].bfloat16().float()).any()
 
@@ -157,7 +165,7 @@ def test_a_processor_without_it_says_so(generator: torch.Generator, monkeypatch:
     monkeypatch.setattr(cpu_ops, "native", Lacking)
     network = make(4, 1, generator, n_neurons=16, n_hidden_layers=1)
     assert cpu_ops.describe_mlp(network) == "x86-64-v3 here has no products of bfloat16 (AVX512-BF16)"
-    assert fused.apply(Plain(), network, torch.rand(3, 4)).shape == (3, 1)  # by the reference
+    assert fused.apply(Plain(4), network, torch.rand(3, 4)).shape == (3, 1)  # by the reference
 
 
 def test_the_opt_in_is_a_key_of_the_configuration(generator: torch.Generator) -> None:

@@ -18,7 +18,7 @@ from fieldforge.encodings.base import Encoding
 from fieldforge.fields import fused
 from fieldforge.fields.networks.mlp import MLP
 from fieldforge.kernels import cpu_door, cpu_encodings, cpu_ops
-from fieldforge.kernels.cpu_training import AdamStep
+from fieldforge.kernels.cpu_training import Moved, Mover, Rule, TrainingStep
 from fieldforge.registry import build
 
 pytestmark = pytest.mark.skipif(cpu_door.missing() is not None, reason=f"no native kernels: {cpu_door.missing()}")
@@ -331,15 +331,19 @@ def test_training_steps_move_every_table(generator: torch.Generator) -> None:
     assert isinstance(shape, cpu_encodings.EncodingShape)
     tensors = [tensor.detach().clone() for tensor in cpu_encodings.tensors_of(encoding).values()]
     weights = [weight.detach().clone() for weight in cpu_ops.parameters_of(network)[0]]
-    step = AdamStep(weights, [], mlp_shape, encoding=shape, tensors=tensors, epsilon=1e-4)
+    tables = [tensor for part, tensor in zip(shape.with_tensors, tensors, strict=True) if part.grid is not None]
+    moments = [Moved(torch.zeros_like(one), torch.zeros_like(one)) for one in (*tables, *weights)]
+    step = TrainingStep(weights, [], mlp_shape, encoding=shape, tensors=tensors, moved=moments)
     assert len(step.parameters) == 2 + 3
     parameters = [*encoding.parameters(), *network.parameters()]
     matrix, other = list(network.parameters()), list(encoding.parameters())
     adam = Adam(Parameters(matrix, other), learning_rate=1e-2, beta1=0.9, beta2=0.99, epsilon=1e-4, l2_reg=0.0)
     x = torch.rand(300, n_dims, generator=generator)
     target = torch.rand(300, 2, generator=generator)
-    for _ in range(5):
-        loss, _ = step.on_points(x, target, 1e-2)
+    for t in range(1, 6):
+        rate = 1e-2 * (1 - 0.99**t) ** 0.5 / (1 - 0.9**t)
+        rule = Rule(Mover.ADAM, rate=rate, beta1=0.9, beta2=0.99, epsilon=1e-4)
+        loss, _, _ = step.on_points(x, target, [rule] * len(moments))
         with use_backend("reference"):
             expected = (fused.apply(encoding, network, x) - target).square().mean()
         for parameter, grad in zip(parameters, torch.autograd.grad(expected, parameters), strict=True):
@@ -438,6 +442,6 @@ def test_bad_calls_are_errors_before_the_kernel(generator: torch.Generator) -> N
     mlp_shape = cpu_ops.MlpShape((encoding.n_output_dims, 4, 1))
     weights = [torch.zeros(4, encoding.n_output_dims), torch.zeros(1, 4)]
     with pytest.raises(ValueError, match=r"table: expected shape"):
-        AdamStep(weights, [], mlp_shape, encoding=shape, tensors=[table[:-1]])
+        TrainingStep(weights, [], mlp_shape, encoding=shape, tensors=[table[:-1]], moved=[])
     with pytest.raises(ValueError, match=r"tensors: expected 1, got 0"):
-        AdamStep(weights, [], mlp_shape, encoding=shape, tensors=[])
+        TrainingStep(weights, [], mlp_shape, encoding=shape, tensors=[], moved=[])

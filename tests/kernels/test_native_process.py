@@ -10,13 +10,14 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from fieldforge.encodings.grid import Grid, grid, grid_levels
 from fieldforge.kernels import cpu_door, cpu_ops
 from fieldforge.kernels.cpu_ops import GridShape, MlpShape
-from fieldforge.kernels.cpu_training import AdamStep
+from fieldforge.kernels.cpu_training import Draw, Moved, Mover, Rule, TrainingStep
 
 pytestmark = pytest.mark.skipif(cpu_door.missing() is not None, reason=f"no native kernels: {cpu_door.missing()}")
 
@@ -38,9 +39,16 @@ def everything(n_points: int = 2500) -> list[torch.Tensor]:
     out = cpu_ops.field(x, table, shapes[0], weights, [], shapes[1], reference=lambda *_: torch.empty(0))
     features = cpu_ops.grid(x, table, encoding.levels, "Linear", reference=grid)
     grads = torch.autograd.grad(out.sum() + features.square().sum(), [x, table, *weights])
-    step = AdamStep(weights, [], shapes[1], table=table, grid_shape=shapes[0])
-    losses = [step.on_points(x, torch.ones(n_points, 2), 1e-2)[0] for _ in range(3)]
-    return [out.detach(), features.detach(), *grads, *step.parameters, torch.tensor(losses, dtype=torch.float64)]
+    beside = [Moved(*(torch.zeros_like(p.detach()) for _ in range(3))) for p in (table, *weights)]
+    step = TrainingStep(weights, [], shapes[1], table=table, grid_shape=shapes[0], moved=beside)
+    rules = [Rule(Mover.ADAM, rate=1e-2, beta1=0.9, beta2=0.99, epsilon=1e-15, newest=0.1)] * 4
+    losses = [step.on_points(x, torch.ones(n_points, 2), rules).loss for _ in range(2)]
+    draw = Draw(np.arange(5 * 7 * 3 * 2, dtype=np.float32).reshape(5, 7, 3, 2), 100.0, n_points, seed=1)
+    losses += [step.on_draw(draw, number, rules).loss for number in range(2)]
+    picture = Draw(np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3), 255, n_points, seed=1, n_moved=n_points // 3)
+    averages = [one.average for one in beside if one.average is not None]
+    trained = [*step.parameters, *averages, torch.tensor(losses, dtype=torch.float64), *picture.batch(4)]
+    return [out.detach(), features.detach(), *grads, *trained]
 
 
 @pytest.mark.parametrize("n_points", [1, 700, 5001])

@@ -29,6 +29,7 @@ from fieldforge.apps.fit.optimizers.base import (
     zeros_like_each,
 )
 from fieldforge.checks import expect_bool, expect_float
+from fieldforge.kernels.cpu_training import Moved, Mover, Rule
 from fieldforge.registry import register
 
 BLOCK = 2**15
@@ -121,6 +122,9 @@ class Adam(Optimizer):
         self._second = zeros_like_each(parameters)
         # How often a whole parameter was updated; and, where zero gradients are skipped, each entry by itself.
         self._n_updates = torch.zeros(len(parameters), dtype=torch.int64, device="cpu")
+        is_moving = [self.optimize_matrix_params] * len(parameters.matrix)
+        is_moving += [self.optimize_non_matrix_params] * len(parameters.other)
+        self._is_moving = torch.tensor(is_moving, dtype=torch.int64, device="cpu")
         lazy = parameters.other if self.skip_zero_grad_non_matrix_params else ()
         self._n_entry_updates = [torch.zeros_like(table, dtype=torch.int32, requires_grad=False) for table in lazy]
         self._corrections = torch.zeros(1, dtype=torch.float64, device="cpu")
@@ -135,27 +139,41 @@ class Adam(Optimizer):
         if self.optimize_non_matrix_params and self.skip_zero_grad_non_matrix_params:
             self._update_touched_entries()
 
-    def is_uniform(self) -> bool:
-        """Whether every entry moves in every step by the one rule, so that a fused step can do the same."""
-        return (
-            self._is_plain()
-            and not self.skip_zero_grad_non_matrix_params
-            and self.optimize_matrix_params
-            and self.optimize_non_matrix_params
-            and self.non_matrix_learning_rate_factor == 1.0
-            and self.non_matrix_l2_reg == 0.0
-        )
+    def moved(self) -> list[Moved] | str:
+        if type(self) is not Adam:
+            return super().moved()
+        if self._n_entry_updates and self.optimize_non_matrix_params:
+            return "Adam skips the entries of a table whose gradient is zero (skip_zero_grad_non_matrix_params)"
+        return [Moved(first, second) for first, second in zip(self._first, self._second, strict=True)]
 
-    def moments_of(self, parameters: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """The live first and second moments of some of the parameters, for a step that is made elsewhere."""
-        place = {id(parameter): i for i, parameter in enumerate(self.parameters)}
-        places = [place[id(parameter)] for parameter in parameters]
-        return [self._first[i] for i in places], [self._second[i] for i in places]
+    def rules(self) -> list[Rule]:
+        rate = self.learning_rate * self.learning_rate_factor
+        low, high = self._bounds()
+        found: dict[tuple[bool, int], Rule] = {}
+        n_matrix = len(self.parameters.matrix)
+        groups = [(i < n_matrix, count + 1) for i, count in enumerate(self._n_updates.tolist())]
+        for is_matrix, count in set(groups):
+            moves = self.optimize_matrix_params if is_matrix else self.optimize_non_matrix_params
+            factor = 1.0 if is_matrix else self.non_matrix_learning_rate_factor
+            found[is_matrix, count] = Rule(
+                Mover.ADAM if moves else Mover.NONE,
+                rate=rate * factor * self._correction(count),
+                beta1=self.beta1,
+                beta2=self.beta2,
+                epsilon=self.epsilon,
+                l2=self.l2_reg if is_matrix else self.non_matrix_l2_reg,
+                relative_decay=self.relative_decay,
+                absolute_decay=self.absolute_decay,
+                gradient_limit=self.gradient_clipping_magnitude or math.inf,
+                limit=self.clipping_magnitude or math.inf,
+                low=low,
+                high=high,
+            )
+        return [found[group] for group in groups]
 
     def count_outside_step(self) -> None:
-        """A step of all parameters was made elsewhere, on `moments_of`: count it."""
-        self._n_updates += 1
-        self._n_steps += 1
+        self._n_updates += self._is_moving
+        super().count_outside_step()
 
     def _update_whole(self, indices: Sequence[int], rate_factor: float, l2_reg: float) -> None:
         """One step of every entry of the parameters of a group that have a gradient."""
@@ -233,10 +251,7 @@ class Adam(Optimizer):
             gradient = gradient.clamp(-self.gradient_clipping_magnitude, self.gradient_clipping_magnitude)
         first.mul_(self.beta1).add_(gradient, alpha=1.0 - self.beta1)
         second.mul_(self.beta2).addcmul_(gradient, gradient, value=1.0 - self.beta2)
-        low, high = 0.0, LARGEST
-        if self.adabound:
-            t = (1.0 - self.beta2) * (self.n_steps_done + 1)
-            low, high = 0.1 - 0.1 / (t + 1.0), 0.1 + 0.1 / t
+        low, high = self._bounds()
         effective_rate = (rate / (second.sqrt() + self.epsilon)).clamp(low, high)
         if self.epsilon == 0.0:
             effective_rate = effective_rate.nan_to_num(low)  # 0 / 0: nothing learned yet, and the rate is 0
@@ -244,6 +259,13 @@ class Adam(Optimizer):
         if self.clipping_magnitude != 0.0:
             new = new.clamp(-self.clipping_magnitude, self.clipping_magnitude)
         return new
+
+    def _bounds(self) -> tuple[float, float]:
+        """AdaBound's, on the effective rate."""
+        if not self.adabound:
+            return 0.0, LARGEST
+        t = (1.0 - self.beta2) * (self.n_steps_done + 1)
+        return 0.1 - 0.1 / (t + 1.0), 0.1 + 0.1 / t
 
     def _correction(self, count: int) -> float:
         return math.sqrt(1.0 - self.beta2**count) / (1.0 - self.beta1**count)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fieldforge.checks import expect_float
+from fieldforge.kernels.cpu_training import Moved, Rule
 from fieldforge.registry import build, config_of
 
 LARGEST = 3.0e38
@@ -129,6 +130,23 @@ class Optimizer(ABC):
     @abstractmethod
     def own_state(self) -> dict[str, Tensor]:
         """The live tensors, by name, that this class adds to the state."""
+
+    def moved(self) -> list[Moved] | str:
+        """What is kept beside each of `parameters`, for a step that is made elsewhere by `rules`; or why none can be.
+
+        A class whose every parameter moves by a `Rule` gives this and `rules`, as `sgd.py` does.
+        """
+        return f"the optimizer {self.otype} has a step in PyTorch only"
+
+    def rules(self) -> list[Rule]:
+        """How each of `parameters` moves in the next step, where `moved` gives no reason against it."""
+        raise NotImplementedError(self.otype)
+
+    def count_outside_step(self) -> None:
+        """A step by `rules` was made elsewhere, on what `moved` gives: count it."""
+        for optimizer in self.inner.values():
+            optimizer.count_outside_step()
+        self._n_steps += 1
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Every tensor that the next steps depend on, by flat name ("nested.0.first_moment"); counters are 0-d.

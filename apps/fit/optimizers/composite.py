@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.checks import expect_int
+from fieldforge.kernels.cpu_training import Moved, Rule
 from fieldforge.registry import build, register
 
 
@@ -59,6 +60,20 @@ class Composite(Optimizer):
     def update(self) -> None:
         for optimizer in self.inner.values():
             optimizer.step()
+
+    def moved(self) -> list[Moved] | str:
+        if type(self) is not Composite:
+            return super().moved()
+        found: list[Moved] = []
+        for optimizer in self.inner.values():
+            share = optimizer.moved()
+            if isinstance(share, str):
+                return share
+            found += share
+        return found
+
+    def rules(self) -> list[Rule]:
+        return [rule for optimizer in self.inner.values() for rule in optimizer.rules()]
 
     def averaged(self) -> list[Tensor]:
         return [average for optimizer in self.inner.values() for average in optimizer.averaged()]

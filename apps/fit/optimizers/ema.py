@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fieldforge.apps.fit.optimizers.base import BELOW_ONE, Parameters, Wrapper, numbered, zeros_like_each
 from fieldforge.checks import expect_bool, expect_float
+from fieldforge.kernels.cpu_training import Moved, Rule
 from fieldforge.registry import register
 
 
@@ -47,11 +48,26 @@ class EMA(Wrapper):
 
     def update(self) -> None:
         self.nested.step()
-        # tiny-cuda-nn takes the bias out of the old mean and puts it into the new one; the two factors
-        # and the decay add up to one with what the new weight gets, so it is one interpolation.
-        newest = (1.0 - self.decay) / (1.0 - self.decay ** (self.n_steps_done + 1))
+        newest = self._newest()
         for average, weight in zip(self._average, self.nested.averaged(), strict=True):
             average.lerp_(weight, newest)
+
+    def _newest(self) -> float:
+        # tiny-cuda-nn takes the bias out of the old mean and puts it into the new one; the two factors
+        # and the decay add up to one with what the new weight gets, so it is one interpolation.
+        return (1.0 - self.decay) / (1.0 - self.decay ** (self.n_steps_done + 1))
+
+    def moved(self) -> list[Moved] | str:
+        nested = self.nested.moved()
+        if type(self) is not EMA or isinstance(nested, str):
+            return nested if isinstance(nested, str) else super().moved()
+        if any(beside.average is not None for beside in nested):
+            return "an EMA of averages has a step in PyTorch only"
+        return [beside._replace(average=one) for beside, one in zip(nested, self._average, strict=True)]
+
+    def rules(self) -> list[Rule]:
+        newest = self._newest()
+        return [rule._replace(newest=newest) for rule in self.nested.rules()]
 
     def averaged(self) -> list[Tensor]:
         return self._average if self.n_steps_done else self.nested.averaged()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fieldforge.apps.fit.optimizers.base import LARGEST, MOST_STEPS, Parameters, Wrapper
 from fieldforge.checks import expect_float, expect_int
+from fieldforge.kernels.cpu_training import Moved, Rule
 from fieldforge.registry import register
 
 
@@ -57,9 +58,19 @@ class ExponentialDecay(Wrapper):
             return LARGEST
 
     def update(self) -> None:
+        self._pass_factor_on()
+        self.nested.step()
+
+    def _pass_factor_on(self) -> None:
         factor = self.learning_rate_factor * self.decay(self.n_steps_done)
         self.nested.set_learning_rate_factor(min(factor, LARGEST))
-        self.nested.step()
+
+    def moved(self) -> list[Moved] | str:
+        return self.nested.moved() if type(self) is ExponentialDecay else super().moved()
+
+    def rules(self) -> list[Rule]:
+        self._pass_factor_on()
+        return self.nested.rules()
 
     def averaged(self) -> list[Tensor]:
         return self.nested.averaged()

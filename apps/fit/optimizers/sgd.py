@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fieldforge.apps.fit.optimizers.base import LARGEST, Optimizer, Parameters
 from fieldforge.checks import expect_float
+from fieldforge.kernels.cpu_training import Moved, Mover, Rule
 from fieldforge.registry import register
 
 
@@ -41,6 +42,13 @@ class SGD(Optimizer):
         for weight in self.parameters:
             if weight.grad is not None:
                 weight.sub_(rate * (weight.grad + self.l2_reg * weight))
+
+    def moved(self) -> list[Moved] | str:
+        return [Moved() for _ in self.parameters] if type(self) is SGD else super().moved()
+
+    def rules(self) -> list[Rule]:
+        rule = Rule(Mover.SGD, rate=self.learning_rate * self.learning_rate_factor, l2=self.l2_reg)
+        return [rule] * len(self.parameters)
 
     def averaged(self) -> list[Tensor]:
         return list(self.parameters)

@@ -6,6 +6,7 @@ call is a Python error and never a wrong read.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from functools import cache
@@ -87,3 +88,12 @@ def expect_contiguous(name: str, tensor: Tensor) -> Tensor:
     if not tensor.is_contiguous():
         raise ValueError(f"{name}: expected a contiguous tensor, as it is written in place")
     return tensor
+
+
+def expect_apart(tensors: Sequence[tuple[str, Tensor]]) -> None:
+    """Refuse tensors of which two share memory: what is written through one would change the other."""
+    spans = sorted((tensor.data_ptr(), tensor.numel() * tensor.element_size(), name) for name, tensor in tensors)
+    spans = [span for span in spans if span[1]]
+    for (start, n_bytes, name), (next_start, _, next_name) in itertools.pairwise(spans):
+        if next_start < start + n_bytes:
+            raise ValueError(f"{next_name}: shares memory with {name}; each needs its own, as both are written")

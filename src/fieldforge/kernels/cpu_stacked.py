@@ -131,7 +131,7 @@ class StackedAdamStep:
     """Training steps of a stack of networks, each a single native call: run, compare, go back, update.
 
     A network is updated while its parameters are in the cache; the gradient of the whole stack never exists. Adam is
-    that of `cpu_training.AdamStep`, and dense: networks without points in a batch move as their moments say.
+    that of `cpu_training.Rule`, and dense: networks without points in a batch move as their moments say.
 
     Args:
         weights, biases, shape: the stack, as for `stacked_mlp`; contiguous float32 CPU tensors, updated in place.

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from enum import IntEnum
+from functools import cached_property
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fieldforge.checks import expect_choice, expect_float, expect_int
-from fieldforge.kernels.cpu_door import address, expect_contiguous, expect_rows, expect_tensor, n_threads, native
+from fieldforge.kernels.cpu_door import (
+    address,
+    expect_apart,
+    expect_contiguous,
+    expect_rows,
+    expect_tensor,
+    n_threads,
+    native,
+)
 from fieldforge.kernels.cpu_encodings import EncodingShape, addresses_with, expect_tensors, native_encoding
 from fieldforge.kernels.cpu_ops import (
     GridShape,
@@ -23,64 +34,146 @@ from fieldforge.kernels.cpu_ops import (
     parameter_shapes,
 )
 
-LOSSES = ("L2", "L1", "Huber", "RelativeL2")
-PIXELS = {torch.uint8: "uint8", torch.uint16: "uint16", torch.float32: "float32"}
+LOSSES = (
+    "L2", "L1", "Huber", "RelativeL2", "RelativeL1", "MAPE", "SMAPE", "LogL1", "RelativeL2Luminance", "CrossEntropy",
+    "Variance",
+)  # fmt: skip
+PIXELS = {np.dtype(np.uint8): "uint8", np.dtype(np.uint16): "uint16", np.dtype(np.float32): "float32"}
 
 
-@dataclass(frozen=True)
-class Raster:
-    """Samples on a regular grid, to draw training batches from: a picture, a sound, a video.
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """Batches of samples on a regular grid: of a picture, a sound, a video, in an order that the step alone decides.
+
+    `fieldforge.apps.fit.samplers.PixelDraw` says which samples those are; here they are read in the type they are
+    stored in, at points of the unit cube, where the centre of sample i of an axis is (i + 1/2) / size.
 
     Args:
-        values: (..., n_channels) uint8, uint16 or float32, contiguous, on the CPU; the last axis before the channels
-            is coordinate 0 (a picture is (height, width, channels), and x is coordinate 0).
-        scale, offset: one each per channel; a sample's value is stored * scale + offset.
+        values: (..., n_channels) uint8, uint16 or float32, contiguous; the last axis before the channels is
+            coordinate 0 (a picture is (height, width, channels), and x is coordinate 0).
+        one: the stored number that stands for 1.
+        batch_size: samples a step.
+        seed: same seed, same samples.
+        n_moved: how many of each batch lie between the centres, with bilinear values; needs two axes.
     """
 
-    values: Tensor
-    scale: tuple[float, ...]
-    offset: tuple[float, ...]
+    values: np.ndarray
+    one: float
+    batch_size: int
+    seed: int
+    n_moved: int = 0
 
     def __post_init__(self) -> None:
         if self.values.dtype not in PIXELS:
             raise TypeError(f"values: expected uint8, uint16 or float32 samples, got {self.values.dtype}")
-        if self.values.device.type != "cpu" or not self.values.is_contiguous() or not 2 <= self.values.ndim <= 5:
-            raise ValueError("values: expected a contiguous CPU tensor (..., n_channels) with 1 to 4 axes of samples")
-        if not len(self.scale) == len(self.offset) == self.values.shape[-1]:
-            raise ValueError(f"scale: expected one scale and one offset for each of {self.values.shape[-1]} channels")
+        if not self.values.flags.c_contiguous or not 2 <= self.values.ndim <= 5:
+            raise ValueError("values: expected a contiguous array (..., n_channels) with 1 to 4 axes of samples")
+        if not self.values.size:
+            raise ValueError(f"values: expected at least one sample, got shape {self.values.shape}")
+        expect_float("one", self.one, 0.0, open_low=True)
+        expect_int("batch_size", self.batch_size, 1, 2**26)
+        expect_int("seed", self.seed, 0, 2**31 - 1)
+        expect_int("n_moved", self.n_moved, 0, self.batch_size)
+        if self.n_moved and self.n_axes != 2:
+            raise ValueError(f"n_moved: expected 0 for samples with {self.n_axes} axes, as only pictures have between")
 
     @property
     def n_axes(self) -> int:
         return self.values.ndim - 1
 
     @property
-    def n_samples(self) -> int:
-        return math.prod(self.values.shape[:-1])
+    def n_channels(self) -> int:
+        return int(self.values.shape[-1])
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """What a step sees: points (batch_size, n_axes) in the unit cube and values (batch_size, n_channels)."""
+        x, values = torch.empty(self.batch_size, self.n_axes), torch.empty(self.batch_size, self.n_channels)
+        step = expect_int("step", step, 0)
+        native().draw(self.native, step, x.data_ptr(), values.data_ptr(), n_threads())
+        return x, values
+
+    @cached_property
+    def native(self) -> Any:
+        """What the native module is told."""
+        return native().Draw(
+            self.values.ctypes.data, PIXELS[self.values.dtype], self.one, list(self.values.shape[-2::-1]),
+            self.n_channels, self.seed, self.batch_size, self.n_moved,
+        )  # fmt: skip
 
 
-class AdamStep:
+class Mover(IntEnum):
+    """What turns a gradient into a move."""
+
+    NONE = 0
+    SGD = 1
+    ADAM = 2
+
+
+class Rule(NamedTuple):
+    """How a parameter moves in one step, with g its gradient::
+
+        g <- g + l2 p, clipped to +-gradient_limit
+        SGD   p <- p - rate g
+        Adam  m <- beta1 m + (1 - beta1) g,  v <- beta2 v + (1 - beta2) g²
+              p <- (1 - rate relative_decay) p - sign(p) rate absolute_decay - clip(rate / (sqrt(v) + epsilon)) m,
+              clipped to +-limit; the inner clip is to low ... high
+        average <- average + newest (p - average)
+
+    `rate` has Adam's bias corrections in it already. SGD knows `rate` and `l2` only; without a mover p stays, and its
+    average goes on.
+    """
+
+    mover: Mover
+    rate: float = 0.0
+    beta1: float = 0.0
+    beta2: float = 0.0
+    epsilon: float = 0.0
+    l2: float = 0.0
+    relative_decay: float = 0.0
+    absolute_decay: float = 0.0
+    gradient_limit: float = math.inf
+    limit: float = math.inf
+    low: float = 0.0
+    high: float = 3.0e38
+    newest: float = 1.0
+
+
+class Moved(NamedTuple):
+    """What is kept beside a parameter, in its shape: Adam's first and second moment, and the average."""
+
+    first: Tensor | None = None
+    second: Tensor | None = None
+    average: Tensor | None = None
+
+
+class StepResult(NamedTuple):
+    """Mean loss and mean squared error over points and channels before the step, and whether it was made."""
+
+    loss: float
+    squared_error: float
+    has_moved: bool
+
+
+class TrainingStep:
     """Training steps of a field, each a single native call: draw, encode, run, compare, go back, update.
 
-    The gradient of a grid's table never exists as a whole: each part of it is used while it is in the cache. Adam is
-    tiny-cuda-nn's: epsilon stands beside the square root of the uncorrected second moment, every parameter moves in
-    every step, and `l2` pulls on the network's parameters only.
+    The gradient of a grid's table never exists as a whole: each part of it is used while it is in the cache.
 
     Args:
         weights, biases, mlp_shape, table, grid_shape: the field, as for `field` (or `mlp`, without the latter two);
             contiguous float32 CPU tensors, updated in place.
         encoding, tensors: in place of a grid, an encoding of several parts and its tables and frequencies, in the
             order of `cpu_encodings.tensors_of`; tables are updated in place, frequencies stay.
-        loss: "L2", "L1", "Huber" or "RelativeL2", the mean over points and channels.
+        moved: what is kept beside each parameter, in the order (tables), weights, biases; updated in place.
+        loss: one of `LOSSES`, the mean over points and channels.
         huber_delta: where the Huber loss goes on as a straight line.
-        betas, epsilon, l2: Adam's.
-        moments: (first, second) moments to update in place, each in the order (tables), weights, biases; None: zeros.
 
     Attributes:
-        parameters, first_moments, second_moments: in that order.
-        n_steps: how many were taken, for the bias correction; may be set.
+        parameters: in that order.
 
     Raises:
-        ValueError: a tensor has another shape, or is not contiguous; a number is out of range.
+        ValueError: a tensor has another shape, is not contiguous or shares memory with another; a number is out of
+            range.
         TypeError: a tensor is not float32.
     """
 
@@ -94,131 +187,129 @@ class AdamStep:
         grid_shape: GridShape | None = None,
         encoding: EncodingShape | None = None,
         tensors: Sequence[Tensor] = (),
+        moved: Sequence[Moved],
         loss: str = "L2",
         huber_delta: float = 1.0,
-        betas: tuple[float, float] = (0.9, 0.99),
-        epsilon: float = 1e-15,
-        l2: float = 0.0,
-        moments: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None,
     ) -> None:
-        self.mlp_shape, self.grid_shape = mlp_shape, grid_shape
-        self.loss = expect_choice("loss", loss, LOSSES)
-        self.huber_delta = expect_float("huber_delta", huber_delta, 0.0, open_low=True)
-        self.betas = (expect_float("betas", betas[0], 0.0, 1.0), expect_float("betas", betas[1], 0.0, 1.0))
-        self.epsilon, self.l2 = expect_float("epsilon", epsilon, 0.0), expect_float("l2", l2, 0.0)
-        self.n_steps = 0
+        self.mlp_shape, self.grid_shape, self.encoding = mlp_shape, grid_shape, encoding
+        self.tensors = [tensor.detach() for tensor in tensors]
+        expect_choice("loss", loss, LOSSES)
+        expect_float("huber_delta", huber_delta, 0.0, open_low=True)
         if (table is None) != (grid_shape is None):
             raise ValueError("table: a grid needs both its table and its shape")
-        if table is not None and grid_shape is not None:
-            expect_contiguous("table", expect_table(table, grid_shape, copy=False))
-        self.parameters = [] if table is None else [table.detach()]
-        self.encoding, self.tensors = encoding, [tensor.detach() for tensor in tensors]
-        if encoding is not None:
-            if grid_shape is not None:
-                raise ValueError("encoding: it stands in place of a grid; make the grid one of its parts")
-            for part, tensor in zip(encoding.with_tensors, expect_tensors(encoding, self.tensors, copy=False),
-                                    strict=True):  # fmt: skip
-                expect_contiguous("tensors", tensor)
-                self.parameters += [tensor] if part.grid is not None else []
         if len(weights) != mlp_shape.n_layers or len(biases) != mlp_shape.n_layers * mlp_shape.has_bias:
             raise ValueError(f"weights: expected one tensor for each of {mlp_shape.n_layers} layers, and biases too "
                              f"only if has_bias; got {len(weights)} and {len(biases)}")  # fmt: skip
+        named: list[tuple[str, Tensor]] = []
+        if table is not None and grid_shape is not None:
+            named.append(("table", expect_table(table, grid_shape, copy=False)))
+        if encoding is not None:
+            if grid_shape is not None:
+                raise ValueError("encoding: it stands in place of a grid; make the grid one of its parts")
+            checked = expect_tensors(encoding, self.tensors, copy=False)
+            named += [
+                (f"tensors[{k}]", tensor)
+                for k, (part, tensor) in enumerate(zip(encoding.with_tensors, checked, strict=True))
+                if part.grid is not None
+            ]
         for parameter, (name, shape) in zip((*weights, *biases), parameter_shapes(mlp_shape), strict=True):
-            self.parameters.append(expect_contiguous(name, expect_tensor(name, parameter, shape)).detach())
-        if moments is None:
-            moments = ([torch.zeros_like(p) for p in self.parameters], [torch.zeros_like(p) for p in self.parameters])
-        self.first_moments, self.second_moments = list(moments[0]), list(moments[1])
-        for of_all in (self.first_moments, self.second_moments):
-            for moment, parameter in zip(of_all, self.parameters, strict=True):
-                expect_contiguous("moments", expect_tensor("moments", moment, tuple(parameter.shape)))
+            named.append((name, expect_tensor(name, parameter, shape)))
+        self.parameters = [parameter.detach() for _, parameter in named]
+        self.moved = list(moved)
+        if len(self.moved) != len(named):
+            raise ValueError(f"moved: expected one for each of {len(named)} parameters, got {len(self.moved)}")
+        for (name, parameter), beside in zip(list(named), self.moved, strict=True):
+            for kind, tensor in zip(Moved._fields, beside, strict=True):
+                if tensor is not None:
+                    whole = f"{kind} of {name}"
+                    named.append((whole, expect_tensor(whole, tensor, tuple(parameter.shape))))
+        for name, tensor in named:
+            expect_contiguous(name, tensor)
+        expect_apart(named)
+        self._native = native().Training(
+            native_grid(grid_shape) if grid_shape else None,
+            native_mlp(mlp_shape),
+            self._where(self.parameters),
+            *(self._where([beside[kind] for beside in self.moved]) for kind in range(3)),
+            loss,
+            huber_delta,
+            native_encoding(encoding) if encoding else None,
+        )
 
     def on_points(
-        self, x: Tensor, target: Tensor, learning_rate: float, *, sample_loss: Tensor | None = None
-    ) -> tuple[float, float]:
+        self,
+        x: Tensor,
+        target: Tensor,
+        rules: Sequence[Rule],
+        *,
+        sample_loss: Tensor | None = None,
+        may_move: Callable[[], bool] | None = None,
+    ) -> StepResult:
         """One step on given points.
 
         Args:
             x: (N, n_inputs) float32.
             target: (N, n_outputs) float32.
-            learning_rate: Adam's.
+            rules: how each parameter moves, in the order of `parameters`.
             sample_loss: (N,) float32, filled with each sample's loss (mean over its channels), or None.
+            may_move: asked before the update, when `sample_loss` is known; None: always.
 
         Returns:
-            Mean loss and mean squared error before the step. Nothing moves when the loss is not finite.
+            The loss before the step. Nothing moves when it is not finite, or when `may_move` says no.
         """
-        x, target = expect_rows("x", x, self._n_inputs), expect_rows("target", target, self.mlp_shape.widths[-1])
+        x, target = expect_rows("x", x, self.n_inputs), expect_rows("target", target, self.mlp_shape.widths[-1])
         if x.shape[0] != target.shape[0]:
             raise ValueError(f"target: expected {x.shape[0]} rows, as many as x has, got {target.shape[0]}")
-        return self._step(x.shape[0], learning_rate, sample_loss, x=x.data_ptr(), target=target.data_ptr())
+        n = expect_int("n", x.shape[0], 1)
+        return self._step(rules, n, x.data_ptr(), target.data_ptr(), None, 0, sample_loss, may_move)
 
-    def on_raster(
-        self, raster: Raster, index: Tensor, learning_rate: float, *, sample_loss: Tensor | None = None
-    ) -> tuple[float, float]:
-        """One step on samples of a raster, at the centres of their cells in the unit cube.
-
-        Args:
-            raster: where the samples come from.
-            index: (N,) int64, row-major numbers of samples.
-            learning_rate, sample_loss: as for `on_points`.
-
-        Returns:
-            As `on_points`.
-
-        Raises:
-            IndexError: a sample lies outside the raster; nothing is changed.
-        """
-        if raster.n_axes != self._n_inputs or raster.values.shape[-1] != self.mlp_shape.widths[-1]:
+    def on_draw(
+        self,
+        draw: Draw,
+        step: int,
+        rules: Sequence[Rule],
+        *,
+        sample_loss: Tensor | None = None,
+        may_move: Callable[[], bool] | None = None,
+    ) -> StepResult:
+        """One step on what `draw` gives for a step, at points of the unit cube; the rest as for `on_points`."""
+        if draw.n_axes != self.n_inputs or draw.n_channels != self.mlp_shape.widths[-1]:
             raise ValueError(
-                f"raster: expected {self._n_inputs} axes and {self.mlp_shape.widths[-1]} channels, "
-                f"got {raster.n_axes} and {raster.values.shape[-1]}"
+                f"draw: expected {self.n_inputs} axes and {self.mlp_shape.widths[-1]} channels, "
+                f"got {draw.n_axes} and {draw.n_channels}"
             )
-        if index.dtype != torch.int64 or index.device.type != "cpu" or index.ndim != 1:
-            raise TypeError(f"index: expected (N,) int64 on the CPU, got {tuple(index.shape)} {index.dtype}")
-        index = index.contiguous()
-        native_raster = native().Raster(
-            raster.values.data_ptr(), PIXELS[raster.values.dtype], list(raster.values.shape[-2::-1]),
-            list(raster.scale), list(raster.offset),
-        )  # fmt: skip
-        return self._step(index.shape[0], learning_rate, sample_loss, raster=native_raster, index=index.data_ptr())
+        step = expect_int("step", step, 0)
+        return self._step(rules, draw.batch_size, 0, 0, draw.native, step, sample_loss, may_move)
 
     @property
-    def _n_inputs(self) -> int:
+    def n_inputs(self) -> int:
+        """Coordinates of a point, or features where there is no encoding."""
         if self.encoding is not None:
             return self.encoding.n_inputs
         return self.grid_shape.n_dims if self.grid_shape else self.mlp_shape.widths[0]
 
     def _step(
         self,
+        rules: Sequence[Rule],
         n: int,
-        learning_rate: float,
+        x: int,
+        target: int,
+        draw: Any,
+        step: int,
         sample_loss: Tensor | None,
-        *,
-        x: int = 0,
-        target: int = 0,
-        raster: Any = None,
-        index: int = 0,
-    ) -> tuple[float, float]:
-        expect_int("n", n, 1)
+        may_move: Callable[[], bool] | None,
+    ) -> StepResult:
         if sample_loss is not None:
             expect_contiguous("sample_loss", expect_tensor("sample_loss", sample_loss, (n,)))
-        t = self.n_steps + 1
-        rate = learning_rate * math.sqrt(1 - self.betas[1] ** t) / (1 - self.betas[0] ** t)
-        loss, squared_error = native().train_step(
-            native_grid(self.grid_shape) if self.grid_shape else None,
-            native_mlp(self.mlp_shape),
-            *(self._where(tensors) for tensors in (self.parameters, self.first_moments, self.second_moments)),
-            rate, *self.betas, self.epsilon, self.l2, n, x, target, raster, index,
-            self.loss, self.huber_delta, address(sample_loss), n_threads(),
-            native_encoding(self.encoding) if self.encoding else None,
-        )  # fmt: skip
-        if math.isfinite(loss):
-            self.n_steps = t
-        return loss, squared_error
+        result = self._native.step(rules, n, x, target, draw, step, address(sample_loss), may_move, n_threads())
+        return StepResult(*result)
 
-    def _where(self, tensors: Sequence[Tensor]) -> Any:
+    def _where(self, tensors: Sequence[Tensor | None]) -> Any:
         if self.encoding is not None:
             moved = iter(tensors)
-            own = [next(moved) if part.grid is not None else fixed
-                   for part, fixed in zip(self.encoding.with_tensors, self.tensors, strict=True)]  # fmt: skip
+            own = [
+                next(moved) if part.grid is not None else fixed
+                for part, fixed in zip(self.encoding.with_tensors, self.tensors, strict=True)
+            ]
             return addresses_with(self.encoding, self.mlp_shape, [*own, *moved])
         return addresses_of(self.mlp_shape, tensors if self.grid_shape else (None, *tensors))

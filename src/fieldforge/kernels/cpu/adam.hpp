@@ -11,7 +11,9 @@ struct Moments {
     Floats p, m, v;
 };
 
-FF_INLINE Moments adam_at(const Adam& adam, float l2, Floats p, Floats g, Floats m, Floats v) {
+// `adam` is anything with rate, beta1, beta2 and epsilon.
+template <class Numbers>
+FF_INLINE Moments adam_at(const Numbers& adam, float l2, Floats p, Floats g, Floats m, Floats v) {
     g = fma(all(l2), p, g);
     m = fma(all(adam.beta1), m, (1.0f - adam.beta1) * g);
     v = fma(all(adam.beta2), v, (1.0f - adam.beta2) * g * g);
@@ -19,7 +21,8 @@ FF_INLINE Moments adam_at(const Adam& adam, float l2, Floats p, Floats g, Floats
 }
 
 // Update n parameters in place from their gradient.
-inline void adam_step(const Adam& adam, float l2, int64_t n, const float* g, float* p, float* m, float* v) {
+template <class Numbers>
+inline void adam_step(const Numbers& adam, float l2, int64_t n, const float* g, float* p, float* m, float* v) {
     int64_t i = 0;
     for (; i + lanes <= n; i += lanes) {
         const Moments next = adam_at(adam, l2, load(p + i), load(g + i), load(m + i), load(v + i));

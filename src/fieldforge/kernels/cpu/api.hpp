@@ -121,7 +121,9 @@ struct FieldGradients {
     float* tensors[max_parts];  // of the encoding; only tables have gradients
 };
 
-enum class Loss : int { l2, l1, huber, relative_l2 };
+enum class Loss : int {
+    l2, l1, huber, relative_l2, relative_l1, mape, smape, log_l1, relative_l2_luminance, cross_entropy, variance
+};
 
 enum class Pixel : int { uint8, uint16, float32 };
 
@@ -129,40 +131,70 @@ enum class Pixel : int { uint8, uint16, float32 };
 struct Raster {
     const void* values;
     Pixel pixel;
+    float one;  // the stored number that stands for 1
     int n_axes;
     int64_t sizes[max_dims];
     int n_channels;
-    const float* scale;   // (n_channels,) value = stored * scale + offset
-    const float* offset;  // (n_channels,)
+    int64_t n_samples;
 };
 
-// What one training step learns from: coordinates and targets, or samples of a raster by their index.
+// The samples of a batch: those at the positions [first, first + n) of an endless shuffled order. The first `n_moved`
+// lie between the centres of the cells (two axes only).
+struct Draw {
+    const Raster* raster;
+    uint64_t seed, first;
+    int64_t n_moved;
+};
+
+// What one training step learns from: given coordinates and targets, or a draw.
 struct Batch {
     int64_t n;
-    const float* x;        // (n, n_inputs) or null
-    const float* target;   // (n, n_outputs) or null
-    const Raster* raster;  // or null
-    const int64_t* index;  // (n,) into the raster
+    const float* x;       // (n, n_inputs)
+    const float* target;  // (n, n_outputs)
+    const Draw* draw;     // or null
     Loss loss;
-    float huber_delta;             // where the parabola ends
-    float* sample_loss;    // (n,) mean over the channels, or null
+    float huber_delta;    // where the parabola ends
+    float* sample_loss;   // (n,) mean over the channels, or null
+    bool (*may_move)(void* context);  // asked before the update, when the loss is known; null: yes
+    void* context;
 };
 
-// Adam as tiny-cuda-nn writes it: p -= rate * m / (sqrt(v) + epsilon), the bias corrections folded into `rate`; `l2`
-// pulls on the network's parameters alone.
+// Adam for a stack of networks, as tiny-cuda-nn writes it: p -= rate * m / (sqrt(v) + epsilon), the bias corrections
+// folded into `rate`.
 struct Adam {
     float rate, beta1, beta2, epsilon, l2;
-    float *table_m, *table_v;
     float *weights_m[max_layers], *weights_v[max_layers];
     float *biases_m[max_layers], *biases_v[max_layers];
-    float *tensors_m[max_parts], *tensors_v[max_parts];
 };
 
-// Means over points and channels, before the step. Nothing is changed when the loss is not finite, or when an index
-// lies outside the raster.
+enum class Mover : int { none, sgd, adam };
+
+// How parameters move in one step; see update.hpp.
+struct Rule {
+    Mover mover;
+    float rate;  // with Adam's bias corrections in it
+    float beta1, beta2, epsilon, l2;
+    float relative_decay, absolute_decay;
+    float gradient_limit, limit;  // magnitudes that gradients and parameters are clipped to; infinity: not
+    float low, high;              // bounds of rate / (sqrt(v) + epsilon): AdaBound
+    float newest;                 // what the new parameter counts in its average
+};
+
+// What belongs to an array of parameters; null where the rule does not need it.
+struct Moved {
+    Rule rule;
+    float *first, *second, *average;
+};
+
+struct Moves {
+    Moved table, weights[max_layers], biases[max_layers];
+    Moved tensors[max_parts];  // of the encoding; only tables move
+};
+
+// Means over points and channels, before the step. Nothing is changed when the loss is not finite.
 struct StepResult {
     double loss, squared_error;
-    bool has_bad_index;
+    bool has_moved;
 };
 
 // Grids, networks and training steps of one instruction set. x is (n, n_dims) row-major, features and outputs are
@@ -175,7 +207,8 @@ struct FieldKernels {
     void (*field_forward)(const Field&, const float* x, int64_t n, float* out, int n_threads);
     void (*field_backward)(const Field&, const float* x, int64_t n, const float* grad_out, const FieldGradients&,
                            int n_threads);
-    StepResult (*train_step)(const Field&, const Batch&, const Adam&, int n_threads);
+    void (*draw)(const Draw&, int64_t n, float* x, float* target, int n_threads);
+    StepResult (*train_step)(const Field&, const Batch&, const Moves&, int n_threads);
     void (*activate)(Activation, float slope, int64_t n, const float* z, float* value, float* derivative);
 };
 

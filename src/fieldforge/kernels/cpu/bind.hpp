@@ -69,8 +69,6 @@ inline void expect_all_layers(const Mlp& mlp, const Addresses& parameters) {
     if (static_cast<int>(parameters.biases.size()) != (mlp.has_bias ? mlp.n_layers : 0)) refuse("biases: one address a layer");
 }
 
-Adam make_adam(const Mlp& mlp, const Addresses& first, const Addresses& second, double rate, double beta1, double beta2,
-               double epsilon, double l2);
 Loss loss_called(const std::string& name);
 
 void bind_fields(nanobind::module_& module);
@@ -78,5 +76,6 @@ void bind_encodings(nanobind::module_& module);
 void bind_rendering(nanobind::module_& module);
 void bind_marching(nanobind::module_& module);
 void bind_stacks(nanobind::module_& module);
+void bind_training(nanobind::module_& module);
 
 }  // namespace fieldforge::cpu

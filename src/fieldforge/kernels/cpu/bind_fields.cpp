@@ -1,9 +1,8 @@
-// Grids, networks and training steps, as Python sees them.
+// Grids and networks, as Python sees them.
 #include <algorithm>
 #include <cmath>
 
-#include "bind.hpp"
-#include "bind_encodings.hpp"
+#include "bind_fields.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -114,88 +113,7 @@ void make_mlp(PythonMlp* self, const std::vector<int>& widths, const std::string
     }
 }
 
-Field make_field(const Grid* grid, const PythonMlp& network, const Addresses& parameters,
-                 const PythonEncoding* encoding = nullptr) {
-    const Mlp& mlp = network.mlp;
-    if (encoding && (grid || encoding->encoding.n_outputs != mlp.n_inputs())) {
-        refuse("widths: the network must read as many features as the encoding has");
-    }
-    if (grid && grid->n_outputs() != mlp.n_inputs()) refuse("widths: the network must read as many features as the grid has");
-    Field field{};
-    field.grid = grid;
-    field.mlp = &mlp;
-    field.table = at(parameters.table);
-    expect_all_layers(mlp, parameters);
-    fill(field.weights, parameters.weights, mlp.n_layers, "weights");
-    fill(field.biases, parameters.biases, mlp.n_layers, "biases");
-    if (encoding) {
-        field.encoding = &encoding->encoding;
-        fill_tensors(field.tensors, parameters.tensors, encoding->encoding);
-    }
-    return field;
-}
-
-struct PythonRaster {
-    Raster raster;
-    std::vector<float> scale, offset;
-};
-
-void make_raster(PythonRaster* self, Address values, const std::string& pixel, const std::vector<int64_t>& sizes,
-                 const std::vector<float>& scale, const std::vector<float>& offset) {
-    if (sizes.empty() || sizes.size() > max_dims) refuse("sizes: a raster has 1 to 4 axes");
-    if (scale.empty() || scale.size() != offset.size()) refuse("scale: one scale and one offset a channel");
-    const Pixel kind = look_up<Pixel>("pixel", pixel, {{"uint8", Pixel::uint8}, {"uint16", Pixel::uint16}, {"float32", Pixel::float32}});
-    auto* made = new (self) PythonRaster{{}, scale, offset};
-    made->raster.values = at<void>(values);
-    made->raster.pixel = kind;
-    made->raster.n_axes = static_cast<int>(sizes.size());
-    std::copy(sizes.begin(), sizes.end(), made->raster.sizes);
-    made->raster.n_channels = static_cast<int>(scale.size());
-    made->raster.scale = made->scale.data();
-    made->raster.offset = made->offset.data();
-}
-
-std::pair<double, double> python_train_step(
-                         const Grid* grid, const PythonMlp& network, const Addresses& parameters, const Addresses& first,
-                         const Addresses& second, double rate, double beta1, double beta2, double epsilon, double l2,
-                         int64_t n, Address x, Address target, const PythonRaster* raster, Address index,
-                         const std::string& loss, double huber_delta, Address sample_loss, int n_threads,
-                         const PythonEncoding* encoding) {
-    const Field field = make_field(grid, network, parameters, encoding);
-    const Mlp& mlp = network.mlp;
-    Adam adam = make_adam(mlp, first, second, rate, beta1, beta2, epsilon, l2);
-    if (encoding) {
-        fill_tensors(adam.tensors_m, first.tensors, encoding->encoding);
-        fill_tensors(adam.tensors_v, second.tensors, encoding->encoding);
-    }
-    if (raster && (raster->raster.n_axes != field.n_inputs() || raster->raster.n_channels != mlp.n_outputs())) {
-        refuse("raster: its axes and channels are the field's inputs and outputs");
-    }
-    const Batch batch{expect_count(n), at(x), at(target), raster ? &raster->raster : nullptr, at<int64_t>(index),
-                      loss_called(loss), static_cast<float>(huber_delta), at(sample_loss)};
-    if (n == 0) refuse("n: a training step needs at least one sample");
-    const StepResult result = kernels().field->train_step(field, batch, adam, expect_threads(n_threads));
-    if (result.has_bad_index) throw std::out_of_range("index: a sample lies outside the raster");
-    return {result.loss, result.squared_error};
-}
-
 }  // namespace
-
-Adam make_adam(const Mlp& mlp, const Addresses& first, const Addresses& second, double rate, double beta1, double beta2,
-               double epsilon, double l2) {
-    Adam adam{static_cast<float>(rate), static_cast<float>(beta1), static_cast<float>(beta2),
-              static_cast<float>(epsilon), static_cast<float>(l2), at(first.table), at(second.table), {}, {}, {}, {}};
-    fill(adam.weights_m, first.weights, mlp.n_layers, "weights");
-    fill(adam.weights_v, second.weights, mlp.n_layers, "weights");
-    fill(adam.biases_m, first.biases, mlp.n_layers, "biases");
-    fill(adam.biases_v, second.biases, mlp.n_layers, "biases");
-    return adam;
-}
-
-Loss loss_called(const std::string& name) {
-    return look_up<Loss>("loss", name, {{"L2", Loss::l2}, {"L1", Loss::l1}, {"Huber", Loss::huber},
-                                        {"RelativeL2", Loss::relative_l2}});
-}
 
 void bind_fields(nb::module_& module) {
     nb::class_<Grid>(module, "Grid", "A multi-resolution grid without its table.")
@@ -208,8 +126,6 @@ void bind_fields(nb::module_& module) {
     nb::class_<Addresses>(module, "Addresses", "Where a field's parameters, their gradients or their moments lie.")
         .def(nb::init<Address, std::vector<Address>, std::vector<Address>, std::vector<Address>>(), "table"_a, "weights"_a,
              "biases"_a, "tensors"_a = std::vector<Address>{});
-    nb::class_<PythonRaster>(module, "Raster", "Samples on a regular grid, axis 0 of the coordinates fastest.")
-        .def("__init__", &make_raster, "values"_a, "pixel"_a, "sizes"_a, "scale"_a, "offset"_a);
 
     module.def("activate", [](const std::string& name, double number, int64_t n, Address z, Address value, Address derivative) {
         kernels().field->activate(look_up("activation", name, activations), static_cast<float>(number), expect_count(n), at(z),
@@ -256,10 +172,6 @@ void bind_fields(nb::module_& module) {
                                                 at(cotangent), at(gradient), at(out), wanted, expect_threads(n_threads));
     }, "grid"_a.none(), "mlp"_a, "parameters"_a, "x"_a, "n"_a, "grad_out"_a, "cotangent"_a, "gradient"_a, "out"_a,
        "gradients"_a, "grad_x"_a, "n_threads"_a, Unlocked());
-    module.def("train_step", &python_train_step, "grid"_a.none(), "mlp"_a, "parameters"_a, "first_moments"_a,
-               "second_moments"_a, "rate"_a, "beta1"_a, "beta2"_a, "epsilon"_a, "l2"_a, "n"_a, "x"_a, "target"_a,
-               "raster"_a.none(), "index"_a, "loss"_a, "huber_delta"_a, "sample_loss"_a, "n_threads"_a,
-               "encoding"_a.none() = nb::none(), Unlocked());
 }
 
 }  // namespace fieldforge::cpu

@@ -20,6 +20,17 @@ Stack make_stack(const PythonMlp& network, const Addresses& parameters, int64_t 
     return stack;
 }
 
+Adam make_adam(const Mlp& mlp, const Addresses& first, const Addresses& second, double rate, double beta1, double beta2,
+               double epsilon, double l2) {
+    Adam adam{static_cast<float>(rate), static_cast<float>(beta1), static_cast<float>(beta2),
+              static_cast<float>(epsilon), static_cast<float>(l2), {}, {}, {}, {}};
+    fill(adam.weights_m, first.weights, mlp.n_layers, "weights");
+    fill(adam.weights_v, second.weights, mlp.n_layers, "weights");
+    fill(adam.biases_m, first.biases, mlp.n_layers, "biases");
+    fill(adam.biases_v, second.biases, mlp.n_layers, "biases");
+    return adam;
+}
+
 }  // namespace
 
 void bind_stacks(nb::module_& module) {
@@ -31,7 +42,7 @@ void bind_stacks(nb::module_& module) {
     module.def("stack_backward", [](const PythonMlp& mlp, const Addresses& parameters, int64_t n_networks,
                                     Address offsets, Address x, Address grad_out, const Addresses& gradients,
                                     Address grad_x, int n_threads) {
-        FieldGradients wanted{at(grad_x), nullptr, {}, {}};
+        FieldGradients wanted{at(grad_x), nullptr, {}, {}, {}};
         fill(wanted.weights, gradients.weights, mlp.mlp.n_layers, "weights");
         fill(wanted.biases, gradients.biases, mlp.mlp.n_layers, "biases");
         kernels().stack->backward(make_stack(mlp, parameters, n_networks, offsets), at(x), at(grad_out), wanted,

@@ -111,7 +111,7 @@ void activate_numbers(Activation activation, float number, int64_t n, const floa
 
 extern const FieldKernels field_kernels;
 const FieldKernels field_kernels = {lanes,         grid_forward, grid_backward,   field_forward,
-                                    field_backward, train_step,   activate_numbers};
+                                    field_backward, draw_batch,   train_step,      activate_numbers};
 
 extern const EncodingKernels encoding_kernels;
 const EncodingKernels encoding_kernels = {encoding_forward, encoding_backward};

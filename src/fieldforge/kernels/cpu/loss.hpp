@@ -1,14 +1,32 @@
 // Losses: the mean over points and channels, and its gradient in the predictions.
 #pragma once
+#include "simd_math.hpp"
 #include "tiles.hpp"
 
 namespace fieldforge::cpu::FF_SET {
 
+// The sign of an error: 0 for 0, NaN for NaN.
+FF_INLINE Floats sign(Floats error) {
+    return select(error > 0.0f, all(1.0f), select(error < 0.0f, all(-1.0f), error));
+}
+
+// `divisor` is that of the whole sample, for the loss that has one.
 template <Loss L>
-FF_INLINE Floats loss_at(Floats prediction, Floats target, float delta, Floats& slope) {
+FF_INLINE Floats loss_at(Floats prediction, Floats target, float delta, Floats divisor, Floats& slope) {
     const Floats error = prediction - target;
+    // the divisors of relative losses count as constants (Noise2Noise; tiny-cuda-nn's relative_l2.h)
+    const auto absolute_over = [&](Floats size) {
+        const Floats weight = 1.0f / (size + 0.01f);
+        slope = sign(error) * weight;
+        return abs(error) * weight;
+    };
+    const auto squared_over = [&](Floats size) {
+        const Floats weight = 1.0f / size;
+        slope = 2.0f * error * weight;
+        return error * error * weight;
+    };
     if constexpr (L == Loss::l1) {
-        slope = select(error > 0.0f, all(1.0f), select(error < 0.0f, all(-1.0f), error));  // error: 0 or NaN
+        slope = sign(error);
         return abs(error);
     } else if constexpr (L == Loss::huber) {
         // the square up to delta, then the straight line that goes on from there
@@ -16,10 +34,25 @@ FF_INLINE Floats loss_at(Floats prediction, Floats target, float delta, Floats& 
         slope = 2.0f * select(is_far, times_sign(all(delta), error), error);
         return select(is_far, delta * (2.0f * abs(error) - delta), error * error);
     } else if constexpr (L == Loss::relative_l2) {
-        // the denominator counts as a constant (Noise2Noise; tiny-cuda-nn's relative_l2.h)
-        const Floats weight = 1.0f / fma(prediction, prediction, all(0.01f));
-        slope = 2.0f * error * weight;
-        return error * error * weight;
+        return squared_over(fma(prediction, prediction, all(0.01f)));
+    } else if constexpr (L == Loss::relative_l2_luminance) {
+        return squared_over(divisor);
+    } else if constexpr (L == Loss::relative_l1) {
+        return absolute_over(abs(prediction));
+    } else if constexpr (L == Loss::mape) {
+        return absolute_over(abs(target));
+    } else if constexpr (L == Loss::smape) {
+        return absolute_over(0.5f * (abs(prediction) + abs(target)));
+    } else if constexpr (L == Loss::log_l1) {
+        slope = sign(error) / (abs(error) + 1.0f);
+        return log1p(abs(error));
+    } else if constexpr (L == Loss::cross_entropy) {
+        slope = -target / prediction;
+        return -target * log(prediction);
+    } else if constexpr (L == Loss::variance) {
+        const Floats ratio = target / prediction;
+        slope = -ratio * ratio;
+        return target * ratio - target * target;
     } else {
         slope = 2.0f * error;
         return error * error;
@@ -43,10 +76,20 @@ LossSums loss_of_tile(const float* prediction, const float* target, int64_t row,
         Floats keep;
         FF_UNROLL for (int i = 0; i < lanes; ++i) keep[i] = p + i < n ? 1.0f : 0.0f;
         const bool is_whole = p + lanes <= n;
+        Floats divisor{};
+        if constexpr (L == Loss::relative_l2_luminance) {
+            // of red, green and blue; from six channels on of the sum of two triples
+            const auto channel = [&](int64_t c) {
+                const Floats one = load(prediction + c * row + p);
+                return n_channels >= 6 ? one + load(prediction + (c + 3) * row + p) : one;
+            };
+            const Floats luminance = 0.299f * channel(0) + 0.587f * channel(1) + 0.114f * channel(2);
+            divisor = fma(luminance, luminance, all(0.01f));
+        }
         for (int64_t c = 0; c < n_channels; ++c) {
             const Floats y = load(prediction + c * row + p), t = load(target + c * row + p);
             Floats slope;
-            Floats one = loss_at<L>(y, t, delta, slope), square = (y - t) * (y - t);
+            Floats one = loss_at<L>(y, t, delta, divisor, slope), square = (y - t) * (y - t);
             if (!is_whole) {
                 slope = select(keep > 0.0f, slope, Floats{});
                 one = select(keep > 0.0f, one, Floats{});
@@ -76,6 +119,13 @@ inline LossSums loss_of_tile(Loss loss, const float* prediction, const float* ta
         FF_CASE(l1);
         FF_CASE(huber);
         FF_CASE(relative_l2);
+        FF_CASE(relative_l1);
+        FF_CASE(mape);
+        FF_CASE(smape);
+        FF_CASE(log_l1);
+        FF_CASE(relative_l2_luminance);
+        FF_CASE(cross_entropy);
+        FF_CASE(variance);
         default: FF_CASE(l2);
     }
 #undef FF_CASE

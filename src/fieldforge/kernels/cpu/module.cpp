@@ -14,4 +14,5 @@ NB_MODULE(_cpu, module) {
     bind_rendering(module);
     bind_marching(module);
     bind_stacks(module);
+    bind_training(module);
 }

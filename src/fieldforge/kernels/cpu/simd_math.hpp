@@ -83,6 +83,24 @@ FF_INLINE Floats log1p_unit(Floats x) {
     return select(above, log + 0.693147181f, log);
 }
 
+// log x; infinities, zero, negative and subnormal numbers as the C library has them.
+FF_INLINE Floats log(Floats x) {
+    const Ints bits = as_ints(x);
+    const Floats exponent = __builtin_convertvector((bits >> 23) - 127, Floats);
+    Floats y = fma(exponent, all(0.693147181f), log1p_unit(as_floats((bits & 0x7fffff) | 0x3f800000) - 1.0f));
+    // log1p_unit is near log 2 where x is just below a power of two; there the two parts would cancel
+    y = select((x > 0.7071068f) & (x < 1.0f), -log1p_unit((1.0f - x) / x), y);
+    if (any(~((x >= 1.17549435e-38f) & (x <= 3.40282347e38f)))) {
+        for (int i = 0; i < lanes; ++i) {
+            if (!(x[i] >= 1.17549435e-38f && x[i] <= 3.40282347e38f)) y[i] = logf(x[i]);
+        }
+    }
+    return y;
+}
+
+// log(1 + x) for x of at least 0.
+FF_INLINE Floats log1p(Floats x) { return select(x <= 1.0f, log1p_unit(x), log(x + 1.0f)); }
+
 FF_INLINE Floats tanh(Floats x) {
     const Floats a = abs(x);
     const Floats s = x * x;
