@@ -133,20 +133,26 @@ def combine(features: list[Tensor], reduction: str) -> Tensor:
 
 def at_once(encoding: Encoding, x: Tensor) -> Tensor:
     """All parts of an encoding in one call where a backend has that, else `encoding.one_by_one(x)`."""
-    run = offer("composite", x.device, dtype=x.dtype, encoding=encoding)
+    run = offer("composite_encoding", x.device, dtype=x.dtype, encoding=encoding)
     if run is None:
         return _one_by_one(encoding, x)
     features: Tensor = run(encoding, x.reshape(-1, x.shape[-1]))
     return features.view(*x.shape[:-1], encoding.n_output_dims)
 
 
-@provide("composite", "reference")
+@provide("composite_encoding", "reference")
 def _one_by_one(encoding: Any, x: Tensor) -> Tensor:
     features: Tensor = encoding.one_by_one(x)
     return features
 
 
-@provide("composite", "cpu", missing=cpu_door.missing, refuses=cpu_encodings.refuses_joined, note=cpu_door.description)
+@provide(
+    "composite_encoding",
+    "cpu",
+    missing=cpu_door.missing,
+    refuses=cpu_encodings.refuses_joined,
+    note=cpu_door.description,
+)
 def _at_once_on_cpu(encoding: Encoding, x: Tensor) -> Tensor:
     return cpu_encodings.encode(encoding, x)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fieldforge.backends import use_backend
 from fieldforge.encodings.grid import Grid
+from fieldforge.encodings.identity import Identity
 from fieldforge.fields import fused
 from fieldforge.fields.networks.mlp import MLP
 from fieldforge.fields.networks.rounding import rounded_linear
@@ -33,22 +34,11 @@ def relative_error(got: Tensor, expected: Tensor) -> float:
     return float((got - expected).norm() / expected.norm().clamp_min(1e-30))
 
 
-class Plain(torch.nn.Module):
-    """An encoding that does nothing, so that the network runs by itself."""
-
-    def __init__(self, n_dims: int) -> None:
-        super().__init__()
-        self.n_input_dims = self.n_output_dims = n_dims
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-
 def results(
     network: MLP, x: Tensor, grad: Tensor, backend: str, encoding: torch.nn.Module | None = None
 ) -> list[Tensor]:
     """Value, and gradients of x and of every parameter."""
-    encoding = encoding or Plain(network.n_input_dims)
+    encoding = encoding or Identity(network.n_input_dims)
     with use_backend(backend):
         x = x.detach().to(network.layers[0].weight.dtype).requires_grad_()
         out = fused.apply(encoding, network, x)
@@ -129,7 +119,7 @@ def test_nan_in_nan_out(generator: torch.Generator) -> None:
     x = torch.rand(40, 5, generator=generator)
     x[7, 2] = math.nan
     with torch.no_grad():
-        assert fused.apply(Plain(4), network, x).isnan().squeeze(1).nonzero().tolist() == [[7]]
+        assert fused.apply(Identity(5), network, x).isnan().squeeze(1).nonzero().tolist() == [[7]]
 
 
 def test_training_keeps_weights_of_float32(generator: torch.Generator) -> None:
@@ -165,7 +155,7 @@ def test_a_processor_without_it_says_so(generator: torch.Generator, monkeypatch:
     monkeypatch.setattr(cpu_ops, "native", Lacking)
     network = make(4, 1, generator, n_neurons=16, n_hidden_layers=1)
     assert cpu_ops.describe_mlp(network) == "x86-64-v3 here has no products of bfloat16 (AVX512-BF16)"
-    assert fused.apply(Plain(4), network, torch.rand(3, 4)).shape == (3, 1)  # by the reference
+    assert fused.apply(Identity(4), network, torch.rand(3, 4)).shape == (3, 1)  # by the reference
 
 
 def test_the_opt_in_is_a_key_of_the_configuration(generator: torch.Generator) -> None:
