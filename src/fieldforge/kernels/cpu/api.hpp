@@ -141,9 +141,12 @@ struct FieldKernels {
     void (*activate)(Activation, float slope, int64_t n, const float* z, float* value, float* derivative);
 };
 
+struct LimitKernels;  // limits.hpp
+
 // All kernels of one instruction set; each table stands in the file that is named after it.
 struct Kernels {
     const FieldKernels* field;
+    const LimitKernels* limits;
 };
 
 }  // namespace fieldforge::cpu

@@ -46,5 +46,6 @@ inline int64_t expect_count(int64_t n) {
 using Unlocked = nanobind::call_guard<nanobind::gil_scoped_release>;
 
 void bind_fields(nanobind::module_& module);
+void bind_limits(nanobind::module_& module);
 
 }  // namespace fieldforge::cpu

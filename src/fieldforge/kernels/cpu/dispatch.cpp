@@ -11,7 +11,9 @@ namespace fieldforge::cpu {
 #define FF_SET_OF_KERNELS(set)                    \
     namespace set {                               \
     extern const FieldKernels field_kernels;      \
-    constexpr Kernels kernels = {&field_kernels}; \
+    extern const LimitKernels limit_kernels;      \
+    constexpr Kernels kernels = {&field_kernels,  \
+                                 &limit_kernels}; \
     }
 #if FF_HAS_V2
 FF_SET_OF_KERNELS(v2)

@@ -9,4 +9,5 @@ NB_MODULE(_cpu, module) {
     module.def("instruction_set", &instruction_set, "The instruction set that serves: an x86-64 level, or 'baseline'.");
     module.def("release_scratch", &release_scratch, "Free the memory this thread keeps for its next call.");
     bind_fields(module);
+    bind_limits(module);
 }

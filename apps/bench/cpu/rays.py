@@ -1,0 +1,94 @@
+"""W5: what happens along rays: compositing of packed samples, and marching through an occupancy grid."""
+
+from __future__ import annotations
+
+import math
+from importlib import import_module
+
+import torch
+from torch import Tensor
+
+from fieldforge.apps.bench.cpu import floors
+from fieldforge.apps.bench.cpu.fields import without_gradients
+from fieldforge.apps.bench.cpu.work import Work
+from fieldforge.apps.bench.peers import plain_composite, plain_march
+from fieldforge.backends import use_backend
+
+COMPOSITING = {"inference": (15.0, None), "step": (20.0, None)}
+MARCH = (20.0, None)
+
+
+def composite_work(direction: str, n_rays: int, n: int) -> Work:
+    """Colour, opacity and depth of rays with different numbers of samples; 'step' is forward and backward.
+
+    Raises:
+        ImportError: compositing is not there yet.
+    """
+    composite = import_module("fieldforge.renderers.compositing").composite
+    samples_class = import_module("fieldforge.renderers.samples").Samples
+    generator = torch.Generator().manual_seed(0)
+    share = torch.rand(n_rays, generator=generator) + 0.2
+    counts = torch.multinomial(share, n, replacement=True, generator=generator).bincount(minlength=n_rays)
+    ends = counts.cumsum(0)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), ends])
+    ray_index = torch.repeat_interleave(torch.arange(n_rays), counts)
+    t0 = 0.02 * (torch.arange(n) - offsets[ray_index])
+    samples = samples_class.from_offsets(t0, t0 + 0.02, offsets)
+    density, color = 5 * torch.rand(n, generator=generator), torch.rand(n, 3, generator=generator)
+    pull, pull_opacity = torch.rand(n_rays, 3, generator=generator), torch.rand(n_rays, generator=generator)
+    sizes = {"n_samples": n, "n_rays": n_rays}
+
+    def ours(density: Tensor, color: Tensor) -> tuple[Tensor, Tensor]:
+        with use_backend("cpu"):
+            rendered = composite(samples, density, color)
+        return rendered.color, rendered.opacity
+
+    def plain(density: Tensor, color: Tensor) -> tuple[Tensor, Tensor]:
+        rays, opacity, _ = plain_composite(density, color, t0, samples.t1, offsets, ray_index)
+        return rays, opacity
+
+    if direction == "inference":
+        return Work(
+            n, sizes, COMPOSITING[direction], without_gradients(lambda: plain(density, color)[0]),
+            without_gradients(lambda: ours(density, color)[0]), phases=floors.compositing(n, has_backward=False),
+        )  # fmt: skip
+
+    def back(forward: object) -> Tensor:
+        assert callable(forward)
+        inputs = density.clone().requires_grad_(), color.clone().requires_grad_()
+        rays, opacity = forward(*inputs)
+        found = torch.autograd.grad((rays, opacity), inputs, (pull, pull_opacity))
+        return found[0]
+
+    return Work(
+        n, sizes, COMPOSITING[direction], lambda: back(plain), lambda: back(ours),
+        phases=floors.compositing(n, has_backward=True),
+    )  # fmt: skip
+
+
+def march_work(n_rays: int, resolution: int) -> Work:
+    """Rays through a spherical shell that fills about a twentieth of the cube; results are counted.
+
+    Raises:
+        ImportError: marching is not there yet.
+    """
+    march = import_module("fieldforge.renderers.marching").march
+    grid_class = import_module("fieldforge.renderers.occupancy").OccupancyGrid
+    axis = torch.linspace(-1, 1, resolution)
+    radius = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).norm(dim=-1)
+    occupied = (radius - 0.6).abs() < 0.06
+    grid = grid_class(occupied)
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.nn.functional.normalize(torch.randn(n_rays, 3, generator=generator), dim=1)
+    origins = 0.5 - 1.5 * directions + 0.1 * torch.randn(n_rays, 3, generator=generator)
+    n_steps = 8 * resolution
+    step = math.sqrt(3) / n_steps
+
+    def ours() -> float:
+        with use_backend("cpu"):
+            return float(march(origins, directions, grid, step=step).n_samples)
+
+    return Work(
+        n_rays, {"n_rays": n_rays, "resolution": resolution, "step": step}, MARCH,
+        lambda: float(len(plain_march(origins, directions, occupied, step, n_steps)[0])), ours, tolerance=0.02,
+    )  # fmt: skip
