@@ -151,7 +151,7 @@ def plain_march(
 
     Args:
         origins, directions: (R, 3).
-        occupied: (Z, Y, X) booleans, cells of one size.
+        occupied: (X, Y, Z) booleans, cells of one size.
         step: length of a sample.
         n_steps: as many as the longest ray may need.
 
@@ -164,9 +164,9 @@ def plain_march(
     far = torch.maximum(one, other).amin(1)
     t = near[:, None] + (torch.arange(n_steps) + 0.5) * step  # (R, S)
     point = origins[:, None] + t[..., None] * directions[:, None]
-    sizes = torch.tensor(occupied.shape).flip(0)
+    sizes = torch.tensor(occupied.shape)
     cell = torch.minimum((point * sizes).long().clamp(min=0), sizes - 1)
-    mask = occupied[cell[..., 2], cell[..., 1], cell[..., 0]] & (t < far[:, None])
+    mask = occupied[cell[..., 0], cell[..., 1], cell[..., 2]] & (t < far[:, None])
     ray, number = mask.nonzero(as_tuple=True)
     return ray, t[ray, number]
 

@@ -96,7 +96,7 @@ def rows_of_fit(*, is_quick: bool) -> list[Row]:
             "program_mib": program / 1024,
             "bound_mib": 4 * (4 * n_parameters + features) / 2**20 + 64,
         }
-        rows.append(Row("cpu", f"memory of a fit, {case}", "memory", sizes, 0.0, 0.0, 0.0, quality=memory))
+        rows.append(Row("cpu", f"Memory of a fit, {case}", "memory", sizes, 0.0, 0.0, 0.0, quality=memory))
     return rows
 
 

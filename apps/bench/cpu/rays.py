@@ -77,7 +77,7 @@ def march_work(n_rays: int, resolution: int) -> Work:
     axis = torch.linspace(-1, 1, resolution)
     radius = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).norm(dim=-1)
     occupied = (radius - 0.6).abs() < 0.06
-    grid = grid_class(occupied)
+    grid = grid_class.from_cells(occupied, (0, 0, 0), (1, 1, 1))
     generator = torch.Generator().manual_seed(0)
     directions = torch.nn.functional.normalize(torch.randn(n_rays, 3, generator=generator), dim=1)
     origins = 0.5 - 1.5 * directions + 0.1 * torch.randn(n_rays, 3, generator=generator)

@@ -60,7 +60,7 @@ def memory_line(row: Mapping[str, Any]) -> str:
     """What a fit keeps at most, against its bound."""
     figures = row["quality"]
     return (
-        f"{row['case'].capitalize()}: {figures['peak_mib']:.0f} MiB above the program's "
+        f"{row['case']}: {figures['peak_mib']:.0f} MiB above the program's "
         f"{figures['program_mib']:.0f}; bound {figures['bound_mib']:.0f} MiB (4 x parameters, encodings of a batch, "
         f"64 MiB): {'kept' if figures['peak_mib'] <= figures['bound_mib'] else 'NOT kept'}."
     )
