@@ -114,7 +114,7 @@ def test_every_instruction_set_passes_these_tests(name: str) -> None:
         return
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider",
-         *(str(HERE / f"test_native_{part}.py") for part in ("grid", "mlp", "training"))],
+         *(str(HERE / f"test_native_{part}.py") for part in ("grid", "mlp", "training", "limits"))],
         env=os.environ | {"FIELDFORGE_CPU": name, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -5,8 +5,8 @@ the median of the CPU time of the process. Ratios are against Adam(fused=True), 
 fraction of the floor (`floors.py`) says how far the kernel is from what this core could do at all. A figure below 60 %
 of its target misses its gate, and the command ends with exit code 1.
 
-± is half the range of the ratio over the turns; a work where it is more than 12.5 % is measured again, up to twice,
-and the quietest of these runs counts.
+± is half the range of the ratio over the turns; a work where it is more than 12.5 % is measured again, and the quieter
+of the two runs counts.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def rows_of_run(*, is_quick: bool, only: Sequence[str] = (), repeats: int | None
     """Measure, print as it goes and the table at the end."""
     wanted = [expect_choice("only", name, WORKS) for name in only] or list(WORKS)
     cpu_door.native()
-    repeats = repeats or (2 if is_quick else 7)
+    repeats = repeats or (2 if is_quick else 5)
     rows: list[Row] = []
     with one_thread():
         limits = cpu_limits.measure(seconds=0.002, repeats=1) if is_quick else cpu_limits.measure()
@@ -77,7 +77,7 @@ def rows_of_run(*, is_quick: bool, only: Sequence[str] = (), repeats: int | None
             except ImportError as error:
                 say(f"{name}: not there yet ({error})")
                 continue
-            found = measure(name, work, limits, repeats=repeats, n_runs=1 if is_quick else 3, has_targets=not is_quick)
+            found = measure(name, work, limits, repeats=repeats, n_runs=1 if is_quick else 2, has_targets=not is_quick)
             _say_case(found)
             rows += found
         if "astronaut" in wanted:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
+import math
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -16,7 +19,6 @@ from fieldforge.apps.bench.peers import PlainHashGrid, PlainSine, plain_mlp
 from fieldforge.encodings.grid import HASH_PRIMES, grid_levels
 from fieldforge.kernels import cpu_ops
 from fieldforge.kernels.cpu_ops import GridShape, MlpShape
-from fieldforge.kernels.cpu_training import AdamStep
 
 N_LEVELS, N_FEATURES, BASE = 16, 2, 16
 GROWTH = {2: 1.45, 3: 1.3819}
@@ -45,10 +47,9 @@ def grid_work(direction: str, n_dims: int, log2_size: int, n: int, n_outputs: in
         )
         phases = floors.grid_inference(*described)
         return Work(n, sizes, targets[direction], without_gradients(lambda: model(x)), ours, phases=phases)
-    step = AdamStep(weights, [], mlp, table=table, grid_shape=shape, betas=BETAS, epsilon=EPSILON)
     return Work(
         n, sizes, targets[direction], plain_step(model, x, target, is_fused=True),
-        lambda: step.on_points(x, target, RATE)[0],
+        native_step(x, target, weights, [], mlp, table=table, grid_shape=shape),
         default_adam=plain_step(model, x, target, is_fused=False), phases=floors.grid_step(*described),
     )  # fmt: skip
 
@@ -88,14 +89,43 @@ def network_work(
             n, sizes, targets[direction], without_gradients(lambda: model(x)), ours, others=others,
             phases=[floors.Phase(flops=flops, is_bfloat16=is_bfloat16)], tolerance=tolerance,
         )  # fmt: skip
-    step = AdamStep(weights, biases, shape, betas=BETAS, epsilon=EPSILON)
     return Work(
         n, sizes, targets[direction], plain_step(model, x, target, is_fused=True),
-        lambda: step.on_points(x, target, RATE)[0],
+        native_step(x, target, weights, biases, shape),
         default_adam=plain_step(model, x, target, is_fused=False),
         phases=[floors.Phase(flops=n * floors.network_step_flops(widths), is_bfloat16=is_bfloat16)],
         tolerance=tolerance,
     )  # fmt: skip
+
+
+def native_step(
+    x: Tensor,
+    target: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    shape: MlpShape,
+    *,
+    table: Tensor | None = None,
+    grid_shape: GridShape | None = None,
+) -> Run:
+    """A training step as one native call."""
+    kernels = import_module("fieldforge.kernels.cpu_training")
+    field = {"table": table, "grid_shape": grid_shape}
+    if hasattr(kernels, "AdamStep"):  # the step holds Adam itself; else its caller gives the rule
+        held = kernels.AdamStep(weights, biases, shape, betas=BETAS, epsilon=EPSILON, **field)
+        return lambda: float(held.on_points(x, target, RATE)[0])
+    parameters = [*([] if table is None else [table]), *weights, *biases]
+    moved = [kernels.Moved(torch.zeros_like(one), torch.zeros_like(one)) for one in parameters]
+    step = kernels.TrainingStep(weights, biases, shape, moved=moved, **field)
+    numbers = itertools.count(1)
+
+    def run() -> float:
+        t = next(numbers)
+        rate = RATE * math.sqrt(1 - BETAS[1] ** t) / (1 - BETAS[0] ** t)
+        rule = kernels.Rule(kernels.Mover.ADAM, rate=rate, beta1=BETAS[0], beta2=BETAS[1], epsilon=EPSILON)
+        return float(step.on_points(x, target, [rule] * len(parameters)).loss)
+
+    return run
 
 
 def plain_step(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from importlib import import_module
 
 import torch
@@ -53,12 +54,10 @@ def composite_work(direction: str, n_rays: int, n: int) -> Work:
             without_gradients(lambda: ours(density, color)[0]), phases=floors.compositing(n, has_backward=False),
         )  # fmt: skip
 
-    def back(forward: object) -> Tensor:
-        assert callable(forward)
-        inputs = density.clone().requires_grad_(), color.clone().requires_grad_()
-        rays, opacity = forward(*inputs)
-        found = torch.autograd.grad((rays, opacity), inputs, (pull, pull_opacity))
-        return found[0]
+    inputs = density.requires_grad_(), color.requires_grad_()
+
+    def back(forward: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+        return torch.autograd.grad(forward(*inputs), inputs, (pull, pull_opacity))[0]
 
     return Work(
         n, sizes, COMPOSITING[direction], lambda: back(plain), lambda: back(ours),

@@ -64,7 +64,7 @@ def passes(value: float, target: float) -> bool:
 
 
 def measure(
-    case: str, work: Work, limits: Limits, *, repeats: int, n_runs: int = 3, has_targets: bool = True
+    case: str, work: Work, limits: Limits, *, repeats: int, n_runs: int = 2, has_targets: bool = True
 ) -> list[Row]:
     """The rows of a case: one for each candidate; that of `OURS` holds the figures.
 
