@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from fieldforge.apps.bench import main
-from fieldforge.apps.bench.cpu import floors, plain_fit, rows_of_run
+from fieldforge.apps.bench.cpu import floors, plain_fit, rows_of_run, work
 from fieldforge.apps.bench.cpu.table import failures, lines
 from fieldforge.apps.bench.cpu.work import OURS, Work, difference, measure, passes
 from fieldforge.apps.bench.harness import latest, one_thread, save
@@ -61,8 +61,8 @@ def test_the_gate_is_at_three_fifths_of_the_target() -> None:
 
 def test_a_missed_gate_is_said_with_its_figures() -> None:
     x = torch.full((2**16,), 0.5)
-    work = Work(2**16, {}, (1e9, None), plain=lambda: x.sum(), ours=lambda: x.sum())
-    rows = [asdict(row) for row in measure("case", work, LIMITS, repeats=2, n_runs=1)]
+    summing = Work(2**16, {}, (1e9, None), plain=lambda: x.sum(), ours=lambda: x.sum())
+    rows = [asdict(row) for row in measure("case", summing, LIMITS, repeats=2, n_runs=1)]
     (sentence,) = failures(rows)
     assert sentence.startswith("case: ")
     assert sentence.endswith("x plain PyTorch, gate 6e+08x plain PyTorch")
@@ -71,9 +71,20 @@ def test_a_missed_gate_is_said_with_its_figures() -> None:
 
 
 def test_candidates_that_compute_something_else_are_refused() -> None:
-    work = Work(1, {}, (1.0, None), plain=lambda: torch.ones(3), ours=lambda: torch.tensor([1.0, 1.0, 1.1]))
+    other = Work(1, {}, (1.0, None), plain=lambda: torch.ones(3), ours=lambda: torch.tensor([1.0, 1.0, 1.1]))
     with pytest.raises(ValueError, match=r"case: ours and plain PyTorch differ by 0\.1, more than 0\.01"):
-        measure("case", work, LIMITS, repeats=1)
+        measure("case", other, LIMITS, repeats=1)
+
+
+def test_threads_are_as_before_after_both_numbers_were_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(work, "has_two_free_cores", lambda: True)
+    monkeypatch.setenv("FIELDFORGE_NUM_THREADS", "7")
+    assert work.two_threads(lambda: seen.append(cpu_door.n_threads()) or 0.0, repeats=1) > 0
+    assert seen == [1, 1, 2, 2]
+    assert cpu_door.n_threads() == 7
+    monkeypatch.setattr(work, "has_two_free_cores", lambda: False)
+    assert work.two_threads(lambda: 0.0) is None
 
 
 def test_nan_and_other_shapes_differ() -> None:

@@ -19,6 +19,8 @@ from fieldforge.kernels.cpu_limits import Limits
 
 GATE = 0.6
 """The part of a target below which a figure does not pass: other processors, other neighbours, other torch."""
+LONGEST = 10.0
+"""CPU seconds of a case, about: longer works get fewer turns, but at least 3."""
 NOISE_BOUND = 0.25
 """A work whose ratio spreads more than this is measured again, and the quieter run counts."""
 
@@ -82,7 +84,10 @@ def measure(
     if work.default_adam is not None:
         candidates[DEFAULT] = work.default_adam
     candidates |= work.others
+    start = time.process_time()
     different = difference(work.ours(), work.plain())
+    a_turn = (len(candidates) - 1) * (time.process_time() - start)
+    repeats = max(min(repeats, 3), min(repeats, int(LONGEST / a_turn)))
     if not different <= work.tolerance:
         raise ValueError(f"{case}: ours and plain PyTorch differ by {different:.2g}, more than {work.tolerance:g}")
     best: dict[str, list[float]] = {}
