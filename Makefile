@@ -63,6 +63,7 @@ bench: $(READY)  ## measure against plain PyTorch; rows go to data/bench
 	$(BIN)/fieldforge bench encodings
 	$(BIN)/fieldforge bench image
 	$(BIN)/fieldforge bench presets --data $(PHOTOS)
+	$(BIN)/fieldforge bench cpu
 
 readme: $(READY)  ## the README's tables from data/bench, and its pictures
 	$(BIN)/fieldforge bench report

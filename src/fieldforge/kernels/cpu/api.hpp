@@ -346,6 +346,8 @@ struct StackKernels {
     StepResult (*train_step)(const Stack&, const Batch&, const Adam&, int n_threads);
 };
 
+struct LimitKernels;  // limits.hpp
+
 // All kernels of one instruction set; each table stands in the file that is named after it.
 struct Kernels {
     const FieldKernels* field;
@@ -354,6 +356,7 @@ struct Kernels {
     const RenderingKernels* rendering;
     const MarchKernels* march;
     const StackKernels* stack;
+    const LimitKernels* limit;
 };
 
 }  // namespace fieldforge::cpu

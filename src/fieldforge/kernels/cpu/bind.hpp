@@ -77,5 +77,6 @@ void bind_rendering(nanobind::module_& module);
 void bind_marching(nanobind::module_& module);
 void bind_stacks(nanobind::module_& module);
 void bind_training(nanobind::module_& module);
+void bind_limits(nanobind::module_& module);
 
 }  // namespace fieldforge::cpu

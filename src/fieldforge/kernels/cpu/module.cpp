@@ -15,4 +15,5 @@ NB_MODULE(_cpu, module) {
     bind_marching(module);
     bind_stacks(module);
     bind_training(module);
+    bind_limits(module);
 }
