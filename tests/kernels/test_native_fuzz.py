@@ -78,11 +78,11 @@ def norm(x: Tensor) -> float:
     return float(x.detach().double().norm())
 
 
-def assert_as_exact_as_pytorch(got: Tensor, plain: Tensor, exact: Tensor) -> None:
+def assert_as_exact_as_pytorch(got: Tensor, plain: Tensor, exact: Tensor, slack: float = 1.0) -> None:
     """Not much further from float64 than PyTorch's float32 is."""
     assert got.shape == exact.shape
     error, usual = norm(got - exact), norm(plain - exact)
-    assert error <= 8 * usual + 4e-6 * norm(exact) + 1e-30, (error, usual, norm(exact))
+    assert error <= 8 * usual + 4e-6 * slack * norm(exact) + 1e-30, (error, usual, norm(exact))
 
 
 def assert_same_where_finite(got: Tensor, expected: Tensor, tolerance: float) -> None:
@@ -118,7 +118,8 @@ def check_grid(n: int, n_dims: int, n_features: int, interpolation: str, keys: d
     got = cpu_ops.grid(x, table, shape.levels, interpolation, reference=grid)
     expected = grid(x, table, shape.levels, interpolation)
     # weights add up to 1, but have an error of their own: it counts by the largest row
-    largest = float(table.detach()[table.detach().isfinite()].abs().max())
+    finite = table.detach()[table.detach().isfinite()]
+    largest = float(finite.abs().max()) if len(finite) else 0.0
     assert_same_where_finite(got, expected, 2e-6 * largest + 1e-44)
     inputs = [tensor for tensor, is_wanted in zip((x, table), wants, strict=True) if is_wanted]
     if not inputs:
@@ -128,8 +129,10 @@ def check_grid(n: int, n_dims: int, n_features: int, interpolation: str, keys: d
     found = torch.autograd.grad(got, inputs, laid_out(grad, layout))
     if not n_spoilt:
         wanted = torch.autograd.grad(expected, inputs, laid_out(grad, layout))
+        # slopes of equal rows cancel: what is left of them is rounding, as large as the rows and as fine as the cells
+        steepest = max(level.scale for level in shape.levels) * largest * float(grad.abs().max() if n else 0.0)
         for one, other in zip(found, wanted, strict=True):
-            assert_same_where_finite(one, other, 4e-5 * float(other.abs().max()) if n else 0.0)
+            assert_same_where_finite(one, other, 4e-5 * float(other.abs().max()) + 2e-6 * steepest if n else 0.0)
 
 
 def run_mlp(x: Tensor, parameters: Sequence[Tensor], shape: MlpShape) -> Tensor:
@@ -171,8 +174,10 @@ def check_mlp(n: int, n_in: int, n_out: int, keys: dict[str, Any], layout: str, 
     exact_network, exact_x = in_float64(network), x.detach().double().requires_grad_()
     exact = exact_network(exact_x)
     is_tame = (x.detach().abs() < 10).all(1)  # False for NaN
+    # SPDER's slope is infinite at 0: where a sum comes near it, its last digits are seen
+    slack = 300.0 if "SPDER" in (keys["activation"], keys["output_activation"]) else 1.0
     tame = [out[is_tame] for out in (got, plain, exact)]
-    assert_as_exact_as_pytorch(*tame)
+    assert_as_exact_as_pytorch(*tame, slack)
     assert got.detach()[x.detach().isnan().any(1)].isnan().all()
     if keys["activation"] in PIECEWISE_LINEAR and keys["output_activation"] in PIECEWISE_LINEAR and n_spoilt:
         is_finite = x.detach().isfinite().all(1) & (x.detach().abs() < 1e31).all(1)
@@ -187,10 +192,10 @@ def check_mlp(n: int, n_in: int, n_out: int, keys: dict[str, Any], layout: str, 
     plains = torch.autograd.grad(plain, [plain_x] * wants[0] + parameters_of(network) * wants[1], grad)
     exacts = torch.autograd.grad(exact, [exact_x] * wants[0] + parameters_of(exact_network) * wants[1], grad.double())
     if wants[0]:
-        assert_as_exact_as_pytorch(found[0][is_tame], plains[0][is_tame], exacts[0][is_tame])
+        assert_as_exact_as_pytorch(found[0][is_tame], plains[0][is_tame], exacts[0][is_tame], slack)
     if is_tame.all():
         for triple in zip(found, plains, exacts, strict=True):
-            assert_as_exact_as_pytorch(*triple)
+            assert_as_exact_as_pytorch(*triple, slack)
 
 
 def check_field(n: int, n_dims: int, n_features: int, interpolation: str, keys: dict[str, Any],

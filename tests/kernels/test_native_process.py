@@ -123,7 +123,7 @@ def test_every_instruction_set_passes_these_tests(name: str) -> None:
     if answer == cpu_door.native().instruction_set():
         return
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider",
+        [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", "-p", "no:cacheprovider",
          *(str(HERE / f"test_native_{part}.py") for part in PARTS)],
         env=os.environ | {"FIELDFORGE_CPU": name, "OMP_NUM_THREADS": "1"},
         capture_output=True,
