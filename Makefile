@@ -8,7 +8,7 @@ PHOTOS ?= ../shared/data/images
 # One thread a test process: two pools on two cores wait for each other.
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2
 
-.PHONY: help demo test test-all lint bench readme clean
+.PHONY: help demo test test-all sanitize lint bench readme clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/  /'
@@ -22,6 +22,7 @@ $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/fieldforg
 
 demo: $(READY)  ## fit a photo, look at it, render it at another size
 	mkdir -p demo
+	$(BIN)/fieldforge doctor --speed
 	$(BIN)/fieldforge fit image data/images/astronaut.png -o demo/astronaut.field --restart
 	$(BIN)/fieldforge info demo/astronaut.field
 	$(BIN)/fieldforge render demo/astronaut.field -o demo/eyes_x8.png --scale 8 --crop 176,64,96,72
@@ -34,6 +35,25 @@ test: $(READY)  ## the suite, under eight minutes on two cores
 test-all: $(READY)  ## the suite with the slow tests
 	$(PYTEST)
 
+# The kernels again under AddressSanitizer and UndefinedBehaviorSanitizer, in every instruction set of this processor,
+# and the pool under ThreadSanitizer. Python itself leaks, so leaks are not looked for. GCC's libraries are preloaded:
+# CXX=g++.
+CPU := src/fieldforge/kernels/cpu
+SANITIZED = PYTHONPATH=$(CURDIR)/tests/kernels/sanitized FIELDFORGE_MODULE=$$(echo $(CURDIR)/build/sanitize/_cpu*.so) \
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1
+
+sanitize: $(READY)  ## the native tests under GCC's sanitizers, a minute or two of processor time to run, more to build
+	mkdir -p build/sanitize
+	g++ -std=c++20 -O1 -g1 -fsanitize=thread -Wall -Wextra -I $(CPU) tests/kernels/pool_stress.cpp $(CPU)/pool.cpp -pthread -o build/sanitize/pool_stress
+	build/sanitize/pool_stress
+	g++ -std=c++20 -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all -Wall -Wextra -I $(CPU) tests/kernels/pool_stress.cpp $(CPU)/pool.cpp -pthread -o build/sanitize/pool_stress_memory
+	build/sanitize/pool_stress_memory && build/sanitize/pool_stress_memory fork
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt cmake nanobind
+	$(BIN)/cmake -S . -B build/sanitize -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFIELDFORGE_SANITIZE=address,undefined -DPython_EXECUTABLE=$(abspath $(BIN)/python)
+	$(BIN)/cmake --build build/sanitize --parallel 2
+	$(SANITIZED) $(BIN)/python -m pytest -p no:cacheprovider -m "not slow" $(wildcard tests/kernels/test_native_*.py)
+
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -43,6 +63,7 @@ bench: $(READY)  ## measure against plain PyTorch; rows go to data/bench
 	$(BIN)/fieldforge bench encodings
 	$(BIN)/fieldforge bench image
 	$(BIN)/fieldforge bench presets --data $(PHOTOS)
+	$(BIN)/fieldforge bench cpu
 
 readme: $(READY)  ## the README's tables from data/bench, and its pictures
 	$(BIN)/fieldforge bench report

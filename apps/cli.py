@@ -270,27 +270,37 @@ def _view(options: argparse.Namespace) -> int:
 
 
 def _add_doctor(commands: Commands) -> None:
-    _command(commands, "doctor", _doctor, "say what this installation can do, and why not more")
+    doctor = _command(commands, "doctor", _doctor, "say what this installation can do, and why not more")
+    doctor.add_argument("--speed", action="store_true", help="time a training step, natively and by the reference")
 
 
 def _doctor(options: argparse.Namespace) -> int:
     from fieldforge.apps import doctor
+    from fieldforge.apps.doctor import speed
 
-    return doctor.main()
+    return speed.main() if options.speed else doctor.main()
 
 
 def _add_bench(commands: Commands) -> None:
     bench = _command(commands, "bench", _bench, "measure against plain PyTorch; rows go to data/bench")
-    bench.add_argument("suite", choices=("encodings", "image", "presets", "report"), help="what to measure")
+    bench.add_argument("suite", choices=("cpu", "encodings", "image", "presets", "report"), help="what to measure")
     bench.add_argument("--data", type=Path, help="folder of pictures for the suite 'presets'")
     bench.add_argument("--rows", type=Path, default=Path("data/bench"), help="folder of the JSON lines")
     bench.add_argument("--quick", action="store_true", help="small sizes, no rows written: does it run?")
+    bench.add_argument(
+        "--only", type=lambda text: text.split(","), default=[], metavar="W1,W3",
+        help="of the suite 'cpu': W1 to W5, astronaut; no rows written",
+    )  # fmt: skip
+    bench.add_argument("--repeats", type=_positive_int, metavar="N", help="of the suite 'cpu': turns of each candidate")
 
 
 def _bench(options: argparse.Namespace) -> int:
     from fieldforge.apps.bench import main as bench_main
 
-    return bench_main(options.suite, rows=options.rows, data=options.data, is_quick=options.quick)
+    return bench_main(
+        options.suite, rows=options.rows, data=options.data, is_quick=options.quick, only=options.only,
+        repeats=options.repeats,
+    )  # fmt: skip
 
 
 def _positive(text: str) -> float:

@@ -53,6 +53,8 @@ def describe(config: dict[str, Any], metadata: dict[str, Any], n_bytes: int) -> 
     for section in ("loss", "optimizer", "schedule", "fit"):
         if section in run:
             lines[section] = _one_line(run[section])
+    if "training_step" in run:
+        lines["training step"] = str(run["training_step"])
     return lines
 
 

@@ -15,8 +15,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fieldforge.backends import offer, provide
 from fieldforge.checks import expect_choice, expect_generator, expect_int, expect_points
 from fieldforge.encodings.base import Encoding
+from fieldforge.kernels import cpu_door, cpu_encodings
 from fieldforge.registry import build, register, resolve
 
 REDUCTIONS = ("Concatenation", "Sum", "Product")
@@ -98,6 +100,10 @@ class Composite(Encoding):
 
     def forward(self, x: Tensor) -> Tensor:
         expect_points(x, self.n_input_dims, owner=self)
+        return at_once(self, x)
+
+    def one_by_one(self, x: Tensor) -> Tensor:
+        """Each part by itself, then joined; this defines the encoding."""
         return combine(
             [part(x[..., where]) for part, where in zip(self.parts, self.slices, strict=True)], self.reduction
         )
@@ -123,6 +129,32 @@ def combine(features: list[Tensor], reduction: str) -> Tensor:
     if reduction == "Concatenation":
         return torch.cat(features, -1)
     return functools.reduce(torch.add if reduction == "Sum" else torch.mul, features)
+
+
+def at_once(encoding: Encoding, x: Tensor) -> Tensor:
+    """All parts of an encoding in one call where a backend has that, else `encoding.one_by_one(x)`."""
+    run = offer("composite_encoding", x.device, dtype=x.dtype, encoding=encoding)
+    if run is None:
+        return _one_by_one(encoding, x)
+    features: Tensor = run(encoding, x.reshape(-1, x.shape[-1]))
+    return features.view(*x.shape[:-1], encoding.n_output_dims)
+
+
+@provide("composite_encoding", "reference")
+def _one_by_one(encoding: Any, x: Tensor) -> Tensor:
+    features: Tensor = encoding.one_by_one(x)
+    return features
+
+
+@provide(
+    "composite_encoding",
+    "cpu",
+    missing=cpu_door.missing,
+    refuses=cpu_encodings.refuses_joined,
+    note=cpu_door.description,
+)
+def _at_once_on_cpu(encoding: Encoding, x: Tensor) -> Tensor:
+    return cpu_encodings.encode(encoding, x)
 
 
 def _places(nested: Sequence[Mapping[str, Any]], n_input_dims: int) -> list[tuple[int, int]]:

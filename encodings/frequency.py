@@ -12,9 +12,25 @@ import math
 import torch
 from torch import Tensor
 
+from fieldforge.backends import choose, provide
 from fieldforge.checks import expect_int, expect_points
 from fieldforge.encodings.base import Encoding
+from fieldforge.kernels import cpu_door, cpu_encodings
 from fieldforge.registry import register
+
+
+@provide("frequency", "reference")
+def frequency(x: Tensor, n_frequencies: int) -> Tensor:
+    """(*batch, d) -> (*batch, d * n_frequencies * 2); this function defines the encoding."""
+    octaves = torch.tensor([2.0**k for k in range(n_frequencies)], dtype=x.dtype, device=x.device)
+    turns = x[..., None] * octaves  # (*batch, d, n), exact: the factors are powers of two
+    turns = turns - 2 * torch.round(turns / 2)  # exact too; sin(π large) would lose what π's rounding takes
+    return torch.stack(((math.pi * turns).sin(), (math.pi * turns).cos()), -1).flatten(-3)
+
+
+@provide("frequency", "cpu", missing=cpu_door.missing, refuses=cpu_encodings.refuses, note=cpu_door.description)
+def _frequency_on_cpu(x: Tensor, n_frequencies: int) -> Tensor:
+    return cpu_encodings.formula("Frequency", n_frequencies, x, reference=lambda x: frequency(x, n_frequencies))
 
 
 @register("encoding", "Frequency")
@@ -48,11 +64,10 @@ class Frequency(Encoding):
         self.n_output_dims = self.n_input_dims * self.n_frequencies * 2
 
     def forward(self, x: Tensor) -> Tensor:
-        expect_points(x, self.n_input_dims, owner=self)
-        octaves = torch.tensor([2.0**k for k in range(self.n_frequencies)], dtype=x.dtype, device=x.device)
-        turns = x[..., None] * octaves  # (*batch, d, n), exact: the factors are powers of two
-        turns = turns - 2 * torch.round(turns / 2)  # exact too; sin(π large) would lose what π's rounding takes
-        return torch.stack(((math.pi * turns).sin(), (math.pi * turns).cos()), -1).flatten(-3)
+        points = expect_points(x, self.n_input_dims, owner=self).reshape(-1, self.n_input_dims)
+        run = choose("frequency", x.device, dtype=x.dtype, n_outputs=self.n_output_dims)
+        features: Tensor = run(points, self.n_frequencies)
+        return features.view(*x.shape[:-1], self.n_output_dims)
 
     def channel_order(self) -> Tensor:
         return torch.arange(self.n_frequencies).repeat_interleave(2).repeat(self.n_input_dims)

@@ -10,9 +10,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fieldforge.backends import choose, provide
 from fieldforge.checks import expect_int, expect_points
 from fieldforge.encodings.base import Encoding
+from fieldforge.kernels import cpu_door, cpu_encodings
 from fieldforge.registry import register
+
+
+@provide("one_blob", "reference")
+def one_blob(x: Tensor, n_bins: int) -> Tensor:
+    """(*batch, d) -> (*batch, d * n_bins); this function defines the encoding."""
+    edges = torch.arange(n_bins + 1, dtype=x.dtype, device=x.device) / n_bins
+    to_edge = (edges - x[..., None]) * n_bins  # (*batch, d, n_bins + 1), in radii
+    left_of_edge = quartic_cdf(to_edge - n_bins) + quartic_cdf(to_edge) + quartic_cdf(to_edge + n_bins)
+    return torch.diff(left_of_edge).flatten(-2)
+
+
+@provide("one_blob", "cpu", missing=cpu_door.missing, refuses=cpu_encodings.refuses, note=cpu_door.description)
+def _one_blob_on_cpu(x: Tensor, n_bins: int) -> Tensor:
+    return cpu_encodings.formula("OneBlob", n_bins, x, reference=lambda x: one_blob(x, n_bins))
 
 
 @register("encoding", "OneBlob")
@@ -49,12 +65,10 @@ class OneBlob(Encoding):
         self.n_output_dims = self.n_input_dims * self.n_bins
 
     def forward(self, x: Tensor) -> Tensor:
-        expect_points(x, self.n_input_dims, owner=self)
-        edges = torch.arange(self.n_bins + 1, dtype=x.dtype, device=x.device) / self.n_bins
-        to_edge = (edges - x[..., None]) * self.n_bins  # (*batch, d, n_bins + 1), in radii
-        one = self.n_bins
-        left_of_edge = quartic_cdf(to_edge - one) + quartic_cdf(to_edge) + quartic_cdf(to_edge + one)
-        return torch.diff(left_of_edge).flatten(-2)
+        points = expect_points(x, self.n_input_dims, owner=self).reshape(-1, self.n_input_dims)
+        run = choose("one_blob", x.device, dtype=x.dtype, n_outputs=self.n_output_dims)
+        features: Tensor = run(points, self.n_bins)
+        return features.view(*x.shape[:-1], self.n_output_dims)
 
 
 def quartic_cdf(u: Tensor) -> Tensor:

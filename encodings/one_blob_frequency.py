@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fieldforge.checks import expect_int, expect_points
 from fieldforge.encodings.base import Encoding
+from fieldforge.encodings.composite import at_once
 from fieldforge.encodings.one_blob import OneBlob
 from fieldforge.encodings.triangle_wave import TriangleWave
 from fieldforge.registry import register
@@ -52,7 +53,10 @@ class OneBlobFrequency(Encoding):
         self.n_output_dims = self.waves.n_output_dims + self.blobs.n_output_dims + n_input_dims - 8
 
     def forward(self, x: Tensor) -> Tensor:
-        expect_points(x, self.n_input_dims, owner=self)
+        return at_once(self, expect_points(x, self.n_input_dims, owner=self))
+
+    def one_by_one(self, x: Tensor) -> Tensor:
+        """Each part by itself, then joined; this defines the encoding."""
         return torch.cat((self.waves(x[..., :3]), self.blobs(x[..., 3:8]), x[..., 8:]), -1)
 
     def channel_order(self) -> Tensor:

@@ -11,9 +11,23 @@ import math
 import torch
 from torch import Tensor
 
+from fieldforge.backends import choose, provide
 from fieldforge.checks import expect_float, expect_generator, expect_int, expect_points
 from fieldforge.encodings.base import Encoding
+from fieldforge.kernels import cpu_door, cpu_encodings
 from fieldforge.registry import register
+
+
+@provide("random_fourier", "reference")
+def random_fourier(x: Tensor, frequencies: Tensor) -> Tensor:
+    """(*batch, d), (n_features, d) -> (*batch, 2 * n_features); this function defines the encoding."""
+    phase = 2 * math.pi * (x @ frequencies.to(x.dtype).T)  # (*batch, n_features)
+    return torch.cat((phase.sin(), phase.cos()), -1)
+
+
+@provide("random_fourier", "cpu", missing=cpu_door.missing, refuses=cpu_encodings.refuses, note=cpu_door.description)
+def _random_fourier_on_cpu(x: Tensor, frequencies: Tensor) -> Tensor:
+    return cpu_encodings.formula("RandomFourier", len(frequencies), x, frequencies, reference=random_fourier)
 
 
 @register("encoding", "RandomFourier")
@@ -64,9 +78,10 @@ class RandomFourier(Encoding):
             self.frequencies.copy_(drawn.normal_(0, self.sigma, generator=expect_generator(generator)))
 
     def forward(self, x: Tensor) -> Tensor:
-        expect_points(x, self.n_input_dims, owner=self)
-        phase = 2 * math.pi * (x @ self.frequencies.to(x.dtype).T)  # (*batch, n_features)
-        return torch.cat((phase.sin(), phase.cos()), -1)
+        points = expect_points(x, self.n_input_dims, owner=self).reshape(-1, self.n_input_dims)
+        run = choose("random_fourier", x.device, dtype=x.dtype, n_outputs=self.n_output_dims, tensor=self.frequencies)
+        features: Tensor = run(points, self.frequencies)
+        return features.view(*x.shape[:-1], self.n_output_dims)
 
     def channel_order(self) -> Tensor:
         return self.frequencies.norm(dim=-1).argsort().argsort().repeat(2)

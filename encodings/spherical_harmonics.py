@@ -13,9 +13,24 @@ import math
 import torch
 from torch import Tensor
 
+from fieldforge.backends import choose, provide
 from fieldforge.checks import expect_int, expect_points
 from fieldforge.encodings.base import Encoding
+from fieldforge.kernels import cpu_door, cpu_encodings
 from fieldforge.registry import register
+
+
+@provide("spherical_harmonics", "reference")
+def spherical_harmonics(x: Tensor, degree: int) -> Tensor:
+    """(*batch, 3) -> (*batch, degree²); this function defines the encoding."""
+    return torch.stack(harmonics(2 * x - 1, degree), -1)
+
+
+@provide(
+    "spherical_harmonics", "cpu", missing=cpu_door.missing, refuses=cpu_encodings.refuses, note=cpu_door.description
+)
+def _spherical_harmonics_on_cpu(x: Tensor, degree: int) -> Tensor:
+    return cpu_encodings.formula("SphericalHarmonics", degree, x, reference=lambda x: spherical_harmonics(x, degree))
 
 
 @register("encoding", "SphericalHarmonics")
@@ -55,8 +70,9 @@ class SphericalHarmonics(Encoding):
         self.n_output_dims = degree * degree
 
     def forward(self, x: Tensor) -> Tensor:
-        expect_points(x, self.n_input_dims, owner=self)
-        return torch.stack(harmonics(2 * x - 1, self.degree), -1)
+        points = expect_points(x, self.n_input_dims, owner=self).reshape(-1, self.n_input_dims)
+        features: Tensor = choose("spherical_harmonics", x.device, dtype=x.dtype)(points, self.degree)
+        return features.view(*x.shape[:-1], self.n_output_dims)
 
     def channel_order(self) -> Tensor:
         return torch.tensor([band for band in range(self.degree) for _ in range(2 * band + 1)])

@@ -11,9 +11,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fieldforge.backends import choose, provide
 from fieldforge.checks import expect_int, expect_points
 from fieldforge.encodings.base import Encoding
+from fieldforge.kernels import cpu_door, cpu_encodings
 from fieldforge.registry import register
+
+
+@provide("triangle_wave", "reference")
+def triangle_wave(x: Tensor, n_frequencies: int) -> Tensor:
+    """(*batch, d) -> (*batch, d * n_frequencies); this function defines the encoding."""
+    octaves = torch.tensor([2.0 ** (k - 1) for k in range(n_frequencies)], dtype=x.dtype, device=x.device)
+    phases = torch.tensor([0.25 * k for k in range(n_frequencies)], dtype=x.dtype, device=x.device)
+    turns = x[..., None] * octaves + phases  # (*batch, d, n)
+    return (4 * (turns - turns.floor() - 0.5).abs() - 1).flatten(-2)
+
+
+@provide("triangle_wave", "cpu", missing=cpu_door.missing, refuses=cpu_encodings.refuses, note=cpu_door.description)
+def _triangle_wave_on_cpu(x: Tensor, n_frequencies: int) -> Tensor:
+    return cpu_encodings.formula("TriangleWave", n_frequencies, x, reference=lambda x: triangle_wave(x, n_frequencies))
 
 
 @register("encoding", "TriangleWave")
@@ -48,11 +64,10 @@ class TriangleWave(Encoding):
         self.n_output_dims = self.n_input_dims * self.n_frequencies
 
     def forward(self, x: Tensor) -> Tensor:
-        expect_points(x, self.n_input_dims, owner=self)
-        octaves = torch.tensor([2.0 ** (k - 1) for k in range(self.n_frequencies)], dtype=x.dtype, device=x.device)
-        phases = torch.tensor([0.25 * k for k in range(self.n_frequencies)], dtype=x.dtype, device=x.device)
-        turns = x[..., None] * octaves + phases  # (*batch, d, n)
-        return (4 * (turns - turns.floor() - 0.5).abs() - 1).flatten(-2)
+        points = expect_points(x, self.n_input_dims, owner=self).reshape(-1, self.n_input_dims)
+        run = choose("triangle_wave", x.device, dtype=x.dtype, n_outputs=self.n_output_dims)
+        features: Tensor = run(points, self.n_frequencies)
+        return features.view(*x.shape[:-1], self.n_output_dims)
 
     def channel_order(self) -> Tensor:
         return torch.arange(self.n_frequencies).repeat(self.n_input_dims)

@@ -1,8 +1,9 @@
 """An encoding and the network that reads it as one operation, where a backend has it.
 
-A grid and its network run in one call, and the features between them are never written to memory; after any other
-encoding the network alone is native. The function is that of the two modules one after the other, which stays the
-reference and gives the second derivatives.
+A grid and its network run in one call, and the features between them are never written to memory; so do the encodings
+of `cpu_encodings` and composites of them. After any other, and after Identity, which is one pass over the coordinates,
+the network alone is native. The function is that of the two modules one after the other, which stays the reference and
+gives the derivatives that are not native.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from torch.func import functional_call
 
 from fieldforge.backends import offer, provide
 from fieldforge.encodings.grid import Grid, grid
+from fieldforge.encodings.identity import Identity
 from fieldforge.fields.networks.mlp import MLP
-from fieldforge.kernels import cpu_door, cpu_ops
+from fieldforge.kernels import cpu_door, cpu_encodings, cpu_ops
+
+EncodingShape = cpu_ops.GridShape | cpu_encodings.EncodingShape
 
 
 def apply(encoding: nn.Module, network: nn.Module, x: Tensor) -> Tensor:
@@ -38,8 +42,11 @@ def apply(encoding: nn.Module, network: nn.Module, x: Tensor) -> Tensor:
     return out.view(*x.shape[:-1], out.shape[-1])
 
 
-def shapes(encoding: nn.Module, network: nn.Module) -> tuple[cpu_ops.GridShape | None, cpu_ops.MlpShape] | str:
-    """What the native kernels need to know of a pair of modules (no grid: None), or why they cannot run it."""
+def shapes(encoding: nn.Module, network: nn.Module) -> tuple[EncodingShape | None, cpu_ops.MlpShape] | str:
+    """What the native kernels need to know of a pair of modules, or why they cannot run it.
+
+    The encoding is None where it runs before the kernels do.
+    """
     if type(network) is not MLP:
         return f"it needs an MLP, not {getattr(network, 'otype', type(network).__name__)}"
     described = cpu_ops.describe_mlp(network)
@@ -48,7 +55,10 @@ def shapes(encoding: nn.Module, network: nn.Module) -> tuple[cpu_ops.GridShape |
     if any(parameter.dtype != torch.float32 for module in (encoding, network) for parameter in module.parameters()):
         return "it is in float32 only"
     if type(encoding) is not Grid:
-        return None, described
+        if type(encoding) is Identity:
+            return None, described
+        joined = cpu_encodings.describe_encoding(encoding)
+        return None if isinstance(joined, str) else joined, described
     levels = tuple(encoding.levels)
     grid_shape = cpu_ops.GridShape(levels, encoding.n_input_dims, encoding.n_features_per_level, encoding.interpolation)
     return grid_shape, described
@@ -71,7 +81,7 @@ def _one_after_the_other(encoding: nn.Module, network: nn.Module, x: Tensor) -> 
 def _native(encoding: nn.Module, network: MLP, x: Tensor) -> Tensor:
     found = shapes(encoding, network)
     assert not isinstance(found, str), found
-    grid_shape, mlp_shape = found
+    encoding_shape, mlp_shape = found
     weights, biases = cpu_ops.parameters_of(network)
 
     def network_of(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
@@ -80,12 +90,14 @@ def _native(encoding: nn.Module, network: MLP, x: Tensor) -> Tensor:
         out: Tensor = functional_call(network, named, features)
         return out
 
-    if grid_shape is None:
+    if encoding_shape is None:
         return cpu_ops.mlp(encoding(x), weights, biases, mlp_shape, reference=network_of)
+    if isinstance(encoding_shape, cpu_encodings.EncodingShape):
+        return cpu_encodings.encoded_field(encoding, network, x, (encoding_shape, mlp_shape), network_of)
     assert isinstance(encoding, Grid)
     levels, interpolation = encoding.levels, encoding.interpolation
 
     def field_of(x: Tensor, table: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
         return network_of(grid(x, table, levels, interpolation), weights, biases)
 
-    return cpu_ops.field(x, encoding.table, grid_shape, weights, biases, mlp_shape, reference=field_of)
+    return cpu_ops.field(x, encoding.table, encoding_shape, weights, biases, mlp_shape, reference=field_of)

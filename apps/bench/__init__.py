@@ -6,11 +6,26 @@ Candidates take turns, on one thread, and are timed by the CPU time of the proce
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
-def main(suite: str, *, rows: Path, data: Path | None, is_quick: bool) -> int:
-    """Run one suite; returns the exit code."""
+def main(
+    suite: str,
+    *,
+    rows: Path,
+    data: Path | None,
+    is_quick: bool,
+    only: Sequence[str] = (),
+    repeats: int | None = None,
+) -> int:
+    """Run one suite; returns the exit code. `only` and `repeats` are those of the suite 'cpu'."""
+    if suite == "cpu":
+        from fieldforge.apps.bench.cpu import run as run_cpu
+
+        return run_cpu(rows, is_quick=is_quick, only=only, repeats=repeats)
+    if only or repeats is not None:
+        raise ValueError(f"only, repeats: are for the suite 'cpu', not '{suite}'")
     if suite == "encodings":
         from fieldforge.apps.bench.encodings import run as run_encodings
 

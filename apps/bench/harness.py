@@ -55,15 +55,22 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def take_turns(candidates: Mapping[str, Callable[[], object]], *, repeats: int) -> dict[str, list[float]]:
-    """CPU seconds of each repetition of each candidate; they take turns, after one unmeasured round."""
+def take_turns(
+    candidates: Mapping[str, Callable[[], object]], *, repeats: int, at_least: float = 0.0
+) -> dict[str, list[float]]:
+    """CPU seconds of each repetition of each candidate; they take turns, after one unmeasured round.
+
+    Work that takes less than `at_least` seconds is done several times a turn, and its mean counts.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for repeat in range(-1, repeats):
         for name, work in candidates.items():
-            start = time.process_time()
-            work()
+            start, elapsed, n_done = time.process_time(), 0.0, 0
+            while not n_done or elapsed < at_least:
+                work()
+                elapsed, n_done = time.process_time() - start, n_done + 1
             if repeat >= 0:
-                seconds[name].append(time.process_time() - start)
+                seconds[name].append(elapsed / n_done)
     return seconds
 
 

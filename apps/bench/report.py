@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fieldforge.apps.bench.cpu.table import limits_line, lines, memory_line
 from fieldforge.apps.bench.harness import latest, say
 
 Rows = list[dict[str, Any]]
@@ -66,6 +67,14 @@ def _ratios(unit: str) -> Callable[[Rows], str]:
     return table
 
 
+def _cpu(rows: Rows) -> str:
+    headings, *cells = lines(rows)
+    table = [_line(headings), _line(["---"] * len(headings)), *map(_line, cells)]
+    said = [limits_line(row) for row in rows if row["case"] == "limits"]
+    said += [memory_line(row) for row in rows if row["candidate"] == "memory"]
+    return "\n".join([*table, "", *said, "", _about(rows, "one thread, median of CPU time")])
+
+
 def _about(rows: Rows, how: str) -> str:
     row = rows[0]
     return (
@@ -84,6 +93,7 @@ def _size(n_bytes: float) -> str:
 
 TABLES: dict[str, Callable[[Rows], str]] = {
     "presets": _presets,
+    "cpu": _cpu,
     "encodings": _ratios("points"),
     "image": _ratios("pixels"),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import pkgutil
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from fieldforge import backends
+from fieldforge import backends, renderers
 from fieldforge.kernels import native_cpu
 from fieldforge.registry import HOMES, available
 
@@ -86,6 +87,8 @@ def _versions() -> Table:
 def _operations() -> Table:
     for kind in HOMES:
         available(kind)  # loads every built-in part, and with it what it provides to the backends
+    for module in pkgutil.iter_modules(renderers.__path__, "fieldforge.renderers."):
+        importlib.import_module(module.name)
     table = Table("operation", "backend", "runs", "why not", title="Operations", title_justify="left")
     for row in backends.report():
         table.add_row(row.operation, row.backend, "yes" if row.is_available else "no", row.reason)

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from fieldforge.apps.fit.loop import Hook, allowed
 from fieldforge.apps.fit.losses import absolute, distributions, robust, squared
@@ -24,7 +25,7 @@ from fieldforge.encodings.grid import Grid
 from fieldforge.fields import fused
 from fieldforge.fields.kinds.base import Field
 from fieldforge.fields.kinds.image import ImageField
-from fieldforge.kernels import cpu_door, cpu_ops, cpu_training
+from fieldforge.kernels import cpu_door, cpu_encodings, cpu_ops, cpu_training
 
 NATIVE_LOSSES: tuple[type[Loss], ...] = (
     squared.L2, squared.RelativeL2, squared.RelativeL2Luminance, absolute.L1, absolute.RelativeL1, absolute.MAPE,
@@ -36,7 +37,8 @@ class FusedStep:
     """One native call a step; made by `fused_step`.
 
     Args:
-        field: an MLP after a Grid, or after an encoding without parameters; on the CPU, in float32.
+        field: an MLP after a Grid, a composite with grids, or an encoding without parameters to train; on the CPU, in
+            float32.
         draw: step number -> (points (n, 2) in world units, targets (n, c)); a `PixelDraw` is made natively.
         loss: one of `NATIVE_LOSSES`.
         optimizer: one whose `moved` gives no reason against it; its moments, averages and counters are kept up.
@@ -53,16 +55,22 @@ class FusedStep:
     ) -> None:
         found = fused.shapes(field.encoding, field.network)
         assert not isinstance(found, str), found
-        grid_shape, mlp_shape = found
+        encoding_shape, mlp_shape = found
+        if _is_frozen(field):
+            encoding_shape = None  # its features are inputs like any other
+        joined = encoding_shape if isinstance(encoding_shape, cpu_encodings.EncodingShape) else None
+        grid_shape = encoding_shape if isinstance(encoding_shape, cpu_ops.GridShape) else None
         if any(scale != 1.0 for scale in field.output_scale) or any(field.output_offset):
             mlp_shape = replace(
                 mlp_shape, output_scale=tuple(field.output_scale), output_offset=tuple(field.output_offset)
             )
         weights, biases = cpu_ops.parameters_of(field.network)
-        table = field.encoding.table if isinstance(field.encoding, Grid) else None
-        moving = [*weights, *biases] if table is None else [table, *weights, *biases]
+        table = field.encoding.table if grid_shape is not None and isinstance(field.encoding, Grid) else None
+        tensors = [] if joined is None else list(cpu_encodings.tensors_of(field.encoding).values())
+        tables = [tensor for tensor in tensors if isinstance(tensor, Parameter)] if table is None else [table]
+        moving = [*tables, *weights, *biases]
         self.field, self.draw, self.optimizer, self.hooks = field, draw, optimizer, hooks
-        self.has_grid = grid_shape is not None
+        self.encodes = encoding_shape is not None
         self.native_draw = _native_draw(draw, field)
         place = {id(parameter): i for i, parameter in enumerate(optimizer.parameters)}
         self.order = [place[id(parameter)] for parameter in moving]
@@ -74,6 +82,8 @@ class FusedStep:
             mlp_shape,
             table=table,
             grid_shape=grid_shape,
+            encoding=joined,
+            tensors=tensors,
             moved=[moved[i] for i in self.order],
             loss="Huber" if isinstance(loss, robust.Huber) else loss.otype,  # it has an older name too
             huber_delta=getattr(loss, "delta", 1.0),
@@ -83,7 +93,7 @@ class FusedStep:
         self.optimizer.set_learning_rate_factor(factor)
         rules = self.optimizer.rules()
         rules = [rules[i] for i in self.order]
-        if self.native_draw is not None and self.has_grid:
+        if self.native_draw is not None and self.encodes:
             sample_loss = torch.empty(self.native_draw.batch_size) if self.hooks else None
             result = self.native.on_draw(
                 self.native_draw, step, rules, sample_loss=sample_loss, may_move=self._asks(step, sample_loss)
@@ -105,7 +115,7 @@ class FusedStep:
         else:
             points, target = self.draw(step)
             x = self.field.to_unit(points).clamp(0, 1)
-        if not self.has_grid:
+        if not self.encodes:
             with torch.no_grad():
                 x = self.field.encoding(x)
         return x, target
@@ -128,16 +138,31 @@ def fused_step(
     if offer("field", x.device, encoding=field.encoding, network=field.network, x_dtype=x.dtype) is None:
         found = cpu_door.missing() or fused.shapes(field.encoding, field.network)
         return found if isinstance(found, str) else "another backend was asked for"
-    if not isinstance(field.encoding, Grid) and list(field.encoding.parameters()):
+    found = fused.shapes(field.encoding, field.network)
+    trained = [parameter.requires_grad for parameter in field.encoding.parameters()]
+    if any(trained) and not isinstance(found, str) and found[0] is None:
         return f"the encoding {field.encoding.otype} has parameters to train"
+    if any(trained) and not all(trained):
+        return "some of the encoding's parameters are frozen"
     if type(loss) not in NATIVE_LOSSES:
         return f"the loss {loss.otype} is not among {', '.join(one.otype for one in NATIVE_LOSSES)}"
-    if {id(one) for one in optimizer.parameters} != {id(one) for one in field.parameters()}:
+    if {id(one) for one in optimizer.parameters} != {id(one) for one in _trained(field)}:
         return "some parameters are held still"
     moved = optimizer.moved()
     if isinstance(moved, str):
         return moved
     return FusedStep(field, draw, loss, optimizer, hooks)
+
+
+def _is_frozen(field: Field) -> bool:
+    """Whether the encoding has parameters and none of them is trained."""
+    trained = [parameter.requires_grad for parameter in field.encoding.parameters()]
+    return bool(trained) and not any(trained)
+
+
+def _trained(field: Field) -> list[Parameter]:
+    frozen = {id(one) for one in field.encoding.parameters()} if _is_frozen(field) else set()
+    return [parameter for parameter in field.parameters() if id(parameter) not in frozen]
 
 
 def _native_draw(draw: Callable[[int], tuple[Tensor, Tensor]], field: Field) -> cpu_training.Draw | None:

@@ -37,6 +37,7 @@ from fieldforge.backends import use_backend
 from fieldforge.fields.checkpoint import Checkpoints
 from fieldforge.fields.file import round_to, save_field
 from fieldforge.fields.kinds.image import ImageField
+from fieldforge.kernels import cpu_door
 from fieldforge.registry import build
 
 
@@ -51,6 +52,7 @@ class ImageFit:
         seconds: of training.
         state: steps, history, why it stopped.
         config: the complete run configuration.
+        training_step: who made the training steps: "native, x86-64-v4", or "PyTorch, as ..." with the reason.
         path: the file, if one was written.
         n_bytes: its size.
     """
@@ -61,6 +63,7 @@ class ImageFit:
     seconds: float
     state: State
     config: Config
+    training_step: str
     path: Path | None = None
     n_bytes: int | None = None
 
@@ -77,6 +80,7 @@ class ImageFit:
             "seconds": round(self.seconds, 3),
             "steps": self.state.step,
             "stopped_by": self.state.stopped_by,
+            "training_step": self.training_step,
             "bytes": self.n_bytes,
             "bits_per_pixel": None if self.bits_per_pixel is None else round(self.bits_per_pixel, 4),
         }
@@ -203,39 +207,61 @@ def _run(
     hooks: Sequence[Hook],
     observe: Silent,
 ) -> ImageFit:
-    options = FitOptions.of(config["fit"])
     fitted = make_field(config, picture, seed)
-    advance, optimizer, why_not_fused = step_of(fitted, config, PixelDraw(picture, options, seed), hooks)
-    if why_not_fused:
-        observe(Progress(State(), message=f"training step by step in PyTorch: {why_not_fused}"))
+    identity = {"config": config, "picture": picture.sha256, "seed": seed, "seconds": seconds, "psnr": target}
+    state, training_step = _train(picture, fitted, path, identity, resume, hooks, observe)
+    if state.stopped_by == "signal" and path is not None:
+        return ImageFit(fitted, math.nan, None, state.seconds, state, config, training_step, path)
+    storage = FitOptions.of(config["fit"]).storage
+    fitted.requires_grad_(False)
+    round_to(fitted, storage)
+    if picture.width * picture.height > 2**22:
+        observe(Progress(state, message=f"measuring all {picture.width * picture.height / 1e6:.0f} million pixels"))
+    quality, similarity = measure(picture, fitted)
+    result = ImageFit(fitted, quality, similarity, state.seconds, state, config, training_step, path)
+    if path is not None:
+        result.n_bytes = save_field(path, fitted, metadata=_metadata(picture, result, seed), dtype=storage)
+        Checkpoints(path).remove()
+    return result
+
+
+def _train(
+    picture: Picture,
+    fitted: ImageField,
+    path: Path | None,
+    identity: dict[str, Any],
+    resume: bool,
+    hooks: Sequence[Hook],
+    observe: Silent,
+) -> tuple[State, str]:
+    """Train a field in place, up to what inference uses; the state it ends in, and who made the steps.
+
+    The moments and averages of the optimizer, several times the field in size, are free when this returns.
+    """
+    config, target = identity["config"], identity["psnr"]
+    options = FitOptions.of(config["fit"])
+    draw = PixelDraw(picture, options, identity["seed"])
+    advance, optimizer, why_not_fused = step_of(fitted, config, draw, hooks)
+    training_step = f"PyTorch, as {why_not_fused}" if why_not_fused else cpu_door.description()
+    observe(Progress(State(), message=f"training step: {training_step}"))
     state = train(
         advance,
         optimizer,
         build("schedule", config["schedule"], path="schedule"),
-        Budget(options.n_steps, seconds, target),
+        Budget(options.n_steps, identity["seconds"], target),
         batch_size=options.batch_size,
         peak=picture.peak,
         observe=observe,
         evaluate=lambda: _near_or_exact(picture, fitted, optimizer, target),
         checkpoints=Checkpoints(path) if path is not None else None,
-        identity={"config": config, "picture": picture.sha256, "seed": seed, "seconds": seconds, "psnr": target},
+        identity=identity,
         resume=resume,
     )
-    if state.stopped_by == "signal" and path is not None:
-        return ImageFit(fitted, math.nan, None, state.seconds, state, config, path)
-    with torch.no_grad():
-        for parameter, average in zip(optimizer.parameters, [one.clone() for one in optimizer.averaged()], strict=True):
-            parameter.copy_(average)
-    fitted.requires_grad_(False)
-    round_to(fitted, options.storage)
-    if picture.width * picture.height > 2**22:
-        observe(Progress(state, message=f"measuring all {picture.width * picture.height / 1e6:.0f} million pixels"))
-    quality, similarity = measure(picture, fitted)
-    result = ImageFit(fitted, quality, similarity, state.seconds, state, config, path)
-    if path is not None:
-        result.n_bytes = save_field(path, fitted, metadata=_metadata(picture, result, seed), dtype=options.storage)
-        Checkpoints(path).remove()
-    return result
+    if state.stopped_by != "signal" or path is None:
+        with torch.no_grad():
+            for parameter, average in zip(optimizer.parameters, optimizer.averaged(), strict=True):
+                parameter.copy_(average)
+    return state, training_step
 
 
 def _near_or_exact(picture: Picture, fitted: ImageField, optimizer: Optimizer, target: float | None) -> float:
@@ -272,7 +298,8 @@ def _metadata(picture: Picture, result: ImageFit, seed: int) -> dict[str, Any]:
         },
         "metrics": {"psnr": round(result.psnr, 4), "ssim": None if result.ssim is None else round(result.ssim, 6)},
         "history": [{"step": row["step"], "psnr": round(row["psnr"], 2)} for row in result.state.history],
-        "run": {section: result.config[section] for section in SECTIONS[2:]} | {"seed": seed},
+        "run": {section: result.config[section] for section in SECTIONS[2:]}
+        | {"seed": seed, "training_step": result.training_step},
     }
 
 

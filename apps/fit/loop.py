@@ -12,7 +12,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from types import FrameType
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from fieldforge.apps.fit.optimizers.base import Optimizer
+from fieldforge.apps.fit.snapshot import Snapshot
 from fieldforge.fields.checkpoint import Checkpoints
 
 Schedule = Callable[[int, int], float]
@@ -178,10 +179,10 @@ def train(
     state = State(n_steps=budget.n_steps)
     if resume and checkpoints is not None:
         state = _restore(checkpoints, optimizer, dict(identity or {}), state, observe)
-    good = _Snapshot(optimizer, state)
+    folder = None if checkpoints is None else checkpoints.paths[0].parent
     reports = _Reports(state, batch_size)
     last_checkpoint = time.perf_counter()
-    with _orderly_stop() as asked_to_stop:
+    with closing(Snapshot(optimizer, state, folder=folder)) as good, _orderly_stop() as asked_to_stop:
         while not state.stopped_by:
             if state.step >= state.n_steps:
                 state.stopped_by = "steps"
@@ -191,7 +192,7 @@ def train(
                 good.restore(state)
                 state.rate *= 0.5
                 state.n_rollbacks += 1
-                good.state = _copy(state)
+                good.keep(state)
                 observe(Progress(state, message=f"the loss was {loss}: back to step {state.step} at half the rate"))
                 if state.n_rollbacks >= 10:
                     raise NonFiniteError(
@@ -256,33 +257,6 @@ class _Reports:
         return Progress(state, rate * self.batch_size, (state.n_steps - state.step) / rate if rate else 0.0, self.psnr)
 
 
-class _Snapshot:
-    """The last state in which every parameter was finite, in memory."""
-
-    def __init__(self, optimizer: Optimizer, state: State) -> None:
-        self.optimizer = optimizer
-        self._due = -math.inf
-        self.take_if_due(state)
-
-    def take_if_due(self, state: State) -> None:
-        """Copy the state unless a parameter is not finite; at most a fiftieth of the time goes into copying."""
-        start = time.perf_counter()
-        if start < self._due or not all(math.isfinite(float(p.detach().sum())) for p in self.optimizer.parameters):
-            return
-        self.values = [parameter.detach().clone() for parameter in self.optimizer.parameters]
-        self.moments = {name: tensor.clone() for name, tensor in self.optimizer.state_tensors().items()}
-        self.state = _copy(state)
-        self._due = time.perf_counter() + 50 * (time.perf_counter() - start)
-
-    def restore(self, state: State) -> None:
-        with torch.no_grad():
-            for parameter, value in zip(self.optimizer.parameters, self.values, strict=True):
-                parameter.copy_(value)
-        self.optimizer.load_state_tensors(self.moments)
-        for name, value in asdict(self.state).items():
-            setattr(state, name, value)
-
-
 def decibels(squared_error: float) -> float:
     """Peak signal-to-noise ratio for a peak of 1; at most 120.
 
@@ -291,10 +265,6 @@ def decibels(squared_error: float) -> float:
         30.0
     """
     return -10 * math.log10(max(squared_error, 1e-12))
-
-
-def _copy(state: State) -> State:
-    return State(**asdict(state))
 
 
 def _plan_steps(state: State, budget: Budget) -> None:

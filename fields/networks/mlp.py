@@ -1,7 +1,7 @@
 """MLP: linear layers with an activation between them (tiny-cuda-nn's FullyFusedMLP and CutlassMLP, SIREN, WIRE).
 
     {"otype": "MLP", "n_neurons": 128, "n_hidden_layers": 5, "activation": "ReLU", "output_activation": "None",
-     "has_bias": false, "input_injection": "none"}
+     "has_bias": false, "input_injection": "none", "precision": "float32"}
 
 The names CutlassMLP, FullyFusedMLP and MegakernelMLP ask for a speed and mean the same function. As in tiny-cuda-nn
 there are no biases unless asked for (SIREN, FINER, WIRE and Gaussian networks want them), and n_hidden_layers hidden
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from fieldforge.checks import expect_bool, expect_choice, expect_generator, expect_int, expect_points
 from fieldforge.fields.activations.base import Activation, expect_activation
 from fieldforge.fields.networks.base import Modulation, Network, empty_linear, expect_real_activation, expect_size
+from fieldforge.fields.networks.rounding import rounded_linear
 from fieldforge.registry import register
 
 
@@ -50,6 +51,10 @@ class MLP(Network):
         input_injection: hidden layers that read the features again, beside the previous layer, as [h, features]:
             "none"; "mid": one in the middle, layer n_hidden_layers // 2 + 1 counted from 0, which for eight layers is
             NeRF's; "all": every one but the first (mi-MLP; Zhu et al., CVPR 2024).
+        precision: "float32"; or "bfloat16": what a linear layer multiplies, its input and its weights, is rounded to
+            bfloat16 first, and so are the gradients that its backward pass multiplies. Sums, biases, activations and
+            the weights themselves keep their dtype; derivatives are those of the network without rounding, taken at
+            rounded numbers. For activations of real values.
         generator: source of the initial weights; None is torch's global one.
 
     Attributes:
@@ -79,6 +84,7 @@ class MLP(Network):
         output_activation: str | Mapping[str, Any] | Activation = "None",
         has_bias: bool = False,
         input_injection: Literal["none", "mid", "all"] = "none",
+        precision: Literal["float32", "bfloat16"] = "float32",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -94,6 +100,10 @@ class MLP(Network):
             raise ValueError(
                 f"input_injection: {self.input_injection!r} needs n_hidden_layers of at least 2, got {n_hidden_layers}"
             )
+        self.precision = expect_choice("precision", precision, ("float32", "bfloat16"))
+        if self.precision != "float32" and self.activation.is_complex:
+            raise ValueError(f"precision: {self.precision!r} needs an activation with real values, "
+                             f"not {self.activation.otype}")  # fmt: skip
         hidden = self.activation.smoothness if n_hidden_layers else math.inf
         self.smoothness = min(hidden, self.output_activation.smoothness)
 
@@ -124,12 +134,19 @@ class MLP(Network):
         *hidden, last = self.layers
         h = features
         for index, layer in enumerate(hidden):
-            z = layer(torch.cat((h, features), -1) if self._is_injected(index) else h)
+            z = self._linear(layer, torch.cat((h, features), -1) if self._is_injected(index) else h)
             if modulate is not None:
                 z = modulate(index, z)
             h = self.activation(z, is_first=index == 0)
-        out = last(h)
+        out = self._linear(last, h)
         return self.output_activation(out.real if out.is_complex() else out)
+
+    def _linear(self, layer: nn.Module, h: Tensor) -> Tensor:
+        if self.precision != "float32":
+            assert isinstance(layer, nn.Linear)  # complex layers were refused
+            return rounded_linear(h, layer.weight, layer.bias)
+        out: Tensor = layer(h)
+        return out
 
     def _is_injected(self, index: int) -> bool:
         """Whether hidden layer `index` reads the features again."""

@@ -65,11 +65,18 @@ def provide(
     refuses: Callable[..., str | None] = lambda **_: None,
     note: Callable[[], str] = lambda: "",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a function as the implementation of an operation by a backend."""
+    """Register a function as the implementation of an operation by a backend.
+
+    Raises:
+        ValueError: no such backend, or another function has that place.
+    """
     expect_choice("backend", backend, BACKENDS)
 
     def enter(function: Callable[..., Any]) -> Callable[..., Any]:
         table = _implementations.setdefault(operation, {})
+        known = table.get(backend)
+        if known is not None and known.function.__qualname__ != function.__qualname__:
+            raise ValueError(f"operation {operation!r} of backend {backend!r} is already {known.function.__module__}'s")
         table[backend] = Implementation(operation, backend, function, missing, refuses, note)
         return function
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[st
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload, no-any-return]
 
 
-def test_fit_render_info_view(photo: Path, tmp_path: Path) -> None:
+def test_fit_render_info_view(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     field, out = tmp_path / "face.field", tmp_path / "big.png"
     done = run("fit", "image", photo, "-o", field, "--steps", 50)
     assert done.returncode == 0, done.stderr
@@ -55,6 +56,7 @@ def test_fit_render_info_view(photo: Path, tmp_path: Path) -> None:
     assert main(["render", str(field), "-o", str(out), "--size", "200x150", "--quiet"]) == 0
     assert read_image(out).pixels.shape == (150, 200, 3)
     assert main(["info", str(field)]) == 0
+    assert "training step" in capsys.readouterr().out
     assert main(["view", str(field), "--width", "20"]) == 0
     assert main(["view", str(out), "--width", "20"]) == 0
 
@@ -65,6 +67,7 @@ def test_json_lines(photo: Path, tmp_path: Path) -> None:
     assert {"progress", "result"} <= {event["event"] for event in events} <= {"message", "progress", "result"}
     assert events[-1]["bytes"] == (tmp_path / "x.field").stat().st_size
     assert events[-1]["steps"] == 20
+    assert events[-1]["training_step"].startswith(("native, ", "PyTorch, as "))
 
 
 def test_quiet_says_nothing(photo: Path, tmp_path: Path) -> None:
@@ -316,8 +319,17 @@ def test_every_command_has_help() -> None:
 def test_doctor_lists_operations_and_reasons(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
-    for word in ("torch", "grid", "reference", "HashGrid", "tinycudann", "cuda"):
+    for word in ("torch", "grid", "composite", "reference", "HashGrid", "tinycudann", "cuda"):
         assert word in said
+
+
+def test_doctor_says_how_fast_a_training_step_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--speed"]) == 0
+    assert re.match(
+        r"training step( of the preset 'balanced', 8192 pixels: native, \S+ [\d.]+ ms, reference in PyTorch [\d.]+ ms: "
+        r"[\d.]+ times as fast|: PyTorch, as .*)",
+        capsys.readouterr().out,
+    )
 
 
 def test_asking_for_a_missing_backend_says_which_can(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:

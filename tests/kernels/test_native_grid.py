@@ -123,6 +123,14 @@ def test_nan_in_nan_out(generator: torch.Generator) -> None:
         assert not is_nan[[0, 1, 2, 4, 8, 10]].any()
 
 
+def test_the_nearest_row_is_read_alone() -> None:
+    encoding = Grid(2, n_levels=1, base_resolution=4, interpolation="Nearest")
+    with torch.no_grad():
+        encoding.table.zero_()[5] = math.nan  # row 5 is the corner (1, 1)
+    x = torch.tensor([[0.1, 0.1], [0.3, 0.3], [0.3, 0.1]])
+    assert native(encoding, x).isnan().any(1).tolist() == [False, True, False]
+
+
 def test_the_second_derivative_is_the_references(generator: torch.Generator) -> None:
     encoding = make(2, generator, interpolation="Smoothstep")
     x = torch.rand(30, 2, generator=generator, requires_grad=True)

@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from fieldforge.encodings.grid import Grid, grid
+from fieldforge.encodings.grid import Grid, grid, grid_levels
 from fieldforge.kernels import cpu_door, cpu_ops
 from fieldforge.kernels.cpu_ops import GridShape, MlpShape
 from fieldforge.kernels.cpu_training import Draw, Moved, Mover, Rule, TrainingStep
@@ -21,6 +22,7 @@ from fieldforge.kernels.cpu_training import Draw, Moved, Mover, Rule, TrainingSt
 pytestmark = pytest.mark.skipif(cpu_door.missing() is not None, reason=f"no native kernels: {cpu_door.missing()}")
 
 HERE = Path(__file__).parent
+PARTS = ("bf16", "encodings", "fuzz", "grid", "limits", "marching", "mlp", "rendering", "second", "stacked", "training")
 BEYOND_THE_SYSTEM = "FIELDFORGE_CPU: expected one of "
 
 
@@ -121,8 +123,8 @@ def test_every_instruction_set_passes_these_tests(name: str) -> None:
     if answer == cpu_door.native().instruction_set():
         return
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider",
-         *(str(HERE / f"test_native_{part}.py") for part in ("grid", "mlp", "training"))],
+        [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", "-p", "no:cacheprovider",
+         *(str(HERE / f"test_native_{part}.py") for part in PARTS)],
         env=os.environ | {"FIELDFORGE_CPU": name, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -142,3 +144,54 @@ def test_a_wrong_number_of_threads_is_an_error(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("FIELDFORGE_NUM_THREADS", "many")
     with pytest.raises(ValueError, match=r"FIELDFORGE_NUM_THREADS: expected an integer from 1 to 1024, got 'many'"):
         cpu_door.n_threads()
+
+
+def test_the_number_of_threads_may_change_from_call_to_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = everything(700)
+    for n_threads in ("5", "1", "9", "2", "64", "3"):
+        monkeypatch.setenv("FIELDFORGE_NUM_THREADS", n_threads)
+        assert all(torch.equal(a, b) for a, b in zip(expected, everything(700), strict=True))
+
+
+def test_an_idle_pool_costs_no_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processor time, not wall time: other processes do not matter."""
+    monkeypatch.setenv("FIELDFORGE_NUM_THREADS", "4")
+    everything()
+    time.sleep(0.05)  # past the few microseconds in which threads look for more work
+    start = time.process_time()
+    time.sleep(1)
+    assert time.process_time() - start < 0.05
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="no device: needs /proc")
+def test_a_python_thread_that_ends_gives_its_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIELDFORGE_NUM_THREADS", "1")
+    levels = grid_levels(2, n_levels=16, log2_hashmap_size=8)
+    table = torch.rand(sum(level.size for level in levels), 4, requires_grad=True)
+    x, grad = torch.rand(160_000, 2), torch.ones(160_000, 64)  # some 44 MB of scratch; malloc keeps less than 32
+
+    def call() -> None:
+        torch.autograd.grad(cpu_ops.grid(x, table, levels, "Linear", reference=grid), table, grad)
+
+    def in_a_thread() -> None:
+        caller = threading.Thread(target=call)
+        caller.start()
+        caller.join()
+
+    in_a_thread()
+    before = resident_bytes()
+    for _ in range(3):
+        in_a_thread()
+    assert resident_bytes() - before < 80e6
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="no device: needs /proc")
+def test_the_pools_threads_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIELDFORGE_NUM_THREADS", "3")
+    everything()
+    names = {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
+    assert {"fieldforge 1", "fieldforge 2"} <= names

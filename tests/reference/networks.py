@@ -44,3 +44,17 @@ def products(filters: Sequence[Vector], weights: Sequence[Matrix], biases: Seque
     for g, weight, bias in zip(filters[1:], weights, biases, strict=True):
         levels.append([a * b for a, b in zip(linear(weight, bias, levels[-1]), g, strict=True)])
     return levels
+
+
+def stacked_mlp(
+    points: Sequence[Vector],
+    network_index: Sequence[int],
+    weights: Sequence[Sequence[Matrix]],
+    biases: Sequence[Sequence[Vector]],
+    activation: Callable[[Number], Number],
+) -> list[list[Number]]:
+    """Each point through the network of its number; weights[layer][network] is a matrix."""
+    return [
+        mlp(x, [layer[i] for layer in weights], [layer[i] for layer in biases], activation)
+        for x, i in zip(points, network_index, strict=True)
+    ]

@@ -122,6 +122,9 @@ class Adam(Optimizer):
         self._second = zeros_like_each(parameters)
         # How often a whole parameter was updated; and, where zero gradients are skipped, each entry by itself.
         self._n_updates = torch.zeros(len(parameters), dtype=torch.int64, device="cpu")
+        is_moving = [self.optimize_matrix_params] * len(parameters.matrix)
+        is_moving += [self.optimize_non_matrix_params] * len(parameters.other)
+        self._is_moving = torch.tensor(is_moving, dtype=torch.int64, device="cpu")
         lazy = parameters.other if self.skip_zero_grad_non_matrix_params else ()
         self._n_entry_updates = [torch.zeros_like(table, dtype=torch.int32, requires_grad=False) for table in lazy]
         self._corrections = torch.zeros(1, dtype=torch.float64, device="cpu")
@@ -150,9 +153,10 @@ class Adam(Optimizer):
         n_matrix = len(self.parameters.matrix)
         groups = [(i < n_matrix, count + 1) for i, count in enumerate(self._n_updates.tolist())]
         for is_matrix, count in set(groups):
+            moves = self.optimize_matrix_params if is_matrix else self.optimize_non_matrix_params
             factor = 1.0 if is_matrix else self.non_matrix_learning_rate_factor
             found[is_matrix, count] = Rule(
-                Mover.ADAM if self._is_optimized(is_matrix) else Mover.NONE,
+                Mover.ADAM if moves else Mover.NONE,
                 rate=rate * factor * self._correction(count),
                 beta1=self.beta1,
                 beta2=self.beta2,
@@ -167,13 +171,8 @@ class Adam(Optimizer):
             )
         return [found[group] for group in groups]
 
-    def _is_optimized(self, is_matrix: bool) -> bool:
-        return self.optimize_matrix_params if is_matrix else self.optimize_non_matrix_params
-
     def count_outside_step(self) -> None:
-        n_matrix = len(self.parameters.matrix)
-        self._n_updates[:n_matrix] += int(self.optimize_matrix_params)
-        self._n_updates[n_matrix:] += int(self.optimize_non_matrix_params)
+        self._n_updates += self._is_moving
         super().count_outside_step()
 
     def _update_whole(self, indices: Sequence[int], rate_factor: float, l2_reg: float) -> None:

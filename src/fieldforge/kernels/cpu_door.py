@@ -64,6 +64,8 @@ def expect_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torc
     if not isinstance(tensor, Tensor) or tensor.dtype != dtype or tensor.device.type != "cpu":
         got = f"{tensor.dtype} on {tensor.device}" if isinstance(tensor, Tensor) else type(tensor).__name__
         raise TypeError(f"{name}: expected {str(dtype).removeprefix('torch.')} on the CPU, got {got}")
+    if tensor.layout != torch.strided or tensor.is_neg():  # sparse, or the imaginary part of a conjugate
+        raise TypeError(f"{name}: expected numbers that lie in memory as they are; use to_dense() or resolve_neg()")
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
     return tensor
@@ -71,7 +73,14 @@ def expect_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torc
 
 def expect_rows(name: str, x: Tensor, n_columns: int) -> Tensor:
     """(N, n_columns) rows, contiguous."""
-    return expect_tensor(name, x, (x.shape[0] if x.ndim else 0, n_columns)).contiguous()
+    n_rows = x.shape[0] if isinstance(x, Tensor) and x.ndim else 0
+    return expect_tensor(name, x, (n_rows, n_columns)).contiguous()
+
+
+def expect_one_each(name: str, tensors: Sequence[Tensor], n: int) -> None:
+    """`n` tensors, one for each layer, say."""
+    if len(tensors) != n:
+        raise ValueError(f"{name}: expected {n} tensors, got {len(tensors)}")
 
 
 def expect_contiguous(name: str, tensor: Tensor) -> Tensor:

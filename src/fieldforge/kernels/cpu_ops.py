@@ -1,8 +1,7 @@
 """Native CPU kernels as functions of tensors: the grid, the network, and both together.
 
-Tensors go through the door (`cpu_door`), and the kernels are made differentiable. First derivatives are native; where
-a backward pass is itself recorded (an eikonal loss, a normal), the reference in plain PyTorch takes over inside the
-same autograd function.
+Tensors go through the door (`cpu_door`), and the kernels are made differentiable: first derivatives here, and second
+ones, where a backward pass is itself recorded (an eikonal loss, a normal), by `cpu_second`.
 
 Results are the same to the last bit for any number of threads. They differ in rounding from one instruction set to
 another; ``FIELDFORGE_CPU=v3`` (v2, v3, v4) forces one.
@@ -18,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fieldforge.kernels.cpu_door import address, expect_rows, expect_tensor, n_threads, native
+from fieldforge.kernels.cpu_door import address, expect_one_each, expect_rows, expect_tensor, n_threads, native
+from fieldforge.kernels.cpu_second import gradients, keep, link
 from fieldforge.kernels.tuned import GridLevel
 
 NUMBERS = {
@@ -74,6 +74,8 @@ class MlpShape:
         output_activation, output_number: the same after the last layer.
         output_scale, output_offset: factor and summand of each output after that; empty: none.
         has_bias: whether layers have biases.
+        precision: "float32"; or "bfloat16", to which the factors of every product are rounded, in the backward pass
+            too. Sums, activations and parameters stay float32.
     """
 
     widths: tuple[int, ...]
@@ -85,6 +87,7 @@ class MlpShape:
     output_scale: tuple[float, ...] = ()
     output_offset: tuple[float, ...] = ()
     has_bias: bool = False
+    precision: str = "float32"
 
     @property
     def n_layers(self) -> int:
@@ -116,6 +119,13 @@ def describe_mlp(network: Any) -> MlpShape | str:
     """
     if network.input_injection != "none":
         return f"the native network has no input injection, and this one has {network.input_injection!r}"
+    return describe_layers(network, (network.n_input_dims, *(layer.weight.shape[0] for layer in network.layers)))
+
+
+def describe_layers(network: Any, widths: tuple[int, ...]) -> MlpShape | str:
+    """The same for any module with layers of these widths, `activation`, `output_activation` and `has_bias`."""
+    if getattr(network, "precision", "float32") == "bfloat16" and not native().has_bf16():
+        return f"{native().instruction_set()} here has no products of bfloat16 (AVX512-BF16)"
     described = []
     for activation in (network.activation, network.output_activation):
         found = describe_activation(activation)
@@ -123,7 +133,6 @@ def describe_mlp(network: Any) -> MlpShape | str:
             return f"the native network has no activation {activation.otype}"
         described.append(found)
     (name, number, first_number), (output_name, output_number, _) = described
-    widths = (network.n_input_dims, *(layer.weight.shape[0] for layer in network.layers))
     if len(widths) - 1 > MAX_LAYERS or max(widths) > MAX_WIDTH:
         return f"the native network has at most {MAX_LAYERS} layers of at most {MAX_WIDTH} units"
     return MlpShape(
@@ -134,6 +143,7 @@ def describe_mlp(network: Any) -> MlpShape | str:
         output_activation=output_name,
         output_number=output_number,
         has_bias=network.has_bias,
+        precision=getattr(network, "precision", "float32"),
     )
 
 
@@ -161,13 +171,19 @@ def grid(
         table: (n_entries, n_features) float32 on the CPU.
         levels: what `fieldforge.encodings.grid.grid_levels` gives.
         interpolation: "Linear", "Smoothstep" or "Nearest".
-        reference: the same in PyTorch, for second derivatives.
+        reference: the same in PyTorch, for third derivatives and losses on gradients of the table.
 
     Returns:
         (N, n_levels * n_features).
     """
+    if not levels:
+        raise ValueError("levels: expected at least one level of a grid, got none")
+    if not isinstance(table, Tensor) or table.ndim != 2:
+        got = tuple(table.shape) if isinstance(table, Tensor) else type(table).__name__
+        raise ValueError(f"table: expected an (n_entries, n_features) tensor, got {got}")
     shape = GridShape(tuple(levels), len(levels[0].multipliers), table.shape[-1], interpolation)
-    features: Tensor = _Grid.apply(x, table, shape, lambda x, table: reference(x, table, levels, interpolation))
+    features: Tensor
+    features, _ = _Grid.apply(x, table, shape, lambda x, table: reference(x, table, levels, interpolation))
     return features
 
 
@@ -186,7 +202,8 @@ def mlp(
         weights: (widths[i + 1], widths[i]) each, as in `torch.nn.Linear`.
         biases: (widths[i + 1],) each, or none at all.
         shape: widths and activations.
-        reference: (x, weights, biases) -> the same in PyTorch, for second derivatives.
+        reference: (x, weights, biases) -> the same in PyTorch, for third derivatives and losses on gradients of
+            parameters.
 
     Returns:
         (N, widths[-1]).
@@ -217,41 +234,33 @@ def _apply_field(
     mlp_shape: MlpShape,
     reference: Callable[..., Tensor],
 ) -> Tensor:
-    out: Tensor = _Field.apply(x, grid_shape, mlp_shape, reference, table, *weights, *biases)
+    if mlp_shape.n_layers < 1:
+        raise ValueError(f"widths: expected those of the inputs and of every layer's outputs, got {mlp_shape.widths}")
+    expect_one_each("weights", weights, mlp_shape.n_layers)
+    expect_one_each("biases", biases, mlp_shape.n_layers if mlp_shape.has_bias else 0)
+    out: Tensor
+    out, _ = _Field.apply(x, grid_shape, mlp_shape, reference, table, *weights, *biases)
     return out
 
 
 class _Grid(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, table: Tensor, shape: GridShape, reference: Callable[..., Tensor]) -> Tensor:
+    def forward(x: Tensor, table: Tensor, shape: GridShape, reference: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
         x, table = expect_rows("x", x, shape.n_dims), expect_table(table, shape)
         out = x.new_empty(x.shape[0], shape.n_outputs)
         native().grid_forward(
             native_grid(shape), table.data_ptr(), x.data_ptr(), x.shape[0], out.data_ptr(), n_threads()
         )
-        return out
+        return out, link(x)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, table, ctx.shape, ctx.reference = inputs
-        ctx.save_for_backward(x, table)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x, table, shape, reference = inputs
+        keep(ctx, _GridDerivatives(shape, reference), output[1], (x, table))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            return *_recorded(ctx.reference, ctx.saved_tensors, ctx.needs_input_grad[:2], grad), None, None
-        x, table = (
-            expect_rows("x", ctx.saved_tensors[0], ctx.shape.n_dims),
-            expect_table(ctx.saved_tensors[1], ctx.shape),
-        )
-        grad = expect_rows("grad", grad, ctx.shape.n_outputs)
-        grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        grad_table = torch.empty_like(table) if ctx.needs_input_grad[1] else None
-        native().grid_backward(
-            native_grid(ctx.shape), table.data_ptr(), x.data_ptr(), x.shape[0], grad.data_ptr(),
-            address(grad_table), address(grad_x), n_threads(),
-        )  # fmt: skip
-        return grad_x, grad_table, None, None
+    def backward(ctx: Any, grad: Tensor | None, cotangent: Tensor | None) -> tuple[Tensor | None, ...]:
+        return *gradients(ctx, grad, cotangent), None, None
 
 
 class _Field(torch.autograd.Function):
@@ -263,39 +272,20 @@ class _Field(torch.autograd.Function):
         reference: Callable[..., Tensor],
         table: Tensor | None,
         *parameters: Tensor,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         call = _FieldCall(x, grid_shape, mlp_shape, table, parameters)
         out = call.x.new_empty(call.n, mlp_shape.widths[-1])
         native().field_forward(*call.field, call.x.data_ptr(), call.n, out.data_ptr(), n_threads())
-        return out
+        return out, link(x)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, ctx.grid_shape, ctx.mlp_shape, ctx.reference, table, *parameters = inputs
-        ctx.save_for_backward(x, table, *parameters)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x, grid_shape, mlp_shape, reference, *parameters = inputs
+        keep(ctx, _FieldDerivatives(grid_shape, mlp_shape, reference), output[1], (x, *parameters))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, table, *parameters = ctx.saved_tensors
-        needs_x, _, _, _, *needs = ctx.needs_input_grad
-        if torch.is_grad_enabled():
-            n_layers = ctx.mlp_shape.n_layers
-
-            def reference(x: Tensor, table: Tensor | None, *parameters: Tensor) -> Tensor:
-                out: Tensor = ctx.reference(x, table, parameters[:n_layers], parameters[n_layers:])
-                return out
-
-            grad_x, *grads = _recorded(reference, (x, table, *parameters), (needs_x, *needs), grad)
-            return grad_x, None, None, None, *grads
-        call = _FieldCall(x, ctx.grid_shape, ctx.mlp_shape, table, parameters)
-        grad = expect_rows("grad", grad, ctx.mlp_shape.widths[-1])
-        grad_x = torch.empty_like(call.x) if needs_x else None
-        grads = [torch.empty_like(p) if p is not None and wanted else None for p, wanted in
-                 zip((call.table, *call.parameters), needs, strict=True)]  # fmt: skip
-        native().field_backward(
-            *call.field, call.x.data_ptr(), call.n, grad.data_ptr(), addresses_of(ctx.mlp_shape, grads),
-            address(grad_x), n_threads(),
-        )  # fmt: skip
+    def backward(ctx: Any, grad: Tensor | None, cotangent: Tensor | None) -> tuple[Tensor | None, ...]:
+        grad_x, *grads = gradients(ctx, grad, cotangent)
         return grad_x, None, None, None, *grads
 
 
@@ -321,13 +311,95 @@ class _FieldCall:
         self.field = (native_grid(grid_shape) if grid_shape else None, native_mlp(mlp_shape), addresses)
 
 
-def _recorded(
-    reference: Callable[..., Tensor], inputs: Sequence[Tensor | None], needed: Sequence[bool], grad: Tensor
-) -> tuple[Tensor | None, ...]:
-    """Gradients that can be differentiated again, through the reference."""
-    wanted = [tensor for tensor, is_needed in zip(inputs, needed, strict=True) if is_needed and tensor is not None]
-    found = iter(torch.autograd.grad(reference(*inputs), wanted, grad, create_graph=True))
-    return tuple(next(found) if is_needed else None for is_needed in needed)
+@dataclass(frozen=True)
+class _GridDerivatives:
+    """`fieldforge.kernels.cpu_second.Derivatives` of a grid; its inputs are x and the table."""
+
+    shape: GridShape
+    of_reference: Callable[..., Tensor]
+
+    def reference(self, x: Tensor, table: Tensor) -> Tensor:
+        return self.of_reference(x, table)
+
+    def first(self, inputs: Sequence[Tensor], grad: Tensor, needed: Sequence[bool]) -> tuple[Tensor | None, ...]:
+        x, table = self._checked(inputs)
+        grad = expect_rows("grad", grad, self.shape.n_outputs)
+        grad_x, grad_table = empty_where(needed, (x, table))
+        native().grid_backward(
+            native_grid(self.shape), table.data_ptr(), x.data_ptr(), x.shape[0], grad.data_ptr(),
+            address(grad_table), address(grad_x), n_threads(),
+        )  # fmt: skip
+        return grad_x, grad_table
+
+    def second(
+        self, inputs: Sequence[Tensor], grad: Tensor, cotangent: Tensor, gradient: Tensor | None, needed: Sequence[bool]
+    ) -> tuple[Tensor | None, ...]:
+        x, table = self._checked(inputs)
+        grad = expect_rows("grad", grad, self.shape.n_outputs)
+        cotangent = expect_tensor("cotangent", cotangent, tuple(x.shape)).contiguous()
+        gradient = None if gradient is None else expect_tensor("gradient", gradient, tuple(grad.shape)).contiguous()
+        grad_grad, grad_x, grad_table = empty_where(needed, (grad, x, table))
+        native().grid_double_backward(
+            native_grid(self.shape), table.data_ptr(), x.data_ptr(), x.shape[0], grad.data_ptr(), cotangent.data_ptr(),
+            address(gradient), address(grad_grad), address(grad_table), address(grad_x), n_threads(),
+        )  # fmt: skip
+        return grad_grad, grad_x, grad_table
+
+    def _checked(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        return expect_rows("x", inputs[0], self.shape.n_dims), expect_table(inputs[1], self.shape)
+
+
+@dataclass(frozen=True)
+class _FieldDerivatives:
+    """`fieldforge.kernels.cpu_second.Derivatives` of a field; its inputs are x, the table, weights and biases."""
+
+    grid_shape: GridShape | None
+    mlp_shape: MlpShape
+    of_reference: Callable[..., Tensor]
+
+    def reference(self, x: Tensor, table: Tensor | None, *parameters: Tensor) -> Tensor:
+        n_layers = self.mlp_shape.n_layers
+        return self.of_reference(x, table, parameters[:n_layers], parameters[n_layers:])
+
+    def first(self, inputs: Sequence[Tensor | None], grad: Tensor, needed: Sequence[bool]) -> tuple[Tensor | None, ...]:
+        call = self._call(inputs)
+        grad = expect_rows("grad", grad, self.mlp_shape.widths[-1])
+        grad_x, *grads = empty_where(needed, (call.x, call.table, *call.parameters))
+        native().field_backward(
+            *call.field, call.x.data_ptr(), call.n, grad.data_ptr(), addresses_of(self.mlp_shape, grads),
+            address(grad_x), n_threads(),
+        )  # fmt: skip
+        return grad_x, *grads
+
+    def second(
+        self,
+        inputs: Sequence[Tensor | None],
+        grad: Tensor,
+        cotangent: Tensor,
+        gradient: Tensor | None,
+        needed: Sequence[bool],
+    ) -> tuple[Tensor | None, ...]:
+        call = self._call(inputs)
+        grad = expect_rows("grad", grad, self.mlp_shape.widths[-1])
+        cotangent = expect_tensor("cotangent", cotangent, tuple(call.x.shape)).contiguous()
+        gradient = None if gradient is None else expect_tensor("gradient", gradient, tuple(grad.shape)).contiguous()
+        grad_grad, grad_x, *grads = empty_where(needed, (grad, call.x, call.table, *call.parameters))
+        native().field_double_backward(
+            *call.field, call.x.data_ptr(), call.n, grad.data_ptr(), cotangent.data_ptr(), address(gradient),
+            address(grad_grad), addresses_of(self.mlp_shape, grads), address(grad_x), n_threads(),
+        )  # fmt: skip
+        return grad_grad, grad_x, *grads
+
+    def _call(self, inputs: Sequence[Tensor | None]) -> _FieldCall:
+        x, table, *parameters = inputs
+        assert x is not None
+        return _FieldCall(x, self.grid_shape, self.mlp_shape, table, [p for p in parameters if p is not None])
+
+
+def empty_where(needed: Sequence[bool], tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Room for a gradient in each tensor that needs one."""
+    return [torch.empty_like(tensor) if is_needed and tensor is not None else None for is_needed, tensor in
+            zip(needed, tensors, strict=True)]  # fmt: skip
 
 
 # ---- what the native module is told
@@ -346,6 +418,7 @@ def native_mlp(shape: MlpShape) -> Any:
     return native().Mlp(
         list(shape.widths), shape.activation, shape.number, shape.first_number, shape.output_activation,
         shape.output_number, list(shape.output_scale), list(shape.output_offset), shape.has_bias,
+        shape.precision == "bfloat16",
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from fieldforge.kernels.cpu_door import (
     n_threads,
     native,
 )
+from fieldforge.kernels.cpu_encodings import EncodingShape, addresses_with, expect_tensors, native_encoding
 from fieldforge.kernels.cpu_ops import (
     GridShape,
     MlpShape,
@@ -40,7 +41,7 @@ LOSSES = (
 PIXELS = {np.dtype(np.uint8): "uint8", np.dtype(np.uint16): "uint16", np.dtype(np.float32): "float32"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Draw:
     """Batches of samples on a regular grid: of a picture, a sound, a video, in an order that the step alone decides.
 
@@ -161,7 +162,9 @@ class TrainingStep:
     Args:
         weights, biases, mlp_shape, table, grid_shape: the field, as for `field` (or `mlp`, without the latter two);
             contiguous float32 CPU tensors, updated in place.
-        moved: what is kept beside each parameter, in the order (table), weights, biases; updated in place.
+        encoding, tensors: in place of a grid, an encoding of several parts and its tables and frequencies, in the
+            order of `cpu_encodings.tensors_of`; tables are updated in place, frequencies stay.
+        moved: what is kept beside each parameter, in the order (tables), weights, biases; updated in place.
         loss: one of `LOSSES`, the mean over points and channels.
         huber_delta: where the Huber loss goes on as a straight line.
 
@@ -182,11 +185,14 @@ class TrainingStep:
         *,
         table: Tensor | None = None,
         grid_shape: GridShape | None = None,
+        encoding: EncodingShape | None = None,
+        tensors: Sequence[Tensor] = (),
         moved: Sequence[Moved],
         loss: str = "L2",
         huber_delta: float = 1.0,
     ) -> None:
-        self.mlp_shape, self.grid_shape = mlp_shape, grid_shape
+        self.mlp_shape, self.grid_shape, self.encoding = mlp_shape, grid_shape, encoding
+        self.tensors = [tensor.detach() for tensor in tensors]
         expect_choice("loss", loss, LOSSES)
         expect_float("huber_delta", huber_delta, 0.0, open_low=True)
         if (table is None) != (grid_shape is None):
@@ -197,6 +203,15 @@ class TrainingStep:
         named: list[tuple[str, Tensor]] = []
         if table is not None and grid_shape is not None:
             named.append(("table", expect_table(table, grid_shape, copy=False)))
+        if encoding is not None:
+            if grid_shape is not None:
+                raise ValueError("encoding: it stands in place of a grid; make the grid one of its parts")
+            checked = expect_tensors(encoding, self.tensors, copy=False)
+            named += [
+                (f"tensors[{k}]", tensor)
+                for k, (part, tensor) in enumerate(zip(encoding.with_tensors, checked, strict=True))
+                if part.grid is not None
+            ]
         for parameter, (name, shape) in zip((*weights, *biases), parameter_shapes(mlp_shape), strict=True):
             named.append((name, expect_tensor(name, parameter, shape)))
         self.parameters = [parameter.detach() for _, parameter in named]
@@ -218,6 +233,7 @@ class TrainingStep:
             *(self._where([beside[kind] for beside in self.moved]) for kind in range(3)),
             loss,
             huber_delta,
+            native_encoding(encoding) if encoding else None,
         )
 
     def on_points(
@@ -267,7 +283,9 @@ class TrainingStep:
 
     @property
     def n_inputs(self) -> int:
-        """Coordinates of a point, or features where there is no grid."""
+        """Coordinates of a point, or features where there is no encoding."""
+        if self.encoding is not None:
+            return self.encoding.n_inputs
         return self.grid_shape.n_dims if self.grid_shape else self.mlp_shape.widths[0]
 
     def _step(
@@ -287,4 +305,11 @@ class TrainingStep:
         return StepResult(*result)
 
     def _where(self, tensors: Sequence[Tensor | None]) -> Any:
+        if self.encoding is not None:
+            moved = iter(tensors)
+            own = [
+                next(moved) if part.grid is not None else fixed
+                for part, fixed in zip(self.encoding.with_tensors, self.tensors, strict=True)
+            ]
+            return addresses_with(self.encoding, self.mlp_shape, [*own, *moved])
         return addresses_of(self.mlp_shape, tensors if self.grid_shape else (None, *tensors))

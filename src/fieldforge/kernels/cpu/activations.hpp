@@ -72,6 +72,54 @@ FF_INLINE Floats activation_at(Floats z, float number, Floats& derivative) {
     }
 }
 
+// The second derivative at z, from the value and the derivative there; also where autograd's differs from the function's.
+template <Activation A>
+FF_INLINE Floats second_derivative_at(Floats z, float number, Floats value, Floats derivative) {
+    if constexpr (A == Activation::sine) {
+        return -(number * number) * value;
+    } else if constexpr (A == Activation::finer) {
+        const Floats frequency = number * (abs(z) + 1.0f);  // held constant a second time
+        return -(frequency * frequency) * value;
+    } else if constexpr (A == Activation::finer_true_slope) {
+        const Floats a = 2.0f * abs(z) + 1.0f;
+        const Floats frequency = number * a;
+        const Floats from_kink = select(z == 0.0f, Floats{}, times_sign(2.0f * derivative / a, z));
+        return from_kink - frequency * frequency * value;
+    } else if constexpr (A == Activation::spder) {
+        const Floats u = z * number;
+        const Floats a = max(all(1e-12f), abs(u));
+        const Floats from_root = times_sign(derivative, u) / (number * a) - 0.75f * value / (a * a);
+        return number * number * (select(abs(u) < 1e-12f, Floats{}, from_root) - value);
+    } else if constexpr (A == Activation::silu) {
+        const Floats s = sigmoid(z);
+        return s * (1.0f - s) * fma(z, 1.0f - 2.0f * s, all(2.0f));
+    } else if constexpr (A == Activation::sigmoid) {
+        return derivative * (1.0f - 2.0f * value);
+    } else if constexpr (A == Activation::tanh) {
+        return -2.0f * value * derivative;
+    } else if constexpr (A == Activation::gelu) {
+        return 0.398942280f * exp(-0.5f * z * z) * (2.0f - z * z);
+    } else if constexpr (A == Activation::softplus) {
+        return number * derivative * (1.0f - derivative);
+    } else if constexpr (A == Activation::squareplus) {
+        const Floats x = number * z;
+        const Floats square = fma(x, x, all(4.0f));
+        return 2.0f * number / (square * sqrt(square));
+    } else if constexpr (A == Activation::exponential) {
+        return value;
+    } else if constexpr (A == Activation::gaussian) {
+        const Floats x = number * z;
+        return 2.0f * number * number * value * fma(2.0f * x, x, all(-1.0f));
+    } else {
+        return Floats{};
+    }
+}
+
+// Whether it has a second derivative other than zero.
+FF_INLINE bool is_curved(Activation activation) {
+    return activation != Activation::none && activation != Activation::relu && activation != Activation::leaky_relu;
+}
+
 template <Activation A>
 void activate_rows(float number, int64_t n_rows, int64_t n_points, const float* z, float* value, float* derivative,
                    int64_t row) {
@@ -88,12 +136,10 @@ void activate_rows(float number, int64_t n_rows, int64_t n_points, const float* 
     }
 }
 
-// Rows of n_points (a multiple of `lanes`) pre-activations to values, which may be the same memory, and derivatives
-// unless null.
-__attribute__((noinline)) inline void activate(Activation activation, float number, int64_t n_rows, int64_t n_points,
-                                               const float* z, float* value, float* derivative, int64_t row) {
+// Call f<A>() for an activation known at run time.
+FF_INLINE void with_activation(Activation activation, auto&& f) {
 #define FF_CASE(name) \
-    case Activation::name: return activate_rows<Activation::name>(number, n_rows, n_points, z, value, derivative, row)
+    case Activation::name: return f.template operator()<Activation::name>()
     switch (activation) {
         FF_CASE(none);
         FF_CASE(relu);
@@ -112,6 +158,15 @@ __attribute__((noinline)) inline void activate(Activation activation, float numb
         FF_CASE(spder);
     }
 #undef FF_CASE
+}
+
+// Rows of n_points (a multiple of `lanes`) pre-activations to values, which may be the same memory, and derivatives
+// unless null.
+__attribute__((noinline)) inline void activate(Activation activation, float number, int64_t n_rows, int64_t n_points,
+                                               const float* z, float* value, float* derivative, int64_t row) {
+    with_activation(activation, [&]<Activation A> {
+        activate_rows<A>(number, n_rows, n_points, z, value, derivative, row);
+    });
 }
 
 }  // namespace fieldforge::cpu::FF_SET

@@ -10,6 +10,7 @@ namespace fieldforge::cpu {
 constexpr int max_dims = 4;
 constexpr int max_levels = 128;
 constexpr int max_layers = 64;
+constexpr int max_parts = 64;
 
 enum class Interpolation : int { nearest, linear, smoothstep };
 
@@ -42,6 +43,35 @@ struct Grid {
     int n_outputs() const { return n_levels * n_features; }
 };
 
+enum class PartKind : int { grid, identity, frequency, triangle_wave, one_blob, spherical_harmonics, random_fourier };
+
+// One part of an encoding: some coordinates in, some rows of features out.
+struct Part {
+    PartKind kind;
+    int first_input, n_inputs;
+    int first_row, n_rows;
+    int number;           // octaves, bins, bands or frequencies
+    float scale, offset;  // of an identity
+    const Grid* grid;     // or null
+    int tensor;           // which of the encoding's tensors is its table or its frequencies, or -1
+};
+
+// Rows [to, to + n_rows) are the sum or the product of those from `left` and from `right` on.
+struct Join {
+    bool is_product;
+    int to, left, right, n_rows;
+};
+
+// Several encodings joined. The first n_outputs of its rows are its features; sums and products have their operands
+// behind them. Every row is written once, by a part or by a join, and joins come in the order in which they can be
+// computed.
+struct Encoding {
+    int n_inputs, n_outputs, n_rows, n_parts, n_joins, n_tensors;
+    bool has_grids;
+    Part parts[max_parts];
+    Join joins[max_parts];
+};
+
 enum class Activation : int {
     none, relu, leaky_relu, sine, silu, sigmoid, tanh, gelu, softplus, squareplus, exponential, gaussian, finer,
     finer_true_slope, spder
@@ -57,6 +87,7 @@ struct Mlp {
     const float* output_scale;   // (n_outputs,) factors and summands after the output activation; null: 1 and 0
     const float* output_offset;
     bool has_bias;
+    bool in_bf16;  // whether the factors of all products are rounded to bfloat16
     int64_t weight_offset[max_layers], bias_offset[max_layers];  // in the flat vector of all parameters
     int64_t n_parameters;
     int max_width;
@@ -65,15 +96,20 @@ struct Mlp {
     int n_outputs() const { return widths[n_layers]; }
 };
 
-// A network, with a grid in front of it or without, and where its parameters are.
+// A network, with a grid or another encoding in front of it or without, and where its parameters are.
 struct Field {
-    const Grid* grid;  // null: the network reads the coordinates themselves
+    const Grid* grid;  // null: the network reads `encoding`, or the coordinates themselves
     const Mlp* mlp;
     float* table;
     float* weights[max_layers];  // (widths[l + 1], widths[l]), row-major
     float* biases[max_layers];   // (widths[l + 1],)
+    const Encoding* encoding;    // or null
+    float* tensors[max_parts];   // of the encoding: tables and frequencies
+    const uint32_t* rounded[max_layers];             // weights, and their transposes, in pairs of bfloat16 along each
+    const uint32_t* rounded_transposes[max_layers];  // row; where the network is `in_bf16`, set by the kernels
 
-    int n_inputs() const { return grid ? grid->n_dims : mlp->n_inputs(); }
+    int n_inputs() const { return grid ? grid->n_dims : encoding ? encoding->n_inputs : mlp->n_inputs(); }
+    bool has_tables() const { return grid || (encoding && encoding->has_grids); }
 };
 
 // Where gradients go; null where nobody asks.
@@ -82,6 +118,7 @@ struct FieldGradients {
     float* table;
     float* weights[max_layers];
     float* biases[max_layers];
+    float* tensors[max_parts];  // of the encoding; only tables have gradients
 };
 
 enum class Loss : int {
@@ -122,11 +159,10 @@ struct Batch {
     void* context;
 };
 
-// Adam as tiny-cuda-nn writes it: p -= rate * m / (sqrt(v) + epsilon), the bias corrections folded into `rate`; `l2`
-// pulls on the network's parameters alone.
+// Adam for a stack of networks, as tiny-cuda-nn writes it: p -= rate * m / (sqrt(v) + epsilon), the bias corrections
+// folded into `rate`.
 struct Adam {
     float rate, beta1, beta2, epsilon, l2;
-    float *table_m, *table_v;
     float *weights_m[max_layers], *weights_v[max_layers];
     float *biases_m[max_layers], *biases_v[max_layers];
 };
@@ -152,6 +188,7 @@ struct Moved {
 
 struct Moves {
     Moved table, weights[max_layers], biases[max_layers];
+    Moved tensors[max_parts];  // of the encoding; only tables move
 };
 
 // Means over points and channels, before the step. Nothing is changed when the loss is not finite.
@@ -175,9 +212,151 @@ struct FieldKernels {
     void (*activate)(Activation, float slope, int64_t n, const float* z, float* value, float* derivative);
 };
 
+// The backward pass of a backward pass. The first gives grad_x from grad_out; from `cotangent`, the gradient in grad_x,
+// these give the gradients in what the first one read: grad_out itself (`out`), and those of FieldGradients; null where
+// nobody asks. To the latter they add what comes from `gradient`, the one in the outputs, unless that is null.
+struct SecondKernels {
+    void (*grid_double_backward)(const Grid&, const float* table, const float* x, int64_t n, const float* grad_out,
+                                 const float* cotangent, const float* gradient, float* out, float* grad_table,
+                                 float* grad_x, int n_threads);
+    void (*field_double_backward)(const Field&, const float* x, int64_t n, const float* grad_out,
+                                  const float* cotangent, const float* gradient, float* out, const FieldGradients&,
+                                  int n_threads);
+};
+
+// Encodings on their own. `tensors` and `grad_tensors` have an entry for each tensor of the encoding; null where nobody
+// asks for a gradient.
+struct EncodingKernels {
+    void (*forward)(const Encoding&, float* const* tensors, const float* x, int64_t n, float* out, int n_threads);
+    void (*backward)(const Encoding&, float* const* tensors, const float* x, int64_t n, const float* grad_out,
+                     float* const* grad_tensors, float* grad_x, int n_threads);
+};
+
+// Packed rows of rays: ray r has the rows offsets[r] to offsets[r + 1].
+struct PackedRays {
+    const int64_t* offsets;
+    int64_t n, longest;  // rays, and the most rows one of them has
+};
+
+// Intervals [t0, t1] that absorb with `density` and emit `n_channels` numbers, one row of each for every sample.
+struct Emission {
+    const float *t0, *t1, *density, *color;
+    int64_t n_channels;
+};
+
+// What is seen of them, or its gradient (null where there is none): (n_rays, n_channels), (n_rays,), (n_rays,),
+// (n_samples,); and what passes each ray (n_rays,), which the backward pass reads again.
+struct Rendered {
+    float *color, *depth, *opacity, *weights, *left;
+};
+
+struct Scan {
+    bool is_product, is_exclusive, is_reversed;
+};
+
+// Packed rays: compositing, scans and sums, distortion, search. Gradients are null where nobody asks.
+struct RenderingKernels {
+    void (*composite)(const PackedRays&, const Emission&, const Rendered&, int n_threads);
+    void (*composite_backward)(const PackedRays&, const Emission&, const Rendered&, const Rendered& gradient,
+                               float* grad_density, float* grad_color, int n_threads);
+    void (*accumulate)(const PackedRays&, const float* weights, const float* values, int64_t n_channels, float* out,
+                       int n_threads);
+    void (*accumulate_backward)(const PackedRays&, const float* weights, const float* values, int64_t n_channels,
+                                const float* grad, float* grad_weights, float* grad_values, int n_threads);
+    void (*scan)(const PackedRays&, const Scan&, const float* values, float* out, int n_threads);
+    void (*product_backward)(const PackedRays&, bool is_exclusive, const float* values, const float* grad,
+                             float* grad_values, int n_threads);
+    void (*distortion)(const PackedRays&, const float* weights, const float* t0, const float* t1, float* out, int n_threads);
+    void (*distortion_backward)(const PackedRays&, const float* weights, const float* t0, const float* t1, const float* grad,
+                                float* grad_weights, int n_threads);
+    // `left` and `right` (n_values,): rows of the edges around each value; -1 on rays without edges
+    void (*search)(const PackedRays& edges_of, const float* edges, const PackedRays& values_of, const float* values, int64_t* left,
+                   int64_t* right, int n_threads);
+    void (*inverse_cdf)(const PackedRays&, const float* edges, const float* cdf, const float* u, int64_t n_each, float* out,
+                        int n_threads);
+};
+
+constexpr int max_cascades = 16;
+
+// Boxes of cells around one centre, each twice as large as the one before. A point p lies in the cell
+// floor((p - low) * cells_per_length) of the first cascade where that is in [0, resolution) on each axis.
+//
+// Whether cells are occupied stands in bricks of 4 x 4 x 4 cells, one bit each, bit 16 x + 4 y + z; cells beyond the
+// resolution are empty. Bricks are rows (cascade, x, y, z), z fastest. Bricks that are not zero stand in superbricks in
+// the same way.
+struct Cascades {
+    int n_cascades;
+    int resolution[3];
+    float low[max_cascades][3];
+    float cells_per_length[max_cascades][3];
+};
+
+struct Occupancy {
+    const Cascades* cascades;
+    const uint64_t* bricks;
+    const uint64_t* superbricks;
+};
+
+// Where samples can be on a ray: edge[0] = start, edge[k + 1] = edge[k] + clamp(edge[k] * cone_angle, step, max_step);
+// edge[k] = start + k * step where cone_angle is 0. Sample k goes from edge[k] to edge[k + 1].
+struct Stride {
+    float step, cone_angle, max_step;
+    int64_t n_most;  // no ray has more of them
+};
+
+// Rays (n, 3) with t in [start, end).
+struct Rays {
+    int64_t n;
+    const float *origins, *directions, *start, *end;
+};
+
+// Occupancy grids and marching. Marks are rows of pieces(n_most, 64) words, bit k for sample k.
+struct MarchKernels {
+    void (*intersect_box)(const float* origins, const float* directions, int64_t n, const float* low, const float* high,
+                          float near, float far, float* t_near, float* t_far, int n_threads);
+    void (*look_up)(const Cascades&, const uint64_t* bricks, const float* points, int64_t n, bool* is_occupied,
+                    int n_threads);
+    void (*mark)(const Occupancy&, const Rays&, const Stride&, int64_t n_most_kept, uint64_t* marks, int64_t* counts,
+                 int n_threads);
+    void (*fill)(const Rays&, const Stride&, const uint64_t* marks, const int64_t* offsets, int64_t first_ray, float* t0,
+                 float* t1, int64_t* ray_index, int n_threads);
+    // density[cell] = max(density[cell] * decay, fresh) for cells that differ from each other
+    void (*decay_max)(float* density, const int64_t* cells, const float* fresh, int64_t n, float decay, int n_threads);
+    // which cells (cascade, x, y, z) exceed the threshold
+    void (*pack)(const Cascades&, const float* density, float threshold, uint64_t* bricks, uint64_t* superbricks,
+                 int n_threads);
+};
+
+// Networks of one shape side by side; network i takes the points offsets[i] up to offsets[i + 1].
+struct Stack {
+    const Mlp* mlp;
+    int64_t n_networks;
+    const int64_t* offsets;      // (n_networks + 1,), from 0, never falling
+    float* weights[max_layers];  // (n_networks, widths[l + 1], widths[l])
+    float* biases[max_layers];   // (n_networks, widths[l + 1])
+
+    int64_t n_points() const { return offsets[n_networks]; }
+};
+
+// Stacks of networks in one instruction set. Gradients are those of `FieldGradients` with a leading axis of networks.
+struct StackKernels {
+    void (*forward)(const Stack&, const float* x, float* out, int n_threads);
+    void (*backward)(const Stack&, const float* x, const float* grad_out, const FieldGradients&, int n_threads);
+    // A network whose own loss is not finite stays as it was.
+    StepResult (*train_step)(const Stack&, const Batch&, const Adam&, int n_threads);
+};
+
+struct LimitKernels;  // limits.hpp
+
 // All kernels of one instruction set; each table stands in the file that is named after it.
 struct Kernels {
     const FieldKernels* field;
+    const SecondKernels* second;
+    const EncodingKernels* encoding;
+    const RenderingKernels* rendering;
+    const MarchKernels* march;
+    const StackKernels* stack;
+    const LimitKernels* limit;
 };
 
 }  // namespace fieldforge::cpu

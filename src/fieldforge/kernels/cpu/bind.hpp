@@ -38,14 +38,45 @@ inline int expect_threads(int n_threads) {
 }
 
 inline int64_t expect_count(int64_t n) {
-    if (n < 0) refuse("n: expected a count of points");
+    if (n < 0 || n > int64_t{1} << 40) refuse("n: expected 0 to 2^40 points");
     return n;
 }
 
 // Every call lets other Python threads run.
 using Unlocked = nanobind::call_guard<nanobind::gil_scoped_release>;
 
+// A network's description, and the numbers that it points to.
+struct PythonMlp {
+    Mlp mlp;
+    std::vector<float> scale, offset;
+};
+
+// Addresses of a field's parameters, or of anything of the same shapes: gradients, moments.
+struct Addresses {
+    Address table;
+    std::vector<Address> weights, biases;
+    std::vector<Address> tensors;  // of an encoding of several parts
+};
+
+template <class Target>
+void fill(Target (&to)[max_layers], const std::vector<Address>& from, int n_layers, const char* what) {
+    if (!from.empty() && static_cast<int>(from.size()) != n_layers) refuse(std::string(what) + ": one address a layer");
+    for (size_t l = 0; l < from.size(); ++l) to[l] = at(from[l]);
+}
+
+inline void expect_all_layers(const Mlp& mlp, const Addresses& parameters) {
+    if (static_cast<int>(parameters.weights.size()) != mlp.n_layers) refuse("weights: one address a layer");
+    if (static_cast<int>(parameters.biases.size()) != (mlp.has_bias ? mlp.n_layers : 0)) refuse("biases: one address a layer");
+}
+
+Loss loss_called(const std::string& name);
+
 void bind_fields(nanobind::module_& module);
+void bind_encodings(nanobind::module_& module);
+void bind_rendering(nanobind::module_& module);
+void bind_marching(nanobind::module_& module);
+void bind_stacks(nanobind::module_& module);
 void bind_training(nanobind::module_& module);
+void bind_limits(nanobind::module_& module);
 
 }  // namespace fieldforge::cpu

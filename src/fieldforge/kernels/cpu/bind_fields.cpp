@@ -27,8 +27,10 @@ struct PythonLevel {
 };
 
 Level make_level(const PythonLevel& given, int n_dims, int n_features) {
-    if (given.size < 1 || given.size * n_features >= (int64_t{1} << 32)) refuse("levels: sizes must be in [1, 2^32 / n_features)");
-    if (given.offset < 0 || static_cast<int>(given.multipliers.size()) != n_dims) refuse("levels: one multiplier a dimension");
+    if (given.size < 1 || given.size >= (int64_t{1} << 32) / n_features) refuse("levels: sizes must be in [1, 2^32 / n_features)");
+    if (given.offset < 0 || given.offset > int64_t{1} << 40) refuse("levels: offsets must be in [0, 2^40]");
+    if (static_cast<int>(given.multipliers.size()) != n_dims) refuse("levels: one multiplier a dimension");
+    if (!(given.scale >= 0 && given.scale < 2147483648.0)) refuse("levels: scales must be in [0, 2^31)");
     Level level{};
     level.scale = static_cast<float>(given.scale);
     level.size = static_cast<uint32_t>(given.size);
@@ -65,6 +67,7 @@ void make_grid(Grid* self, int n_dims, int n_features, const std::string& interp
         "interpolation", interpolation,
         {{"Nearest", Interpolation::nearest}, {"Linear", Interpolation::linear}, {"Smoothstep", Interpolation::smoothstep}});
     for (size_t l = 0; l < levels.size(); ++l) {
+        if (levels[l].size() != 5) refuse("levels: each is (scale, size, offset, is_hashed, multipliers)");
         const PythonLevel given{nb::cast<double>(levels[l][0]), nb::cast<int64_t>(levels[l][1]),
                                 nb::cast<int64_t>(levels[l][2]), nb::cast<bool>(levels[l][3]),
                                 nb::cast<std::vector<uint32_t>>(levels[l][4])};
@@ -75,12 +78,13 @@ void make_grid(Grid* self, int n_dims, int n_features, const std::string& interp
 
 void make_mlp(PythonMlp* self, const std::vector<int>& widths, const std::string& activation, double number,
               double first_number, const std::string& output_activation, double output_number,
-              const std::vector<float>& output_scale, const std::vector<float>& output_offset, bool has_bias) {
+              const std::vector<float>& output_scale, const std::vector<float>& output_offset, bool has_bias, bool in_bf16) {
     if (widths.size() < 2 || widths.size() > max_layers + 1) refuse("widths: the native network has 1 to 64 layers");
     if (output_scale.size() != output_offset.size() ||
         (!output_scale.empty() && static_cast<int>(output_scale.size()) != widths.back())) {
         refuse("output_scale: one scale and one offset an output, or none");
     }
+    if (in_bf16 && !has_bf16()) refuse("in_bf16: this processor has no products of bfloat16");
     auto* made = new (self) PythonMlp{{}, output_scale, output_offset};
     Mlp* mlp = &made->mlp;
     if (!output_scale.empty()) {
@@ -94,6 +98,7 @@ void make_mlp(PythonMlp* self, const std::vector<int>& widths, const std::string
     mlp->first_number = static_cast<float>(first_number);
     mlp->output_number = static_cast<float>(output_number);
     mlp->has_bias = has_bias;
+    mlp->in_bf16 = in_bf16;
     for (int l = 0; l <= mlp->n_layers; ++l) {
         const int width = widths[static_cast<size_t>(l)];
         if (width < 1 || width > (1 << 16)) refuse("widths: layers of the native network are 1 to 65536 wide");
@@ -117,9 +122,10 @@ void bind_fields(nb::module_& module) {
         .def_ro("n_entries", &Grid::n_entries);
     nb::class_<PythonMlp>(module, "Mlp", "A multilayer perceptron without its parameters.")
         .def("__init__", &make_mlp, "widths"_a, "activation"_a, "number"_a, "first_number"_a, "output_activation"_a,
-             "output_number"_a, "output_scale"_a, "output_offset"_a, "has_bias"_a);
+             "output_number"_a, "output_scale"_a, "output_offset"_a, "has_bias"_a, "in_bf16"_a = false);
     nb::class_<Addresses>(module, "Addresses", "Where a field's parameters, their gradients or their moments lie.")
-        .def(nb::init<Address, std::vector<Address>, std::vector<Address>>(), "table"_a, "weights"_a, "biases"_a);
+        .def(nb::init<Address, std::vector<Address>, std::vector<Address>, std::vector<Address>>(), "table"_a, "weights"_a,
+             "biases"_a, "tensors"_a = std::vector<Address>{});
 
     module.def("activate", [](const std::string& name, double number, int64_t n, Address z, Address value, Address derivative) {
         kernels().field->activate(look_up("activation", name, activations), static_cast<float>(number), expect_count(n), at(z),
@@ -134,18 +140,38 @@ void bind_fields(nb::module_& module) {
                                 expect_threads(n_threads));
     }, Unlocked());
     module.def("field_forward", [](const Grid* grid, const PythonMlp& mlp, const Addresses& parameters, Address x,
-                                   int64_t n, Address out, int n_threads) {
-        kernels().field->field_forward(make_field(grid, mlp, parameters), at(x), expect_count(n), at(out),
+                                   int64_t n, Address out, int n_threads, const PythonEncoding* encoding) {
+        kernels().field->field_forward(make_field(grid, mlp, parameters, encoding), at(x), expect_count(n), at(out),
                                 expect_threads(n_threads));
-    }, "grid"_a.none(), "mlp"_a, "parameters"_a, "x"_a, "n"_a, "out"_a, "n_threads"_a, Unlocked());
+    }, "grid"_a.none(), "mlp"_a, "parameters"_a, "x"_a, "n"_a, "out"_a, "n_threads"_a,
+       "encoding"_a.none() = nb::none(), Unlocked());
     module.def("field_backward", [](const Grid* grid, const PythonMlp& mlp, const Addresses& parameters, Address x,
-                                    int64_t n, Address grad_out, const Addresses& gradients, Address grad_x, int n_threads) {
-        FieldGradients wanted{at(grad_x), at(gradients.table), {}, {}};
+                                    int64_t n, Address grad_out, const Addresses& gradients, Address grad_x, int n_threads,
+                                    const PythonEncoding* encoding) {
+        FieldGradients wanted{at(grad_x), at(gradients.table), {}, {}, {}};
+        if (encoding) fill_tensors(wanted.tensors, gradients.tensors, encoding->encoding);
         fill(wanted.weights, gradients.weights, mlp.mlp.n_layers, "weights");
         fill(wanted.biases, gradients.biases, mlp.mlp.n_layers, "biases");
-        kernels().field->field_backward(make_field(grid, mlp, parameters), at(x), expect_count(n), at(grad_out), wanted,
+        kernels().field->field_backward(make_field(grid, mlp, parameters, encoding), at(x), expect_count(n), at(grad_out), wanted,
                                  expect_threads(n_threads));
-    }, "grid"_a.none(), "mlp"_a, "parameters"_a, "x"_a, "n"_a, "grad_out"_a, "gradients"_a, "grad_x"_a, "n_threads"_a, Unlocked());
+    }, "grid"_a.none(), "mlp"_a, "parameters"_a, "x"_a, "n"_a, "grad_out"_a, "gradients"_a, "grad_x"_a, "n_threads"_a,
+       "encoding"_a.none() = nb::none(), Unlocked());
+    module.def("grid_double_backward", [](const Grid& grid, Address table, Address x, int64_t n, Address grad_out,
+                                          Address cotangent, Address gradient, Address out, Address grad_table,
+                                          Address grad_x, int n_threads) {
+        kernels().second->grid_double_backward(grid, at(table), at(x), expect_count(n), at(grad_out), at(cotangent),
+                                               at(gradient), at(out), at(grad_table), at(grad_x), expect_threads(n_threads));
+    }, Unlocked());
+    module.def("field_double_backward", [](const Grid* grid, const PythonMlp& mlp, const Addresses& parameters, Address x,
+                                           int64_t n, Address grad_out, Address cotangent, Address gradient, Address out,
+                                           const Addresses& gradients, Address grad_x, int n_threads) {
+        FieldGradients wanted{at(grad_x), at(gradients.table), {}, {}, {}};
+        fill(wanted.weights, gradients.weights, mlp.mlp.n_layers, "weights");
+        fill(wanted.biases, gradients.biases, mlp.mlp.n_layers, "biases");
+        kernels().second->field_double_backward(make_field(grid, mlp, parameters), at(x), expect_count(n), at(grad_out),
+                                                at(cotangent), at(gradient), at(out), wanted, expect_threads(n_threads));
+    }, "grid"_a.none(), "mlp"_a, "parameters"_a, "x"_a, "n"_a, "grad_out"_a, "cotangent"_a, "gradient"_a, "out"_a,
+       "gradients"_a, "grad_x"_a, "n_threads"_a, Unlocked());
 }
 
 }  // namespace fieldforge::cpu

@@ -30,8 +30,8 @@ struct PythonDraw {
     }
 };
 
-void make_draw(PythonDraw* self, Address values, const std::string& pixel, double one, const std::vector<int64_t>& sizes,
-               int n_channels, int64_t seed, int64_t n, int64_t n_moved) {
+void make_draw(PythonDraw* self, Address values, const std::string& pixel, double one,
+               const std::vector<int64_t>& sizes, int n_channels, int64_t seed, int64_t n, int64_t n_moved) {
     if (sizes.empty() || sizes.size() > max_dims) refuse("sizes: a raster has 1 to 4 axes");
     if (n_channels < 1) refuse("n_channels: expected at least 1");
     if (n_moved && sizes.size() != 2) refuse("n_moved: samples lie between those of a raster with 2 axes only");
@@ -58,7 +58,7 @@ void make_draw(PythonDraw* self, Address values, const std::string& pixel, doubl
 struct PythonTraining {
     Field field;
     Moves moves;
-    std::vector<Moved*> in_order;  // table, weights, biases
+    std::vector<Moved*> in_order;  // tables, weights, biases
     Loss loss;
     float huber_delta;
 };
@@ -67,11 +67,13 @@ using Numbers = std::vector<std::vector<double>>;
 
 void make_training(PythonTraining* self, const Grid* grid, const PythonMlp& network, const Addresses& parameters,
                    const Addresses& first, const Addresses& second, const Addresses& average, const std::string& loss,
-                   double huber_delta) {
-    const Field field = make_field(grid, network, parameters);
-    const Loss known = look_up("loss", loss, losses);
+                   double huber_delta, const PythonEncoding* encoding) {
+    const Field field = make_field(grid, network, parameters, encoding);
+    const Loss known = loss_called(loss);
     const Mlp& mlp = network.mlp;
-    if (known == Loss::relative_l2_luminance && mlp.n_outputs() < 3) refuse("loss: RelativeL2Luminance needs red, green and blue");
+    if (known == Loss::relative_l2_luminance && mlp.n_outputs() < 3) {
+        refuse("loss: RelativeL2Luminance needs red, green and blue");
+    }
     auto* made = new (self) PythonTraining{field, {}, {}, known, static_cast<float>(huber_delta)};
     Moves& moves = made->moves;
     const auto take = [](Moved& moved, Address m, Address v, Address mean) {
@@ -80,6 +82,13 @@ void make_training(PythonTraining* self, const Grid* grid, const PythonMlp& netw
     if (grid) {
         take(moves.table, first.table, second.table, average.table);
         made->in_order.push_back(&moves.table);
+    }
+    for (int k = 0; encoding && k < encoding->encoding.n_parts; ++k) {
+        const Part& part = encoding->encoding.parts[k];
+        if (!part.grid) continue;  // only tables move
+        const auto own = [&](const Addresses& addresses) { return addresses.tensors.at(static_cast<size_t>(part.tensor)); };
+        take(moves.tensors[part.tensor], own(first), own(second), own(average));
+        made->in_order.push_back(&moves.tensors[part.tensor]);
     }
     const auto of_layer = [](const std::vector<Address>& addresses, int l) {
         return static_cast<size_t>(l) < addresses.size() ? addresses[static_cast<size_t>(l)] : 0;
@@ -124,11 +133,12 @@ struct Question {
     }
 };
 
-nb::tuple train(PythonTraining& self, const Numbers& rules, int64_t n, Address x, Address target, const PythonDraw* draw,
-                int64_t step, Address sample_loss, nb::handle may_move, int n_threads) {
+nb::tuple train(PythonTraining& self, const Numbers& rules, int64_t n, Address x, Address target,
+                const PythonDraw* draw, int64_t step, Address sample_loss, nb::handle may_move, int n_threads) {
     set_rules(self, rules);
     if (expect_count(n) == 0) refuse("n: a training step needs at least one sample");
-    if (draw && (draw->raster.n_axes != self.field.n_inputs() || draw->raster.n_channels != self.field.mlp->n_outputs())) {
+    if (draw && (draw->raster.n_axes != self.field.n_inputs() ||
+                 draw->raster.n_channels != self.field.mlp->n_outputs())) {
         refuse("raster: its axes and channels are the field's inputs and outputs");
     }
     const Draw here = draw ? draw->at_step(step) : Draw{};
@@ -147,15 +157,19 @@ nb::tuple train(PythonTraining& self, const Numbers& rules, int64_t n, Address x
 
 }  // namespace
 
+Loss loss_called(const std::string& name) { return look_up("loss", name, losses); }
+
 void bind_training(nb::module_& module) {
     nb::class_<PythonDraw>(module, "Draw", "Batches of samples on a regular grid, axis 0 of the coordinates fastest.")
-        .def("__init__", &make_draw, "values"_a, "pixel"_a, "one"_a, "sizes"_a, "n_channels"_a, "seed"_a, "n"_a, "n_moved"_a);
+        .def("__init__", &make_draw, "values"_a, "pixel"_a, "one"_a, "sizes"_a, "n_channels"_a, "seed"_a, "n"_a,
+             "n_moved"_a);
     module.def("draw", [](const PythonDraw& draw, int64_t step, Address x, Address target, int n_threads) {
         kernels().field->draw(draw.at_step(step), draw.n, at(x), at(target), expect_threads(n_threads));
     }, Unlocked());
-    nb::class_<PythonTraining>(module, "Training", "Steps of one field; the tensors behind the addresses have to outlive it.")
-        .def("__init__", &make_training, "grid"_a.none(), "mlp"_a, "parameters"_a, "first_moments"_a, "second_moments"_a,
-             "averages"_a, "loss"_a, "huber_delta"_a, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
+    nb::class_<PythonTraining>(module, "Training", "Steps of one field; what the addresses point to has to outlive it.")
+        .def("__init__", &make_training, "grid"_a.none(), "mlp"_a, "parameters"_a, "first_moments"_a,
+             "second_moments"_a, "averages"_a, "loss"_a, "huber_delta"_a, "encoding"_a.none(), nb::keep_alive<1, 2>(),
+             nb::keep_alive<1, 3>(), nb::keep_alive<1, 10>())
         .def("step", &train, "rules"_a, "n"_a, "x"_a, "target"_a, "draw"_a.none(), "step"_a, "sample_loss"_a,
              "may_move"_a.none(), "n_threads"_a);
 }

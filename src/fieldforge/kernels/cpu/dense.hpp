@@ -80,6 +80,12 @@ __attribute__((noinline)) void multiply(const float* w, int n_outputs, int n_inp
         multiply_columns<n_wide, finish>(w, n_outputs, n_inputs, bias, x + p, x_row, y + p, y_row,
                                          factor ? factor + p : factor, factor_row);
     }
+    if constexpr (n_wide > 2) {
+        for (; p + 2 * lanes <= n_points; p += 2 * lanes) {
+            multiply_columns<2, finish>(w, n_outputs, n_inputs, bias, x + p, x_row, y + p, y_row,
+                                        factor ? factor + p : factor, factor_row);
+        }
+    }
     for (; p < n_points; p += lanes) {
         multiply_columns<1, finish>(w, n_outputs, n_inputs, bias, x + p, x_row, y + p, y_row,
                                     factor ? factor + p : factor, factor_row);
@@ -105,7 +111,7 @@ FF_INLINE void outer_block(const float* grad_y, int64_t grad_row, const float* x
             if ((j + 1) * lanes <= n_columns) {
                 store(to + j * lanes, load(to + j * lanes) + sum[i][j]);
             } else {
-                for (int64_t k = j * lanes; k < n_columns; ++k) to[k] += sum[i][j][k - j * lanes];
+                add_first(to + j * lanes, sum[i][j], n_columns - j * lanes);
             }
         }
     }
@@ -166,7 +172,7 @@ FF_INLINE int64_t transposed_row(int64_t n_inputs) { return (round_up(n_inputs, 
 __attribute__((noinline)) inline void add_weight_gradient(const float* grad_y, int64_t grad_row, int n_outputs,
                                                           const float* x, int64_t x_row, int n_inputs,
                                                           int64_t n_points, float* grad_w, float* transposed) {
-    if (n_outputs <= 4) {  // too few rows to pay for a transpose
+    if (n_outputs <= 4 && n_points >= 128) {  // too few rows to pay for a transpose, too many points for few sums
         switch (n_outputs) {
             case 1: return dot_rows<1>(grad_y, grad_row, x, x_row, n_inputs, n_points, grad_w);
             case 2: return dot_rows<2>(grad_y, grad_row, x, x_row, n_inputs, n_points, grad_w);
@@ -180,25 +186,29 @@ __attribute__((noinline)) inline void add_weight_gradient(const float* grad_y, i
             transpose_block(x + k * x_row + p, x_row, transposed + p * row + k, row);
         }
     }
-    int k = 0;
-    for (; k + n_wide * lanes <= n_inputs; k += n_wide * lanes) {
+    int k = 0;  // the last vector of a block may be beyond the inputs in part
+    for (; k + (n_wide - 1) * lanes < n_inputs; k += n_wide * lanes) {
         outer_rows<n_wide>(grad_y, grad_row, n_outputs, transposed + k, row, n_points, grad_w + k, n_inputs,
-                           n_wide * lanes);
+                           n_inputs - k);
     }
-    for (; k + 2 * lanes <= n_inputs; k += 2 * lanes) {
-        outer_rows<2>(grad_y, grad_row, n_outputs, transposed + k, row, n_points, grad_w + k, n_inputs, 2 * lanes);
+    for (; k + lanes < n_inputs; k += 2 * lanes) {
+        outer_rows<2>(grad_y, grad_row, n_outputs, transposed + k, row, n_points, grad_w + k, n_inputs, n_inputs - k);
     }
     for (; k < n_inputs; k += lanes) {
         outer_rows<1>(grad_y, grad_row, n_outputs, transposed + k, row, n_points, grad_w + k, n_inputs, n_inputs - k);
     }
 }
 
-// grad_b[o] += sum over points of grad_y[o][p].
-inline void add_bias_gradient(const float* grad_y, int64_t grad_row, int n_outputs, int64_t n_points, float* grad_b) {
-    for (int o = 0; o < n_outputs; ++o) {
-        Floats total{};
-        for (int64_t p = 0; p < n_points; p += lanes) total += load(grad_y + o * grad_row + p);
-        grad_b[o] += sum(total);
+// grad_b[o] += sum over points of grad_y[o][p]. Rows up to the next multiple of `lanes` exist.
+__attribute__((noinline)) inline void add_bias_gradient(const float* grad_y, int64_t grad_row, int n_outputs,
+                                                        int64_t n_points, float* grad_b) {
+    for (int o = 0; o < n_outputs; o += lanes) {
+        Floats total[lanes];
+        FF_NO_UNROLL for (int i = 0; i < lanes; ++i) {
+            total[i] = Floats{};
+            for (int64_t p = 0; p < n_points; p += lanes) total[i] += load(grad_y + (o + i) * grad_row + p);
+        }
+        add_first(grad_b + o, sums(total), smaller(lanes, n_outputs - o));
     }
 }
 

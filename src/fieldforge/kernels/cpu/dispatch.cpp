@@ -8,10 +8,24 @@
 namespace fieldforge::cpu {
 
 // The build says which sets it holds: FF_HAS_V2 and so on.
-#define FF_SET_OF_KERNELS(set)                    \
-    namespace set {                               \
-    extern const FieldKernels field_kernels;      \
-    constexpr Kernels kernels = {&field_kernels}; \
+#define FF_SET_OF_KERNELS(set)                       \
+    namespace set {                                  \
+    extern const FieldKernels field_kernels;         \
+    extern const SecondKernels second_kernels;       \
+    extern const EncodingKernels encoding_kernels;   \
+    extern const RenderingKernels rendering_kernels; \
+    extern const MarchKernels march_kernels;         \
+    extern const StackKernels stack_kernels;         \
+    extern const LimitKernels limit_kernels;         \
+    constexpr Kernels kernels = {                    \
+        &field_kernels,                              \
+        &second_kernels,                             \
+        &encoding_kernels,                           \
+        &rendering_kernels,                          \
+        &march_kernels,                              \
+        &stack_kernels,                              \
+        &limit_kernels,                              \
+    };                                               \
     }
 #if FF_HAS_V2
 FF_SET_OF_KERNELS(v2)
@@ -80,5 +94,13 @@ const Candidate& chosen() {
 const Kernels& kernels() { return *chosen().kernels; }
 
 const char* instruction_set() { return chosen().long_name; }
+
+bool has_bf16() {
+#if defined(__x86_64__)
+    return !std::strcmp(chosen().name, "v4") && __builtin_cpu_supports("avx512bf16");
+#else
+    return false;
+#endif
+}
 
 }  // namespace fieldforge::cpu

@@ -11,4 +11,7 @@ const Kernels& kernels();
 // Its x86-64 psABI level ("x86-64-v4"), or "baseline".
 const char* instruction_set();
 
+// Whether the set that serves has products of bfloat16 on this processor (AVX512-BF16).
+bool has_bf16();
+
 }  // namespace fieldforge::cpu

@@ -50,6 +50,50 @@ void grid_backward(const Grid& grid, const float* table, const float* x, int64_t
     }
 }
 
+// Many features take narrow tiles: a tile stays in the cache.
+int encoding_tile_points(const Encoding& encoding) {
+    int points = 256;
+    while (points > 16 && int64_t{encoding.n_rows} * points > (1 << 15)) points /= 2;
+    return points;
+}
+
+void encoding_forward(const Encoding& encoding, float* const* tensors, const float* x, int64_t n, float* out,
+                      int n_threads) {
+    Scratch scratch;
+    EncodedBatch batch;
+    const int points = encoding_tile_points(encoding), n_out = encoding.n_outputs;
+    const int64_t block = smaller(round_up(n, points), block_points);
+    batch.prepare(encoding, tensors, points, block, false, scratch, n_threads);
+    for (int64_t first = 0; first < n; first += block) {
+        Scratch axes;
+        const int64_t n_here = smaller(block, n - first);
+        batch.begin(x + first * encoding.n_inputs, n_here, axes, n_threads);
+        parallel_for(n_threads, pieces(n_here, points), [&](int64_t tile, int thread) {
+            const int64_t start = tile * points;
+            tile_to_rows(batch.finish_tile(tile, thread), batch.tiles.row, smaller(points, n_here - start), n_out,
+                         out + (first + start) * n_out);
+        });
+    }
+}
+
+void encoding_backward(const Encoding& encoding, float* const* tensors, const float* x, int64_t n,
+                       const float* grad_out, float* const* grad_tensors, float* grad_x, int n_threads) {
+    Scratch scratch;
+    EncodedBatch batch;
+    const int points = encoding_tile_points(encoding), n_out = encoding.n_outputs;
+    batch.prepare(encoding, tensors, points, n, true, scratch, n_threads);
+    batch.begin(x, n, scratch, n_threads);
+    parallel_for(n_threads, pieces(n, points), [&](int64_t tile, int thread) {
+        const int64_t start = tile * points;
+        batch.finish_tile(tile, thread);
+        rows_to_tile(grad_out + start * n_out, smaller(points, n - start), n_out, batch.rooms[thread].gradient,
+                     batch.tiles.row);
+        batch.back_tile(tile, thread, grad_x);
+    });
+    if (grad_x) batch.back_grids(grad_x, scratch, n_threads);
+    copy_table_gradients(batch, grad_tensors, scratch, n_threads);
+}
+
 void activate_numbers(Activation activation, float number, int64_t n, const float* z, float* value,
                       float* derivative) {
     const int64_t whole = n / lanes * lanes;
@@ -68,5 +112,8 @@ void activate_numbers(Activation activation, float number, int64_t n, const floa
 extern const FieldKernels field_kernels;
 const FieldKernels field_kernels = {lanes,         grid_forward, grid_backward,   field_forward,
                                     field_backward, draw_batch,   train_step,      activate_numbers};
+
+extern const EncodingKernels encoding_kernels;
+const EncodingKernels encoding_kernels = {encoding_forward, encoding_backward};
 
 }  // namespace fieldforge::cpu::FF_SET

@@ -50,7 +50,8 @@ struct Cells {
                     if (with_slope) slope[d] = 6.0f * t * (1.0f - t);
                     t = t * t * (3.0f - 2.0f * t);
                 } else {
-                    t = Floats{};  // nearest: the lower corner alone, whatever the position
+                    t = Floats{};  // nearest: the lower corner alone, whatever the position and its neighbours
+                    corner[d][1] = corner[d][0];
                 }
             }
             weight[d][0] = 1.0f - t;
@@ -93,10 +94,10 @@ struct Cells {
     }
 };
 
-// f(c) for every corner c; straight-line code as long as that stays small.
-template <int D>
+// f(c) for every corner c; straight-line code as long as that stays small and is what the time goes to.
+template <int D, Indexing I = Indexing::hash>
 FF_INLINE void for_each_corner(auto&& f) {
-    if constexpr (D <= 3) {
+    if constexpr (D <= 3 && I != Indexing::any_modulo) {
         FF_UNROLL for (int c = 0; c < 1 << D; ++c) f(c);
     } else {
         FF_NO_UNROLL for (int c = 0; c < 1 << D; ++c) f(c);
@@ -192,7 +193,7 @@ void encode_level(const Grid& grid, const Level& level, const float* table, cons
             float* to = out.at(tile, feature) + p;
             for (int f = 0; f < F; f += by_pairs ? 2 : 1) {
                 Floats first{}, second{};
-                for_each_corner<D>([&](int c) __attribute__((always_inline)) {
+                for_each_corner<D, I>([&](int c) __attribute__((always_inline)) {
                     const UInts at = cells.place(c, level, static_cast<uint32_t>(F));
                     const Floats w = cells.product(c);
                     if constexpr (by_pairs) {
@@ -250,7 +251,7 @@ void differentiate_level(const Grid& grid, const Level& level, const float* tabl
             const Cells<D, I> cells(x, tile * grad_out.n_points + p, level, grid.interpolation, true);
             const float* from = grad_out.at(tile, feature) + p;
             Floats slope[D] = {};
-            for_each_corner<D>([&](int c) __attribute__((always_inline)) {
+            for_each_corner<D, I>([&](int c) __attribute__((always_inline)) {
                 const UInts at = cells.place(c, level, static_cast<uint32_t>(F));
                 Floats value{};  // grad_out . table[corner]
                 for (int f = 0; f < F; f += by_pairs ? 2 : 1) {
@@ -295,9 +296,10 @@ FF_INLINE void with_constants(const Grid& grid, const Level& level, bool are_ins
     }
 }
 
-// x (n, n_dims) row-major to axes, padded to n_tiles whole tiles.
+// x (n, n_dims) row-major to axes, padded to n_tiles whole tiles. Rows of x are n_columns long, if not 0.
 inline Points split_axes(const float* x, int64_t n, int n_dims, int64_t n_tiles, int tile_points, Scratch& scratch,
-                         int n_threads) {
+                         int n_threads, int n_columns = 0) {
+    if (n_columns == 0) n_columns = n_dims;
     Points points{};
     const int64_t n_padded = n_tiles * tile_points;
     float* axis[max_dims] = {};
@@ -310,7 +312,7 @@ inline Points split_axes(const float* x, int64_t n, int n_dims, int64_t n_tiles,
         bool inside = true;
         for (int d = 0; d < n_dims; ++d) {
             for (int64_t i = k * piece; i < last; ++i) {
-                const float v = i < n ? x[i * n_dims + d] : 0.5f;
+                const float v = i < n ? x[i * n_columns + d] : 0.5f;
                 inside &= v >= 0.0f && v <= 1.0f;  // false for NaN
                 axis[d][i] = v;
             }
@@ -322,25 +324,32 @@ inline Points split_axes(const float* x, int64_t n, int n_dims, int64_t n_tiles,
     return points;
 }
 
-// All levels, for all tiles. A task is one level over a part of the tiles: with few threads each keeps to one table.
-inline void encode(const Grid& grid, const float* table, const Points& x, int64_t n_tiles, const Tiles& out,
-                   int n_threads) {
+// f(l, begin, end) for every level, for all tiles. A task is one level over a part of the tiles: with few threads each
+// keeps to one table.
+template <class F>
+void for_each_level(const Grid& grid, int64_t n_tiles, int n_threads, F&& f) {
     const int64_t n_parts = smaller(n_tiles, (3 * n_threads - 1) / grid.n_levels + 1);
     parallel_for(n_threads, grid.n_levels * n_parts, [&](int64_t task, int) {
-        const int64_t l = task % grid.n_levels, part = task / grid.n_levels;
-        const int64_t begin = n_tiles * part / n_parts, end = n_tiles * (part + 1) / n_parts;
+        const int64_t part = task / grid.n_levels;
+        f(static_cast<int>(task % grid.n_levels), n_tiles * part / n_parts, n_tiles * (part + 1) / n_parts);
+    });
+}
+
+inline void encode(const Grid& grid, const float* table, const Points& x, int64_t n_tiles, const Tiles& out,
+                   int n_threads) {
+    for_each_level(grid, n_tiles, n_threads, [&](int l, int64_t begin, int64_t end) {
         const Level& level = grid.levels[l];
         with_constants(grid, level, x.are_inside, [&]<int D, bool by_pairs, Indexing I> {
-            encode_level<D, by_pairs, I>(grid, level, table, x, begin, end, out, static_cast<int>(l) * grid.n_features);
+            encode_level<D, by_pairs, I>(grid, level, table, x, begin, end, out, l * grid.n_features);
         });
     });
 }
 
-// What to do with the gradient of the entries [first, first + count) of the table (in floats from its start).
-// Called once for every part of the table; `gradient` is the caller's to overwrite.
-template <class Use>
-void scatter(const Grid& grid, const Points& x, int64_t n, const Tiles& grad_out, Scratch& scratch, int n_threads,
-             Use&& use) {
+// `add(l, gradient, window)` adds the gradient of a level's entries within a window to memory that is zero. `use(first,
+// count, gradient)` says what to do with the gradient of the entries [first, first + count) of the table (in floats from
+// its start): it is called once for every part of the table; `gradient` is the caller's to overwrite.
+template <class Add, class Use>
+void scatter_levels(const Grid& grid, Scratch& scratch, int n_threads, Add&& add, Use&& use) {
     // One thread owns a part of a level: no atomics, and each entry adds its points in their order. Several parts a
     // level only when the levels do not suffice to keep the threads busy: each part looks at all points.
     const int64_t n_parts = n_threads == 1 ? 1 : (2 * n_threads - 1) / grid.n_levels + 1;
@@ -359,19 +368,31 @@ void scatter(const Grid& grid, const Points& x, int64_t n, const Tiles& grad_out
         float* gradient = buffers + thread * buffer_floats;
         std::memset(gradient, 0, sizeof(float) * static_cast<size_t>(last - first));
         const Window window{static_cast<uint32_t>(first), static_cast<uint32_t>(last - first), n_parts == 1};
-        with_constants(grid, level, x.are_inside, [&]<int D, bool by_pairs, Indexing I> {
-            scatter_level<D, by_pairs, I>(grid, level, gradient, window, x, n, grad_out, static_cast<int>(l * F));
-        });
+        add(static_cast<int>(l), gradient, window);
         use(level.offset * F + first, last - first, gradient);
     });
 }
 
-// The gradient in the coordinates, (n, n_dims) row-major.
-inline void differentiate_rows(const Grid& grid, const float* table, const Points& x, int64_t n,
-                               const Tiles& grad_out, float* grad_x, Scratch& scratch, int n_threads) {
-    const int64_t n_tiles = pieces(n, grad_out.n_points);
+template <class Use>
+void scatter(const Grid& grid, const Points& x, int64_t n, const Tiles& grad_out, Scratch& scratch, int n_threads,
+             Use&& use) {
+    const auto add = [&](int l, float* gradient, const Window& window) {
+        const Level& level = grid.levels[l];
+        with_constants(grid, level, x.are_inside, [&]<int D, bool by_pairs, Indexing I> {
+            scatter_level<D, by_pairs, I>(grid, level, gradient, window, x, n, grad_out, l * grid.n_features);
+        });
+    };
+    scatter_levels(grid, scratch, n_threads, add, use);
+}
+
+// The gradient in the coordinates, (n, n_dims) row-major: `add(l, begin, end, by_axis)` adds that through one level, for
+// the tiles [begin, end).
+template <class Add>
+void add_rows_of_levels(const Grid& grid, int64_t n, int tile_points, float* grad_x, Scratch& scratch, int n_threads,
+                        Add&& add) {
+    const int64_t n_tiles = pieces(n, tile_points);
     const int64_t piece = larger(1, smaller(32, n_tiles / n_threads));
-    Tiles by_axis(nullptr, grad_out.n_points, grid.n_dims);
+    Tiles by_axis(nullptr, tile_points, grid.n_dims);
     by_axis.data = scratch.floats(n_tiles * by_axis.stride);
     parallel_for(n_threads, pieces(n_tiles, piece), [&](int64_t task, int) {
         const int64_t begin = task * piece, end = smaller(n_tiles, begin + piece);
@@ -382,17 +403,25 @@ inline void differentiate_rows(const Grid& grid, const float* table, const Point
         }
         // Nearest is constant in each cell
         for (int l = 0; l < grid.n_levels && grid.interpolation != Interpolation::nearest; ++l) {
-            const Level& level = grid.levels[l];
-            with_constants(grid, level, x.are_inside, [&]<int D, bool by_pairs, Indexing I> {
-                differentiate_level<D, by_pairs, I>(grid, level, table, x, begin, end, grad_out, l * grid.n_features,
-                                                    by_axis);
-            });
+            add(l, begin, end, by_axis);
         }
         for (int64_t tile = begin; tile < end; ++tile) {
-            const int64_t start = tile * grad_out.n_points;
-            tile_to_rows(by_axis.at(tile, 0), by_axis.row, smaller(grad_out.n_points, n - start), grid.n_dims,
+            const int64_t start = tile * tile_points;
+            tile_to_rows(by_axis.at(tile, 0), by_axis.row, smaller(tile_points, n - start), grid.n_dims,
                          grad_x + start * grid.n_dims);
         }
+    });
+}
+
+inline void differentiate_rows(const Grid& grid, const float* table, const Points& x, int64_t n,
+                               const Tiles& grad_out, float* grad_x, Scratch& scratch, int n_threads) {
+    add_rows_of_levels(grid, n, grad_out.n_points, grad_x, scratch, n_threads,
+                       [&](int l, int64_t begin, int64_t end, const Tiles& by_axis) {
+        const Level& level = grid.levels[l];
+        with_constants(grid, level, x.are_inside, [&]<int D, bool by_pairs, Indexing I> {
+            differentiate_level<D, by_pairs, I>(grid, level, table, x, begin, end, grad_out, l * grid.n_features,
+                                                by_axis);
+        });
     });
 }
 

@@ -61,6 +61,8 @@ FF_INLINE Floats loss_at(Floats prediction, Floats target, float delta, Floats d
 
 struct LossSums {
     double loss, squared_error;
+
+    void operator+=(const LossSums& more) { loss += more.loss, squared_error += more.squared_error; }
 };
 
 // Predictions of a tile, one row per channel, and its targets; `gradient` may be the memory of the targets. Writes

@@ -1,6 +1,7 @@
 // A multilayer perceptron on one tile of points: forward, and backward from the gradient in its outputs.
 #pragma once
 #include "activations.hpp"
+#include "bf16.hpp"
 #include "dense.hpp"
 #include "pool.hpp"
 #include "tiles.hpp"
@@ -17,11 +18,13 @@ struct Work {
     float* derivative[max_layers + 1];  // of the activation after each layer, where a ReLU's sign does not do
     float* gradient[2];                 // in the outputs of a layer, and in its inputs
     float* transposed;
+    uint32_t* room;  // for factors rounded to bfloat16
 
     // For inference two arrays take turns.
     Work(const Mlp& mlp, Scratch& scratch, bool with_gradient) : row(tile_points(mlp) + row_padding) {
         const int64_t largest = padded_rows(mlp.max_width) * row;
         value[0] = scratch.floats(padded_rows(mlp.n_inputs()) * row);
+        room = mlp.in_bf16 ? scratch.array<uint32_t>(2 * largest) : nullptr;
         if (!with_gradient) {
             float* turn[2] = {scratch.floats(largest), scratch.floats(largest)};
             for (int l = 1; l <= mlp.n_layers; ++l) value[l] = turn[l % 2], derivative[l] = nullptr;
@@ -41,11 +44,47 @@ struct Work {
     Work() = default;
 };
 
+// One for each thread.
+inline Work* make_works(const Mlp& mlp, Scratch& scratch, bool with_gradient, int n_threads) {
+    auto* works = reinterpret_cast<Work*>(scratch.floats(static_cast<int64_t>(sizeof(Work) / sizeof(float) + 1) * n_threads));
+    for (int t = 0; t < n_threads; ++t) works[t] = Work(mlp, scratch, with_gradient);
+    return works;
+}
+
 FF_INLINE Activation activation_after(const Mlp& mlp, int layer) {
     return layer + 1 < mlp.n_layers ? mlp.activation : mlp.output_activation;
 }
 FF_INLINE float number_after(const Mlp& mlp, int layer) {
     return layer + 1 == mlp.n_layers ? mlp.output_number : layer == 0 ? mlp.first_number : mlp.number;
+}
+
+// y = finish(bias + w x) for one layer, or for the way back through it.
+template <Finish finish>
+FF_INLINE void product(const Mlp& mlp, const float* w, const uint32_t* rounded, int n_outputs, int n_inputs,
+                       const float* bias, const float* x, float* y, int64_t n_points, const Work& work,
+                       const float* factor = nullptr) {
+    if (mlp.in_bf16) {
+        multiply_rounded<finish>(rounded, n_outputs, n_inputs, bias, x, work.row, y, work.row, n_points, factor,
+                                 work.row, work.room);
+    } else {
+        multiply<finish>(w, n_outputs, n_inputs, bias, x, work.row, y, work.row, n_points, factor, work.row);
+    }
+}
+
+// The field with its weights, and their transposes unless null, rounded if it wants them so.
+inline Field with_rounded(Field field, const float* const* transposes, Scratch& scratch) {
+    const Mlp& mlp = *field.mlp;
+    for (int l = 0; mlp.in_bf16 && l < mlp.n_layers; ++l) {
+        const int64_t in = mlp.widths[l], out = mlp.widths[l + 1], in_pairs = (in + 1) / 2, out_pairs = (out + 1) / 2;
+        auto* weights = scratch.array<uint32_t>(out * in_pairs);
+        pair_columns(field.weights[l], in, out, in, weights, in_pairs);
+        field.rounded[l] = weights;
+        if (!transposes) continue;
+        auto* turned = scratch.array<uint32_t>(in * out_pairs);
+        pair_columns(transposes[l], out, in, out, turned, out_pairs);
+        field.rounded_transposes[l] = turned;
+    }
+    return field;
 }
 
 // The outputs, one row each, of n_points (a multiple of `lanes`) points.
@@ -56,11 +95,11 @@ inline const float* forward(const Field& field, const float* input, int64_t n_po
         const Activation a = activation_after(mlp, l);
         float* y = work.value[l + 1];
         if (a == Activation::relu && !work.derivative[l + 1]) {
-            multiply<Finish::relu>(field.weights[l], mlp.widths[l + 1], mlp.widths[l], field.biases[l], x, work.row, y,
-                                   work.row, n_points);
+            product<Finish::relu>(mlp, field.weights[l], field.rounded[l], mlp.widths[l + 1], mlp.widths[l],
+                                  field.biases[l], x, y, n_points, work);
         } else {
-            multiply<Finish::plain>(field.weights[l], mlp.widths[l + 1], mlp.widths[l], field.biases[l], x, work.row,
-                                    y, work.row, n_points);
+            product<Finish::plain>(mlp, field.weights[l], field.rounded[l], mlp.widths[l + 1], mlp.widths[l],
+                                   field.biases[l], x, y, n_points, work);
             if (a != Activation::none) {
                 activate(a, number_after(mlp, l), mlp.widths[l + 1], n_points, y, y, work.derivative[l + 1], work.row);
             }
@@ -103,28 +142,34 @@ inline void backward(const Field& field, const float* input, int64_t n_points, c
     for (int l = mlp.n_layers - 1; l >= 0; --l) {
         const int n_in = mlp.widths[l], n_out = mlp.widths[l + 1];
         const float* x = l ? work.value[l] : input;
+        const uint32_t* rounded = field.rounded_transposes[l];
         if (grad) {
-            add_weight_gradient(grad_y, work.row, n_out, x, work.row, n_in, n_points, grad + mlp.weight_offset[l],
-                                work.transposed);
+            float* grad_w = grad + mlp.weight_offset[l];
+            if (mlp.in_bf16) {
+                add_rounded_weight_gradient(grad_y, work.row, n_out, x, work.row, n_in, n_points, grad_w,
+                                            work.transposed, work.room);
+            } else {
+                add_weight_gradient(grad_y, work.row, n_out, x, work.row, n_in, n_points, grad_w, work.transposed);
+            }
             if (mlp.has_bias) add_bias_gradient(grad_y, work.row, n_out, n_points, grad + mlp.bias_offset[l]);
         }
         if (l > 0) {
             if (mlp.activation == Activation::relu) {
-                multiply<Finish::where_active>(transposes[l], n_in, n_out, nullptr, grad_y, work.row, grad_x, work.row,
-                                               n_points, x, work.row);
+                product<Finish::where_active>(mlp, transposes[l], rounded, n_in, n_out, nullptr, grad_y, grad_x,
+                                              n_points, work, x);
             } else if (mlp.activation == Activation::none) {
-                multiply<Finish::plain>(transposes[l], n_in, n_out, nullptr, grad_y, work.row, grad_x, work.row,
-                                        n_points);
+                product<Finish::plain>(mlp, transposes[l], rounded, n_in, n_out, nullptr, grad_y, grad_x, n_points,
+                                       work);
             } else {
-                multiply<Finish::times_factor>(transposes[l], n_in, n_out, nullptr, grad_y, work.row, grad_x, work.row,
-                                               n_points, work.derivative[l], work.row);
+                product<Finish::times_factor>(mlp, transposes[l], rounded, n_in, n_out, nullptr, grad_y, grad_x,
+                                              n_points, work, work.derivative[l]);
             }
             float* done = grad_y;
             grad_y = grad_x;
             grad_x = done;
         } else if (grad_input) {
-            multiply<Finish::plain>(transposes[0], n_in, n_out, nullptr, grad_y, work.row, grad_input, work.row,
-                                    n_points);
+            product<Finish::plain>(mlp, transposes[0], rounded, n_in, n_out, nullptr, grad_y, grad_input, n_points,
+                                   work);
         }
     }
 }

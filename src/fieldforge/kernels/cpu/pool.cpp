@@ -3,12 +3,22 @@
 #include <atomic>
 #include <mutex>
 #include <new>
+#include <string>
+#include <system_error>
 #include <thread>
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
 #endif
 #if defined(__x86_64__)
 #include <immintrin.h>
+#endif
+
+#if defined(__SANITIZE_ADDRESS__)
+#define FF_WATCH_MEMORY 1
+#elif defined(__has_feature)  // how clang says it
+#define FF_WATCH_MEMORY __has_feature(address_sanitizer)
+#else
+#define FF_WATCH_MEMORY 0
 #endif
 
 namespace fieldforge::cpu {
@@ -19,6 +29,15 @@ void pause() {
     _mm_pause();
 #elif defined(__aarch64__)
     asm volatile("yield");
+#endif
+}
+
+// For debuggers and `top -H`.
+void name_this_thread([[maybe_unused]] const std::string& name) {
+#if defined(__linux__)
+    pthread_setname_np(pthread_self(), name.c_str());  // 15 letters at most
+#elif defined(__APPLE__)
+    pthread_setname_np(name.c_str());
 #endif
 }
 
@@ -44,7 +63,7 @@ public:
         task_ = task;
         context_ = context;
         n_tasks_ = n_tasks;
-        n_helpers_ = n_threads - 1;
+        n_helpers_ = n_threads - 1 < n_workers_ ? n_threads - 1 : n_workers_;
         next_.store(0, std::memory_order_relaxed);
         working_.store(n_workers_, std::memory_order_relaxed);
         round_.fetch_add(1, std::memory_order_release);
@@ -55,14 +74,16 @@ public:
     }
 
 private:
-    void grow(int n_workers) {
+    void grow(int n_workers) try {
         for (; n_workers_ < n_workers; ++n_workers_) {
             uint32_t seen = round_.load(std::memory_order_relaxed);
             std::thread([this, seen, thread = n_workers_ + 1] { serve(thread, seen); }).detach();
         }
+    } catch (const std::system_error&) {  // the system gives no more threads: those that there are do the work
     }
 
     void serve(int thread, uint32_t seen) {
+        name_this_thread("fieldforge " + std::to_string(thread));
         for (;;) {
             seen = wait_for_change(round_, seen);
             if (thread <= n_helpers_) work(thread);
@@ -138,7 +159,7 @@ struct Store {
     }
 
     float* take(int64_t n) {
-#if defined(__SANITIZE_ADDRESS__)
+#if FF_WATCH_MEMORY
         add(n);  // every piece by itself, so that a step over its end is seen
         used = n;
         return blocks->data;
@@ -152,7 +173,7 @@ struct Store {
     }
 
     void add(int64_t n) {
-#if defined(__SANITIZE_ADDRESS__)
+#if FF_WATCH_MEMORY
         const int64_t size = n;
 #else
         // at least as much again as there was: a call that asks for many pieces adds few blocks
@@ -166,7 +187,7 @@ struct Store {
     }
 
     void end_of_call() {
-#if defined(__SANITIZE_ADDRESS__)
+#if FF_WATCH_MEMORY
         clear();
 #endif
         if (blocks && blocks->next) {

@@ -31,6 +31,10 @@ public:
 
     // Not initialised. Throws std::bad_alloc. Only the thread that made the Scratch may call this.
     float* floats(int64_t n);
+    template <class T>
+    T* array(int64_t n) {
+        return reinterpret_cast<T*>(floats((n * static_cast<int64_t>(sizeof(T)) + 3) / 4));
+    }
     double* doubles(int64_t n) { return reinterpret_cast<double*>(floats(2 * n)); }
 
 private:

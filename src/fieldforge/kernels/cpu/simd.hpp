@@ -161,6 +161,16 @@ FF_INLINE float sum(Floats v) {
     return a[0];
 }
 
+// p[i] += v[i] for the first n lanes, the rest of p untouched.
+FF_INLINE void add_first(float* p, Floats v, int64_t n) {
+#if defined(__AVX512F__)
+    const auto mask = static_cast<__mmask16>((1u << n) - 1);
+    _mm512_mask_storeu_ps(p, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, p), (__m512)v));
+#else
+    for (int64_t i = 0; i < n; ++i) p[i] += v[i];
+#endif
+}
+
 // (a0 b0 a1 b1 ...), low and high half.
 template <int... L>
 FF_INLINE void interleave(Floats a, Floats b, Floats& low, Floats& high, std::integer_sequence<int, L...>) {
@@ -205,6 +215,15 @@ FF_INLINE void transpose_block(const float* from, int64_t from_stride, float* to
     FF_UNROLL for (int i = 0; i < lanes; ++i) row[i] = load(from + i * from_stride);
     transpose_step<1>(row);
     FF_UNROLL for (int i = 0; i < lanes; ++i) store(to + i * to_stride, row[i]);
+}
+
+// Lane i is the sum of all lanes of v[i]; each in the same order.
+FF_INLINE Floats sums(Floats (&v)[lanes]) {
+    transpose_step<1>(v);
+    FF_UNROLL for (int half = lanes / 2; half > 0; half /= 2) {
+        FF_UNROLL for (int i = 0; i < half; ++i) v[i] += v[i + half];
+    }
+    return v[0];
 }
 
 }  // namespace fieldforge::cpu::FF_SET

@@ -23,13 +23,8 @@ FF_INLINE Floats nearest(Floats x, Ints& integer) {
     return shifted - 12582912.0f;
 }
 
-FF_INLINE void sin_cos(Floats x, Floats& sine, Floats& cosine) {
-    Ints quadrant;
-    const Floats n = nearest(x * 0.636619772f, quadrant);
-    // pi / 2 in three parts; the first two have so few bits that their products with n are exact
-    Floats r = fma(n, all(-1.5703125f), x);
-    r = fma(n, all(-4.8375129699707031e-4f), r);
-    r = fma(n, all(-7.5497901264043e-8f), r);
+// Sine and cosine of quadrant * pi / 2 + r, |r| <= pi / 4.
+FF_INLINE void sin_cos_in_quadrant(Ints quadrant, Floats r, Floats& sine, Floats& cosine) {
     const Floats s = r * r;
     const Floats odd = fma(polynomial(s, -1.666665487e-01f, 8.332173542e-03f, -1.951665571e-04f) * s, r, r);
     const Floats even =
@@ -37,11 +32,29 @@ FF_INLINE void sin_cos(Floats x, Floats& sine, Floats& cosine) {
     const Ints swapped = (quadrant & 1) != 0;
     sine = as_floats(as_ints(select(swapped, even, odd)) ^ ((quadrant & 2) << 30));
     cosine = as_floats(as_ints(select(swapped, odd, even)) ^ (((quadrant + 1) & 2) << 30));
+}
+
+FF_INLINE void sin_cos(Floats x, Floats& sine, Floats& cosine) {
+    Ints quadrant;
+    const Floats n = nearest(x * 0.636619772f, quadrant);
+    // pi / 2 in three parts; the first two have so few bits that their products with n are exact
+    Floats r = fma(n, all(-1.5703125f), x);
+    r = fma(n, all(-4.8375129699707031e-4f), r);
+    r = fma(n, all(-7.5497901264043e-8f), r);
+    sin_cos_in_quadrant(quadrant, r, sine, cosine);
     if (any(~(abs(x) < 10000.0f))) {  // far out, infinite or NaN: the C library's reduction
         for (int i = 0; i < lanes; ++i) {
             if (!(fabsf(x[i]) < 10000.0f)) sine[i] = sinf(x[i]), cosine[i] = cosf(x[i]);
         }
     }
+}
+
+// Sine and cosine of pi t. The reduction is exact, for any t; infinite t give NaN.
+FF_INLINE void sin_cos_pi(Floats t, Floats& sine, Floats& cosine) {
+    t = select(abs(t) < 1048576.0f, t, t - 2.0f * floor(0.5f * t));
+    Ints quadrant;
+    const Floats n = nearest(2.0f * t, quadrant);
+    sin_cos_in_quadrant(quadrant, 3.14159265f * (t - 0.5f * n), sine, cosine);
 }
 
 FF_INLINE Floats exp(Floats x) {

@@ -23,43 +23,36 @@ struct Tiles {
     FF_INLINE float* at(int64_t tile, int64_t feature) const { return data + tile * stride + feature * row; }
 };
 
-// (n, n_columns) row-major to rows of points; points from n to the next multiple of `lanes` become zero.
-inline void rows_to_tile(const float* x, int64_t n, int n_columns, float* tile, int64_t row) {
-    int64_t p = 0;
-    if (n_columns >= lanes) {
-        for (; p + lanes <= n; p += lanes) {
-            int k = 0;
-            for (; k + lanes <= n_columns; k += lanes) {
-                transpose_block(x + p * n_columns + k, n_columns, tile + k * row + p, row);
-            }
-            for (; k < n_columns; ++k) {
-                for (int i = 0; i < lanes; ++i) tile[k * row + p + i] = x[(p + i) * n_columns + k];
-            }
+// (n_rows, n_columns) to (n_columns, n_rows); strides in floats. Blocks at the far edges overlap the ones before them.
+__attribute__((noinline)) inline void transpose(const float* from, int64_t from_row, int64_t n_rows, int64_t n_columns,
+                                                float* to, int64_t to_row) {
+    if (n_rows < lanes || n_columns < lanes) {
+        for (int64_t i = 0; i < n_rows; ++i) {
+            for (int64_t k = 0; k < n_columns; ++k) to[k * to_row + i] = from[i * from_row + k];
+        }
+        return;
+    }
+    for (int64_t i = 0; i < n_rows; i += lanes) {
+        const int64_t row = smaller(i, n_rows - lanes);
+        for (int64_t k = 0; k < n_columns; k += lanes) {
+            const int64_t column = smaller(k, n_columns - lanes);
+            transpose_block(from + row * from_row + column, from_row, to + column * to_row + row, to_row);
         }
     }
+}
+
+// (n, n_columns) row-major to rows of points; points from n to the next multiple of `lanes` become zero.
+inline void rows_to_tile(const float* x, int64_t n, int n_columns, float* tile, int64_t row) {
+    transpose(x, n_columns, n, n_columns, tile, row);
+    if (n % lanes == 0) return;
     for (int k = 0; k < n_columns; ++k) {
-        for (int64_t i = p; i < n; ++i) tile[k * row + i] = x[i * n_columns + k];
         for (int64_t i = n; i < round_up(n, lanes); ++i) tile[k * row + i] = 0.0f;
     }
 }
 
 // The way back, for the first n points.
 inline void tile_to_rows(const float* tile, int64_t row, int64_t n, int n_columns, float* x) {
-    int64_t p = 0;
-    if (n_columns >= lanes) {
-        for (; p + lanes <= n; p += lanes) {
-            int k = 0;
-            for (; k + lanes <= n_columns; k += lanes) {
-                transpose_block(tile + k * row + p, row, x + p * n_columns + k, n_columns);
-            }
-            for (; k < n_columns; ++k) {
-                for (int i = 0; i < lanes; ++i) x[(p + i) * n_columns + k] = tile[k * row + p + i];
-            }
-        }
-    }
-    for (int64_t i = p; i < n; ++i) {
-        for (int k = 0; k < n_columns; ++k) x[i * n_columns + k] = tile[k * row + i];
-    }
+    transpose(tile, row, n_columns, n, x, n_columns);
 }
 
 // Coordinates axis by axis, padded to whole tiles with 0.5, and whether all of them lie in the unit cube.

@@ -21,6 +21,11 @@ inline StepResult train_step(const Field& field, const Batch& batch, const Moves
         target = drawn_target;
     }
     const bool moves_table = field.grid && moves.table.rule.mover != Mover::none;
+    bool moves_tables = moves_table;
+    for (int k = 0; field.encoding && k < field.encoding->n_parts; ++k) {
+        const Part& part = field.encoding->parts[k];
+        moves_tables |= part.grid && moves.tensors[part.tensor].rule.mover != Mover::none;
+    }
 
     // forward, loss, backward
     const double n_numbers = static_cast<double>(batch.n) * n_out;
@@ -28,7 +33,7 @@ inline StepResult train_step(const Field& field, const Batch& batch, const Moves
     const int64_t n_spans = count_spans(mlp, pieces(batch.n, tile_points(mlp)));
     auto* sums = reinterpret_cast<LossSums*>(scratch.doubles(8 * n_spans));  // of each span, a cache line apart
     for (int64_t s = 0; s < n_spans; ++s) sums[4 * s] = {0.0, 0.0};
-    const Pass pass = learn(field, x, batch.n, true, moves_table, nullptr, scratch, n_threads,
+    const Pass pass = learn(field, x, batch.n, true, moves_tables, nullptr, scratch, n_threads,
                             [&](int64_t first, int64_t n_tile, int64_t span, const float* y, const Work& work) {
         rows_to_tile(target + first * n_out, n_tile, n_out, work.gradient[0], work.row);
         const LossSums tile =
@@ -61,6 +66,19 @@ inline StepResult train_step(const Field& field, const Batch& batch, const Moves
         });
     } else if (field.grid) {
         update(moves.table, 0, field.grid->n_entries * field.grid->n_features, nullptr, field.table);
+    }
+    for (int k = 0; field.encoding && k < field.encoding->n_parts; ++k) {
+        const Part& part = field.encoding->parts[k];
+        if (!part.grid) continue;
+        const Moved& moved = moves.tensors[part.tensor];
+        float* table = field.tensors[part.tensor];
+        if (moved.rule.mover == Mover::none) {
+            update(moved, 0, part.grid->n_entries * part.grid->n_features, nullptr, table);
+            continue;
+        }
+        pass.batch.scatter_part(k, scratch, n_threads, [&](int64_t first, int64_t count, const float* gradient) {
+            update(moved, first, count, gradient, table + first);
+        });
     }
     return result;
 }
