@@ -41,7 +41,7 @@ test-all: $(READY)  ## the suite with the slow tests
 CPU := src/fieldforge/kernels/cpu
 SANITIZED = PYTHONPATH=$(CURDIR)/tests/kernels/sanitized FIELDFORGE_MODULE=$$(echo $(CURDIR)/build/sanitize/_cpu*.so) \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
-	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:quarantine_size_mb=16 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1
 
 sanitize: $(READY)  ## the native tests under GCC's sanitizers, a minute or two of processor time to run, more to build
 	mkdir -p build/sanitize
