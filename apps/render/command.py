@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 
 import numpy as np
 from rich.progress import track
@@ -40,7 +41,7 @@ def render_to_file(options: argparse.Namespace) -> int:
     raise UsageError(f"{options.field}: is a {field.otype}, and pictures are made of images and shapes")
 
 
-def _refuse(options: argparse.Namespace, foreign: dict[str, object], field: Field) -> None:
+def _refuse(options: argparse.Namespace, foreign: Mapping[str, object], field: Field) -> None:
     for name, unset in foreign.items():
         if getattr(options, name) != unset:
             shown = getattr(options, name) if name == "mode" else name

@@ -27,10 +27,13 @@ from fieldforge.renderers.isosurface import Isosurface
 
 CHUNK = 2**18
 NEAR = 0.01
+IOU_POINTS = 2**20
+"""Points of the cube that a volume IoU is taken over, unless told."""
 
 
-def volume_iou(field: ShapeField, truth: Truth, surface: Surface, *, n: int = 2**20, seed: int = 0) -> float:
-    """Share of the union of both insides that is in both, over n uniform points of the cube."""
+def volume_iou(field: ShapeField, truth: Truth, surface: Surface, *, n: int | None = None, seed: int = 0) -> float:
+    """Share of the union of both insides that is in both, over n uniform points of the cube (None: `IOU_POINTS`)."""
+    n = IOU_POINTS if n is None else n
     points = np.random.default_rng(seed).random((n, 3)).astype(np.float32)
     return _iou(_level(field, surface, points) <= 0, truth.is_inside(points.astype(np.float64)))
 
