@@ -55,7 +55,7 @@ def orbit(
     a, e = math.radians(azimuth), math.radians(elevation)
     forward, side, above = math.cos(a) * math.cos(e), math.sin(a) * math.cos(e), math.sin(e)
     toward = {"y": (side, above, forward), "z": (side, -forward, above), "x": (above, side, forward)}[axis]
-    distance = 0.62 / math.sin(math.radians(field_of_view) / 2)
+    distance = 0.55 / math.sin(math.radians(field_of_view) / 2)
     position = [0.5 + distance * value for value in toward]
     width, height = size
     return look_at(position, (0.5, 0.5, 0.5), up=UPS[axis], width=width, height=height, field_of_view=field_of_view)

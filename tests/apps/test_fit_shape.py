@@ -228,7 +228,7 @@ def test_a_ball_is_seen_as_a_disc(files: Path, mode: str) -> None:
     assert coverage[0].max() == coverage[-1].max() == 0
     # the disc of a ball of radius 1/2.2 of the cube, seen from the camera's distance
     radius = np.sqrt(coverage.sum() / np.pi)
-    distance = 0.62 / np.sin(np.radians(17.5))
+    distance = 0.55 / np.sin(np.radians(17.5))
     expected = 20 / np.tan(np.radians(17.5)) * np.tan(np.arcsin(1 / 2.2 / distance))
     assert radius == pytest.approx(expected, rel=0.06)
     assert np.isfinite(picture).all()

@@ -30,23 +30,22 @@ def preset(name: str, kind: str) -> Config:
     return config
 
 
-def _grid(
-    *, n_steps: int, n_levels: int, log2_size: int, finest: int, batch_size: int = 2**14, storage: str = "float16"
-) -> Config:
+def _grid(*, n_steps: int, log2_size: int, finest: int, storage: str = "float16", n_neurons: int = 64) -> Config:
+    """Eight levels and one hidden layer: with two layers, or with finer levels, equal time ended at a lower IoU."""
     return {
         "encoding": {
             "otype": "HashGrid",
-            "n_levels": n_levels,
+            "n_levels": 8,
             "n_features_per_level": 2,
             "log2_hashmap_size": log2_size,
             "base_resolution": 16,
-            "per_level_scale": round((finest / 16) ** (1 / (n_levels - 1)), 6),
+            "per_level_scale": round((finest / 16) ** (1 / 7), 6),
         },
-        "network": {"otype": "MLP", "n_neurons": 64, "n_hidden_layers": 2, "activation": "ReLU"},
-        "loss": {"otype": "L1"},
-        "optimizer": adam(1e-2, beta2=0.99, epsilon=1e-15),
+        "network": {"otype": "MLP", "n_neurons": n_neurons, "n_hidden_layers": 1, "activation": "ReLU"},
+        "loss": {"otype": "MAPE"},  # |error| / (|distance| + 0.01): the surface counts, the far field is kept
+        "optimizer": adam(5e-3, beta2=0.99, epsilon=1e-15),
         "schedule": {"otype": "ConstantThenLinear"},
-        "fit": {"n_steps": n_steps, "batch_size": batch_size, "storage": storage, "recipe": "layers"},
+        "fit": {"n_steps": n_steps, "batch_size": 2**14, "storage": storage, "recipe": "layers"},
     }
 
 
@@ -74,16 +73,15 @@ def _coordinates(activation: str | Config, *, rate: float) -> Callable[[], Confi
 
 def _tiny() -> Config:
     """Under 64 KB: 58 000 numbers of 8 bits."""
-    config = _grid(n_steps=1000, n_levels=6, log2_size=13, finest=128, storage="int8")
-    config["network"] |= {"n_neurons": 32}
-    config["encoding"] |= {"log2_hashmap_size": 12}
+    config = _grid(n_steps=1600, log2_size=12, finest=128, storage="int8", n_neurons=32)
+    config["encoding"] |= {"n_levels": 7, "per_level_scale": round(8 ** (1 / 6), 6)}
     return config
 
 
 PRESETS: dict[str, Callable[[], Config]] = {
-    "fast": lambda: _grid(n_steps=300, n_levels=8, log2_size=17, finest=512),
-    "balanced": lambda: _grid(n_steps=1000, n_levels=8, log2_size=18, finest=512),
-    "best": lambda: _grid(n_steps=3000, n_levels=12, log2_size=19, finest=1024),
+    "fast": lambda: _grid(n_steps=400, log2_size=18, finest=256),
+    "balanced": lambda: _grid(n_steps=1600, log2_size=19, finest=256),
+    "best": lambda: _grid(n_steps=5000, log2_size=20, finest=512),
     "tiny": _tiny,
     "siren": _coordinates({"otype": "Sine", "omega": 30.0}, rate=1e-4),
     "finer": _coordinates("FINER", rate=1e-4),
