@@ -252,7 +252,7 @@ def _train(
         batch_size=options.batch_size,
         peak=picture.peak,
         observe=observe,
-        evaluate=None if target is None else _NearOrExact(picture, fitted, optimizer, target),
+        evaluate=None if target is None else NearOrExact(picture, fitted, optimizer, target),
         checkpoints=Checkpoints(path) if path is not None else None,
         identity=identity,
         resume=resume,
@@ -264,7 +264,7 @@ def _train(
     return state, training_step
 
 
-class _NearOrExact:
+class NearOrExact:
     """PSNR over a sample of pixels while that is below the target, then over all."""
 
     def __init__(self, picture: Picture, fitted: ImageField, optimizer: Optimizer, target: float) -> None:
