@@ -18,7 +18,7 @@ from torch import Tensor
 
 WINDOW = 11
 _SIGMA, _K1, _K2 = 1.5, 0.01, 0.03
-_STRIP_VALUES = 2**19
+_STRIP_VALUES = 2**18  # SSIM takes about eight float64 arrays of that many: 16 MiB
 
 
 class Spectrum(NamedTuple):

@@ -28,7 +28,7 @@ from fieldforge.apps.fit.options import FitOptions
 from fieldforge.apps.fit.progress import Silent, observer
 from fieldforge.apps.fit.recipe import SECTIONS, Config, make_field, run_config
 from fieldforge.apps.fit.report import compare, write_report
-from fieldforge.apps.fit.samplers import PixelDraw, ShuffledIndices
+from fieldforge.apps.fit.samplers import PixelDraw, permute
 from fieldforge.apps.images import ImageError, Picture, read_image
 from fieldforge.apps.metrics import Metrics
 from fieldforge.apps.metrics import psnr as psnr_of
@@ -252,7 +252,7 @@ def _train(
         batch_size=options.batch_size,
         peak=picture.peak,
         observe=observe,
-        evaluate=lambda: _near_or_exact(picture, fitted, optimizer, target),
+        evaluate=None if target is None else NearOrExact(picture, fitted, optimizer, target),
         checkpoints=Checkpoints(path) if path is not None else None,
         identity=identity,
         resume=resume,
@@ -264,14 +264,22 @@ def _train(
     return state, training_step
 
 
-def _near_or_exact(picture: Picture, fitted: ImageField, optimizer: Optimizer, target: float | None) -> float:
+class NearOrExact:
     """PSNR over a sample of pixels while that is below the target, then over all."""
-    n_pixels = picture.width * picture.height
-    index = ShuffledIndices(n_pixels, batch_size=min(n_pixels, 2**14), seed=0)(0)
-    points = torch.stack([index % picture.width, index // picture.width], -1) + 0.5
-    with torch.no_grad(), averages_in_place(optimizer):
-        near = psnr_of(fitted.color(points).clamp(0, math.inf), picture.values(index), picture.peak)
-    return near if target is None or near < target else measure(picture, fitted, optimizer)[0]
+
+    def __init__(self, picture: Picture, fitted: ImageField, optimizer: Optimizer, target: float) -> None:
+        self.picture, self.fitted, self.optimizer, self.target = picture, fitted, optimizer, target
+        n_pixels = picture.width * picture.height
+        position = torch.arange(min(n_pixels, 2**14))
+        index = permute(position, n_pixels, torch.zeros_like(position))
+        self.points = torch.stack([index % picture.width, index // picture.width], -1) + 0.5
+        self.values = picture.values(index)
+
+    def __call__(self) -> float:
+        with torch.no_grad(), averages_in_place(self.optimizer):
+            color = self.fitted.color(self.points).clamp(0, math.inf)
+        near = psnr_of(color, self.values, self.picture.peak)
+        return near if near < self.target else measure(self.picture, self.fitted, self.optimizer)[0]
 
 
 def measure(picture: Picture, fitted: ImageField, optimizer: Optimizer | None = None) -> tuple[float, float | None]:

@@ -9,10 +9,6 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn
-from rich.progress import Progress as Bar
-
 from fieldforge.apps.fit.loop import Progress
 
 Observer = Callable[[Progress], None]
@@ -65,6 +61,10 @@ class Live(Silent):
     """A progress bar with steps, rate, PSNR and time left."""
 
     def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
+
         self.console = Console(stderr=True)
         self.bar = Bar(TextColumn("fitting"), BarColumn(), TextColumn("{task.fields[text]}"), console=self.console)
         self.task = self.bar.add_task("", total=None, text="")
@@ -122,4 +122,6 @@ def observer(style: str) -> Silent:
         return Silent()
     if style == "json":
         return Json()
+    from rich.console import Console
+
     return Live() if sys.stderr.isatty() or Console().is_jupyter else Lines()

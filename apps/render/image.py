@@ -15,7 +15,7 @@ import torch
 
 from fieldforge.fields.kinds.image import ImageField
 
-_SAMPLES_A_STRIP = 2**18
+_SAMPLES_A_STRIP, _SAMPLES_A_CALL = 2**17, 2**16
 MAX_PIXELS = 2**32
 """No single rendering is larger than this many pixels (65536 x 65536)."""
 
@@ -80,14 +80,16 @@ def render_strips(field: ImageField, view: View) -> Iterator[np.ndarray]:
     for first in range(0, height, rows_a_strip):
         n_rows = min(rows_a_strip, height - first)
         rows = y + (torch.arange(first * taps_y, (first + n_rows) * taps_y) + 0.5) * (crop_height / (height * taps_y))
-        color = _colors(field, columns, rows).view(n_rows, taps_y, width, taps_x, -1).mean((1, 3))
-        yield (color.clamp(0, 1) if field.color_space == "srgb" else color).numpy()
+        color = _colors(field, columns, rows)
+        if taps_x * taps_y > 1:
+            color = color.view(n_rows, taps_y, width, taps_x, -1).mean((1, 3))
+        yield (color.clamp_(0, 1) if field.color_space == "srgb" else color).numpy()
 
 
 def _colors(field: ImageField, columns: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """(len(rows), len(columns), n_channels) colours at every crossing, in pieces of bounded size."""
     pieces = []
-    for some_columns in columns.split(max(1, _SAMPLES_A_STRIP // len(rows))):
+    for some_columns in columns.split(max(1, _SAMPLES_A_CALL // len(rows))):
         grid_y, grid_x = torch.meshgrid(rows, some_columns, indexing="ij")
         with torch.no_grad():
             pieces.append(field.color(torch.stack([grid_x, grid_y], -1)))

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils import skip_init
 
 from fieldforge.fields.activations.base import Activation, expect_activation
 from fieldforge.registry import config_of
@@ -86,14 +85,12 @@ def empty_linear(n_in: int, n_out: int, *, has_bias: bool, is_complex: bool = Fa
     """A linear layer whose numbers are not drawn yet, on the current default device and of the default dtype."""
     if is_complex:
         return ComplexLinear(n_in, n_out, has_bias=has_bias)
-    return skip_init(
-        nn.Linear,
-        n_in,
-        n_out,
-        bias=has_bias,
-        dtype=torch.get_default_dtype(),
-        device=torch.get_default_device(),  # skip_init would take the CPU even under torch.device("meta")
-    )
+    # not nn.utils.skip_init: it reaches real memory by an operation on the meta device, whose first use imports sympy,
+    # 2 s and 40 MiB of every short command
+    layer = nn.Linear(n_in, n_out, bias=has_bias, device="meta")
+    for name, parameter in list(layer.named_parameters()):
+        setattr(layer, name, nn.Parameter(torch.empty(parameter.shape)))
+    return layer
 
 
 def expect_real_activation(name: str, value: Any) -> Activation:

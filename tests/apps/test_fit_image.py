@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 import fieldforge
-from fieldforge.apps.fit.image import ImageFit, fit, measure
+from fieldforge.apps.fit.image import ImageFit, NearOrExact, fit, measure, step_of
 from fieldforge.apps.fit.options import FitOptions
 from fieldforge.apps.fit.presets import PRESETS, preset
 from fieldforge.apps.fit.recipe import make_field, run_config, shrink, stored_bytes
@@ -243,6 +244,21 @@ def test_measuring_an_untrained_field_is_measuring_its_picture(face: np.ndarray)
     field = make_field(run_config(picture)[0], picture, 0)
     expected = -10 * np.log10(np.mean((render(field).astype(np.float64) - face / 255.0) ** 2))
     assert measure(picture, field)[0] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("crop", [48, 400])
+def test_a_sample_of_the_pixels_speaks_until_the_target_is_near(crop: int) -> None:
+    """The same sample every time; of a small picture, all of it."""
+    picture = Picture.from_array(np.ascontiguousarray(read_image(ASTRONAUT).pixels[:crop, :crop]))
+    config = run_config(picture)[0]
+    field = make_field(config, picture, 0)
+    _, optimizer, _ = step_of(field, config, PixelDraw(picture, FitOptions.of(config["fit"]), 0))
+    exact = measure(picture, field)[0]
+    sample = NearOrExact(picture, field, optimizer, math.inf)
+    assert len(sample.points) == min(crop**2, 2**14)
+    assert len(torch.unique(sample.points, dim=0)) == len(sample.points)
+    assert sample() == sample() == pytest.approx(exact, abs=0.2 if crop**2 > 2**14 else 1e-4)
+    assert NearOrExact(picture, field, optimizer, 0.0)() == exact
 
 
 def test_the_face_of_the_package(face: np.ndarray, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from fieldforge.apps.fit.recipe import make_field, run_config
 from fieldforge.apps.fit.samplers import PixelDraw, offsets
 from fieldforge.apps.images import Picture
 from fieldforge.backends import use_backend
+from fieldforge.fields.file import read_header
 from fieldforge.fields.kinds.image import ImageField
 from fieldforge.kernels import cpu_door
 from fieldforge.kernels.cpu_training import Draw
@@ -246,6 +248,40 @@ def test_a_fit_takes_four_times_the_memory_of_its_field(n_levels: int, log2_size
     assert done.returncode == 0, done.stderr
     n_bytes = 4 * 2 * n_levels * 2**log2_size
     assert int(done.stdout) < 4 * n_bytes + 2048 * 4 * 2 * n_levels + 64 * 2**20
+
+
+COMMAND = """
+import sys
+from fieldforge.apps.cli import main
+
+assert main(sys.argv[1:]) == 0
+print("sympy" in sys.modules, open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+"""
+
+
+def peak_of_command(*arguments: str) -> int:
+    """Bytes that a command takes at most, in a process that never imports sympy."""
+    done = subprocess.run([sys.executable, "-c", COMMAND, *arguments], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    has_sympy, kibibytes = done.stdout.split()[-2:]
+    assert has_sympy == "False", "torch imports it for some operations on the meta device: 2 s and 40 MiB"
+    return int(kibibytes) * 1024
+
+
+@needs_native
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="no /proc on this system")
+def test_the_whole_command_takes_little_beside_its_field(tmp_path: Path) -> None:
+    """Start to saved file, with every look at the quality; above the same program that prints its configuration."""
+    photo = Path(__file__).resolve().parents[2] / "data/images/astronaut.png"
+    path = tmp_path / "x.field"
+    command = ["fit", "image", str(photo), "--psnr", "30", "--no-report", "-o", str(path), "--quiet"]
+    program, whole = peak_of_command(*command, "--print-config"), peak_of_command(*command)
+    header = read_header(path)
+    n_parameters = sum(math.prod(one.shape) for name, one in header.tensors.items() if not name.endswith(":step"))
+    grid = header.config["encoding"]
+    features = 8192 * grid["n_levels"] * grid["n_features_per_level"]
+    assert whole - program < 4 * (4 * n_parameters + features) + 64 * 2**20
 
 
 @needs_native

@@ -82,6 +82,11 @@ def _cells(rows: Rows) -> list[str]:
     ]
     if "floor_seconds" in figures:
         beside.append(f"ratio of the floor itself: {by_name[FUSED]['seconds'] / figures['floor_seconds']:.3g}x")
+    if "ratio_after_start_up" in figures:
+        beside.append(
+            f"start-up: plain {figures['start_up_plain']:.2g} s, ours {figures['start_up']:.2g} s; "
+            f"after it {figures['ratio_after_start_up']:.3g}x"
+        )
     if "psnr" in figures:
         beside.append(f"{figures['psnr']:.2f} dB, plain {figures['psnr_plain']:.2f} dB")
     return [
