@@ -89,7 +89,7 @@ def extract(
         level = 0.0 if field.is_signed else field.side / resolution
     # in cells of a unit cube, so that places far from the origin keep their digits
     unit = isosurface(
-        lambda points: field.level_in_cube(points),
+        field.level_in_cube,
         ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
         resolution=resolution,
         level=level / field.side if field.is_distance else level,

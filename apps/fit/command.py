@@ -29,6 +29,7 @@ def fit_image(options: argparse.Namespace) -> int:
         print(tomli_w.dumps(config), end="")
         return 0
     output: Path = options.output or Path(options.photo).with_suffix(".field")
+    expect_writable(output)
     report = None if options.no_report else options.report or output.with_suffix(".report.png")
     if report is not None:
         expect_writable(report)

@@ -167,7 +167,8 @@ class OccupancyField(ShapeField):
         return 0.5 - self.occupancy(points)
 
     def level_in_cube(self, unit: Tensor) -> Tensor:
-        return 0.5 - torch.sigmoid(self.raw(unit))
+        is_border = ((unit <= 0) | (unit >= 1)).any(-1)  # nothing is outside: bodies that touch the border are closed
+        return torch.where(is_border, 0.5, 0.5 - torch.sigmoid(self.raw(unit)))
 
 
 @register("field", "UDFField")
