@@ -207,6 +207,7 @@ struct GridAlong {
     void encode(const Tiles& out, int n_threads) const {
         for_each_level(*grid, pieces(n, out.n_points), n_threads, [&](int l, int64_t begin, int64_t end) {
             const Level& level = grid->levels[l];
+            fetch_level(*grid, level, table, x, begin, end, out.n_points);
             with_dims(*grid, [&]<int D, bool by_pairs> {
                 encode_level_along<D, by_pairs>(*grid, level, table, x, u, begin, end, out, l * grid->n_features);
             });
@@ -220,6 +221,7 @@ struct GridAlong {
             add_rows_of_levels(*grid, n, adjoint.n_points, grad_x, scratch, n_threads,
                                [&](int l, int64_t begin, int64_t end, const Tiles& by_axis) {
                 const Level& level = grid->levels[l];
+                fetch_level(*grid, level, table, x, begin, end, adjoint.n_points);
                 with_dims(*grid, [&]<int D, bool by_pairs> {
                     differentiate_level_along<D, by_pairs>(*grid, level, table, x, u, begin, end, adjoint, has_value,
                                                               l * grid->n_features, by_axis);
