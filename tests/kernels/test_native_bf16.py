@@ -122,6 +122,24 @@ def test_nan_in_nan_out(generator: torch.Generator) -> None:
         assert fused.apply(Identity(5), network, x).isnan().squeeze(1).nonzero().tolist() == [[7]]
 
 
+@pytest.mark.parametrize("behind", ["nothing", "a grid"])
+def test_second_derivatives_are_those_of_the_rounded_reference(behind: str, generator: torch.Generator) -> None:
+    needs_bf16()
+    encoding = Identity(3) if behind == "nothing" else Grid(3, n_levels=3, log2_hashmap_size=8, base_resolution=4)
+    network = make(encoding.n_output_dims, 1, generator, n_neurons=16, n_hidden_layers=2, activation="Softplus")
+    parameters = [*encoding.parameters(), *network.parameters()]
+    points = torch.rand(50, 3, generator=generator)
+    found = []
+    for backend in ("auto", "reference"):
+        x = points.clone().requires_grad_()
+        with use_backend(backend):
+            (slope,) = torch.autograd.grad(fused.apply(encoding, network, x).sum(), x, create_graph=True)
+            eikonal = ((slope.norm(dim=-1) - 1) ** 2).mean()
+            found.append(torch.autograd.grad(eikonal, parameters, allow_unused=True, materialize_grads=True))
+    for one, other in zip(*found, strict=True):
+        assert relative_error(one, other) < 1e-4
+
+
 def test_training_keeps_weights_of_float32(generator: torch.Generator) -> None:
     """Steps far smaller than a bfloat16 can tell apart still add up."""
     needs_bf16()

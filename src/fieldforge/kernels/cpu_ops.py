@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fieldforge.kernels.cpu_door import address, expect_one_each, expect_rows, expect_tensor, n_threads, native
-from fieldforge.kernels.cpu_second import gradients, keep, link
+from fieldforge.kernels.cpu_second import executed, gradients, keep, link, recorded
 from fieldforge.kernels.tuned import GridLevel
 
 NUMBERS = {
@@ -285,7 +285,11 @@ class _Field(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, cotangent: Tensor | None) -> tuple[Tensor | None, ...]:
-        grad_x, *grads = gradients(ctx, grad, cotangent)
+        if ctx.derivatives.mlp_shape.precision != "float32" and grad is not None and torch.is_grad_enabled():
+            _, *inputs = ctx.saved_tensors  # the native second derivatives do not round
+            grad_x, *grads = recorded(ctx.derivatives.reference, inputs, executed(ctx, inputs), (grad,))
+        else:
+            grad_x, *grads = gradients(ctx, grad, cotangent)
         return grad_x, None, None, None, *grads
 
 

@@ -171,7 +171,7 @@ def _second_of_reference(
 
 def recorded(
     reference: Callable[..., Any],
-    inputs: Sequence[Tensor],
+    inputs: Sequence[Tensor | None],
     needed: Sequence[bool],
     grads: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
@@ -179,19 +179,23 @@ def recorded(
 
     Args:
         reference: the operation in PyTorch; one output, or a tuple of them.
-        inputs: its tensors.
+        inputs: its tensors, None where there is none.
         needed: which of them want their gradient; more entries than inputs are not looked at.
         grads: the gradient in each output, None where there is none.
     """
     # views: where one input was computed from another, each has only its own share
-    tracked = [tensor.view_as(tensor) for tensor in inputs]
+    tracked = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs]
     out = reference(*tracked)
     pairs = zip(out if isinstance(out, tuple) else (out,), grads, strict=True)
     kept = [(output, grad) for output, grad in pairs if grad is not None]
-    needed = needed[: len(inputs)]
     if not kept:
         return [None] * len(inputs)
-    wanted = [tensor for tensor, is_needed in zip(tracked, needed, strict=True) if is_needed]
+    wanted = {
+        place: tensor
+        for place, (tensor, is_needed) in enumerate(zip(tracked, needed[: len(inputs)], strict=True))
+        if is_needed and tensor is not None
+    }
     outputs, kept_grads = zip(*kept, strict=True)
-    found = iter(torch.autograd.grad(outputs, wanted, kept_grads, create_graph=True, allow_unused=True))
-    return [next(found) if is_needed else None for is_needed in needed]
+    found = torch.autograd.grad(outputs, list(wanted.values()), kept_grads, create_graph=True, allow_unused=True)
+    by_place = dict(zip(wanted, found, strict=True))
+    return [by_place.get(place) for place in range(len(inputs))]
