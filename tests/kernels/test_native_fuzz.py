@@ -79,10 +79,10 @@ def norm(x: Tensor) -> float:
 
 
 def assert_as_exact_as_pytorch(got: Tensor, plain: Tensor, exact: Tensor, slack: float = 1.0) -> None:
-    """Not much further from float64 than PyTorch's float32 is."""
+    """Not much further from float64 than PyTorch's float32 is, which by luck may be on it."""
     assert got.shape == exact.shape
     error, usual = norm(got - exact), norm(plain - exact)
-    assert error <= 8 * usual + 4e-6 * slack * norm(exact) + 1e-30, (error, usual, norm(exact))
+    assert error <= 8 * usual + 2e-5 * slack * norm(exact) + 1e-30, (error, usual, norm(exact))
 
 
 def assert_same_where_finite(got: Tensor, expected: Tensor, tolerance: float) -> None:
@@ -175,7 +175,7 @@ def check_mlp(n: int, n_in: int, n_out: int, keys: dict[str, Any], layout: str, 
     exact = exact_network(exact_x)
     is_tame = (x.detach().abs() < 10).all(1)  # False for NaN
     # SPDER's slope is infinite at 0: where a sum comes near it, its last digits are seen
-    slack = 300.0 if "SPDER" in (keys["activation"], keys["output_activation"]) else 1.0
+    slack = 60.0 if "SPDER" in (keys["activation"], keys["output_activation"]) else 1.0
     tame = [out[is_tame] for out in (got, plain, exact)]
     assert_as_exact_as_pytorch(*tame, slack)
     assert got.detach()[x.detach().isnan().any(1)].isnan().all()
