@@ -8,9 +8,8 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from rich.progress import Progress
 from fieldforge.apps.cli import UsageError
 from fieldforge.apps.fit.command import expect_another_file, expect_writable
 from fieldforge.backends import use_backend
+from fieldforge.fields.container import replacing
 from fieldforge.fields.file import load_field
 from fieldforge.fields.kinds.shape import ShapeField
 from fieldforge.renderers.isosurface import Isosurface, isosurface
@@ -123,28 +123,13 @@ def write_mesh(path: Path, surface: Isosurface) -> None:
     made = trimesh.Trimesh(surface.vertices, surface.faces, process=False)
     stream = io.BytesIO()
     made.export(stream, file_type=path.suffix.lower().lstrip("."))
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-        try:
-            file.write(stream.getvalue())
-            file.close()
-            Path(file.name).chmod(0o644)
-            Path(file.name).replace(path)
-        except BaseException:
-            with suppress(OSError):
-                Path(file.name).unlink()
-            raise
+    with replacing(path) as file:
+        file.write(stream.getvalue())
 
 
-class progress_bar:
+@contextmanager
+def progress_bar(what: str, *, is_silent: bool) -> Iterator[Callable[[float], None]]:
     """Inside the block, a function that shows the share of the work done, with the time left."""
-
-    def __init__(self, what: str, *, is_silent: bool) -> None:
-        self.bar = Progress(console=Console(stderr=True), disable=is_silent or not sys.stderr.isatty(), transient=True)
-        self.task = self.bar.add_task(what, total=1.0)
-
-    def __enter__(self) -> Callable[[float], None]:
-        self.bar.start()
-        return lambda share: self.bar.update(self.task, completed=share)
-
-    def __exit__(self, *exception: object) -> None:
-        self.bar.stop()
+    with Progress(console=Console(stderr=True), disable=is_silent or not sys.stderr.isatty(), transient=True) as bar:
+        task = bar.add_task(what, total=1.0)
+        yield lambda share: bar.update(task, completed=share)

@@ -159,7 +159,7 @@ def write(path: str | os.PathLike[str], kind: str, body: Mapping[str, Any], tens
     target = Path(os.path.realpath(path))
     header, order = _header(kind, body, tensors)
     try:
-        with _replacing(target) as file:
+        with replacing(target) as file:
             digest = hashlib.sha256()
 
             def put(block: Any) -> None:
@@ -207,7 +207,7 @@ def _header(kind: str, body: Mapping[str, Any], tensors: Mapping[str, Source]) -
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path) -> Iterator[BinaryIO]:
     """A new file beside `path` that takes its place if the block ends well, and is removed if it does not."""
     with suppress(OSError):  # what a killed process left; a living writer touches its file all the time
         for left in path.parent.glob(f".{_glob_escape(path.name)}.????????.tmp"):

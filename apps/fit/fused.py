@@ -8,17 +8,18 @@ ran.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from fieldforge.apps.fit.loop import Hook, allowed
+from fieldforge.apps.fit.loop import Hook, PlainStep, Step, allowed
 from fieldforge.apps.fit.losses import absolute, distributions, robust, squared
 from fieldforge.apps.fit.losses.base import Loss
-from fieldforge.apps.fit.optimizers.base import Optimizer
+from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.samplers import PixelDraw
 from fieldforge.backends import offer
 from fieldforge.encodings.grid import Grid
@@ -26,6 +27,7 @@ from fieldforge.fields import fused
 from fieldforge.fields.kinds.base import Field
 from fieldforge.fields.kinds.image import ImageField
 from fieldforge.kernels import cpu_door, cpu_encodings, cpu_ops, cpu_training
+from fieldforge.registry import build
 
 NATIVE_LOSSES: tuple[type[Loss], ...] = (
     squared.L2, squared.RelativeL2, squared.RelativeL2Luminance, absolute.L1, absolute.RelativeL1, absolute.MAPE,
@@ -152,6 +154,35 @@ def fused_step(
     if isinstance(moved, str):
         return moved
     return FusedStep(field, draw, loss, optimizer, hooks)
+
+
+def make_step(
+    fitted: Field,
+    learner: Field,
+    query: Callable[[Tensor], Tensor],
+    config: Mapping[str, Any],
+    draw: Callable[[int], tuple[Tensor, Tensor]],
+    hooks: Sequence[Hook] = (),
+    why_plain: str = "",
+) -> tuple[Step, Optimizer, str]:
+    """The training step of a configuration, the optimizer inside it, and why the step is not fused ('' if it is).
+
+    Args:
+        fitted: whose parameters are moved.
+        learner: the field that reads what is drawn; has the same parameters.
+        query: what it predicts there, differentiable.
+        config: with the sections optimizer and loss.
+        draw: step number -> (points, targets).
+        hooks: as in `PlainStep`.
+        why_plain: a reason known beforehand why the step cannot be fused.
+    """
+    parameters = Parameters.of(fitted, [fitted.network])
+    optimizer: Optimizer = build("optimizer", config["optimizer"], path="optimizer", parameters=parameters)
+    loss = build("loss", config["loss"], path="loss")
+    step = why_plain or fused_step(learner, draw, loss, optimizer, hooks)
+    if isinstance(step, str):
+        return PlainStep(query=query, draw=draw, loss=loss, optimizer=optimizer, hooks=hooks), optimizer, step
+    return step, optimizer, ""
 
 
 def _is_frozen(field: Field) -> bool:

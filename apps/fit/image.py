@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fieldforge.apps.fit.fused import fused_step
-from fieldforge.apps.fit.loop import Budget, Hook, PlainStep, Progress, State, Step, averages_in_place, train
-from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
+from fieldforge.apps.fit.fused import make_step
+from fieldforge.apps.fit.loop import Budget, Hook, Progress, State, Step, averages_in_place, settle, train
+from fieldforge.apps.fit.optimizers.base import Optimizer
 from fieldforge.apps.fit.options import FitOptions
 from fieldforge.apps.fit.progress import Silent, observer
 from fieldforge.apps.fit.recipe import SECTIONS, Config, make_field, run_config
@@ -187,13 +187,7 @@ def step_of(
     fitted: ImageField, config: Config, draw: Callable[[int], tuple[Tensor, Tensor]], hooks: Sequence[Hook] = ()
 ) -> tuple[Step, Optimizer, str]:
     """The training step of a configuration, the optimizer inside it, and why the step is not fused ('' if it is)."""
-    parameters = Parameters.of(fitted, [fitted.network])
-    optimizer: Optimizer = build("optimizer", config["optimizer"], path="optimizer", parameters=parameters)
-    loss = build("loss", config["loss"], path="loss")
-    step = fused_step(fitted, draw, loss, optimizer, hooks)
-    if isinstance(step, str):
-        return PlainStep(query=fitted.color, draw=draw, loss=loss, optimizer=optimizer, hooks=hooks), optimizer, step
-    return step, optimizer, ""
+    return make_step(fitted, fitted, fitted.color, config, draw, hooks)
 
 
 def _run(
@@ -258,9 +252,7 @@ def _train(
         resume=resume,
     )
     if state.stopped_by != "signal" or path is None:
-        with torch.no_grad():
-            for parameter, average in zip(optimizer.parameters, optimizer.averaged(), strict=True):
-                parameter.copy_(average)
+        settle(optimizer)
     return state, training_step
 
 

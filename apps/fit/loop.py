@@ -233,6 +233,13 @@ def averages_in_place(optimizer: Optimizer) -> Iterator[None]:
             parameter.data = data
 
 
+def settle(optimizer: Optimizer) -> None:
+    """When training is over: the parameters become what inference uses."""
+    with torch.no_grad():
+        for parameter, average in zip(optimizer.parameters, optimizer.averaged(), strict=True):
+            parameter.copy_(average)
+
+
 class _Reports:
     """What happened between two reports."""
 

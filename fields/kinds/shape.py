@@ -81,12 +81,6 @@ class ShapeField(Field):
     def level_in_cube(self, unit: Tensor) -> Tensor:
         """`level` at points of the unit cube (*batch, 3), distances in its sides: for work far from the origin."""
 
-    def _inside_and_beyond(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """The nearest point of the cube, in unit coordinates, and the distance to it in sides of the cube."""
-        unit = self.to_unit(points)
-        nearest = unit.clamp(0, 1)
-        return nearest, torch.linalg.vector_norm(unit - nearest, dim=-1)
-
     def gradient(self, points: Tensor, method: str = "autodiff", **options: Any) -> Tensor:
         """Gradient of `level` at world points, (*batch, 3); not of unit length. See `operators.gradient`."""
         return operators.gradient(self.level, points, method, **options)
@@ -109,8 +103,30 @@ class ShapeField(Field):
         return operators.mean_curvature(self.level, points, method, **options)
 
 
+class DistanceField(ShapeField):
+    """A field whose level is a distance; how the network's output becomes one in the cube is its kind's to say."""
+
+    units = "world units of the mesh, for places and distances"
+    outside = "the distance at the nearest point of the cube, plus the way there"
+    is_distance = True
+
+    def distance(self, points: Tensor) -> Tensor:
+        """Distance to the surface, in world units: (*batch, 3) -> (*batch,).
+
+        Outside the cube it is an upper bound on the distance, no estimate of it.
+        """
+        unit = self.to_unit(points)
+        nearest = unit.clamp(0, 1)
+        beyond = torch.linalg.vector_norm(unit - nearest, dim=-1)  # in sides of the cube
+        return (self.level_in_cube(nearest) + beyond) * self.side
+
+    def level(self, points: Tensor) -> Tensor:
+        """The same as `distance`; where that is never negative, a surface is looked for at a small level above 0."""
+        return self.distance(points)
+
+
 @register("field", "SDFField")
-class SDFField(ShapeField):
+class SDFField(DistanceField):
     """Signed distance to a surface: negative inside.
 
     Example:
@@ -120,22 +136,7 @@ class SDFField(ShapeField):
     """
 
     otype = "SDFField"
-    units = "world units of the mesh, for places and distances"
-    outside = "the distance at the nearest point of the cube, plus the way there"
-    is_distance = True
     is_signed = True
-
-    def distance(self, points: Tensor) -> Tensor:
-        """Signed distance, in world units: (*batch, 3) -> (*batch,).
-
-        Outside the cube it is an upper bound on the distance, no estimate of it.
-        """
-        nearest, beyond = self._inside_and_beyond(points)
-        return (self.raw(nearest) + beyond) * self.side
-
-    def level(self, points: Tensor) -> Tensor:
-        """The same as `distance`."""
-        return self.distance(points)
 
     def level_in_cube(self, unit: Tensor) -> Tensor:
         return self.raw(unit)
@@ -159,8 +160,9 @@ class OccupancyField(ShapeField):
 
     def occupancy(self, points: Tensor) -> Tensor:
         """Probability of being inside, in [0, 1]: (*batch, 3) -> (*batch,)."""
-        nearest, beyond = self._inside_and_beyond(points)
-        return torch.where(beyond > 0, 0.0, torch.sigmoid(self.raw(nearest)))
+        unit = self.to_unit(points)
+        is_outside = ((unit < 0) | (unit > 1)).any(-1)
+        return torch.where(is_outside, 0.0, torch.sigmoid(self.raw(unit.clamp(0, 1))))
 
     def level(self, points: Tensor) -> Tensor:
         """1/2 - occupancy: negative inside, in [-1/2, 1/2]."""
@@ -172,7 +174,7 @@ class OccupancyField(ShapeField):
 
 
 @register("field", "UDFField")
-class UDFField(ShapeField):
+class UDFField(DistanceField):
     """Unsigned distance to a surface that has no inside: open sheets, soups, clouds.
 
     Example:
@@ -182,19 +184,7 @@ class UDFField(ShapeField):
     """
 
     otype = "UDFField"
-    units = "world units of the mesh, for places and distances"
-    outside = "the distance at the nearest point of the cube, plus the way there"
-    is_distance = True
     is_signed = False
-
-    def distance(self, points: Tensor) -> Tensor:
-        """Distance, at least 0, in world units: (*batch, 3) -> (*batch,)."""
-        nearest, beyond = self._inside_and_beyond(points)
-        return (self.raw(nearest).abs() + beyond) * self.side
-
-    def level(self, points: Tensor) -> Tensor:
-        """The same as `distance`: never negative, so a surface is looked for at a small level above 0."""
-        return self.distance(points)
 
     def level_in_cube(self, unit: Tensor) -> Tensor:
         return self.raw(unit).abs()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from reference.activations import NATIVE as ACTIVATIONS
 from torch import Tensor
 
 from fieldforge.encodings.grid import Grid, grid
@@ -16,24 +17,6 @@ from fieldforge.kernels.cpu_ops import GridShape, MlpShape
 from fieldforge.registry import build
 
 pytestmark = pytest.mark.skipif(cpu_door.missing() is not None, reason=f"no native kernels: {cpu_door.missing()}")
-
-ACTIVATIONS = [
-    {"otype": "None"},
-    {"otype": "ReLU"},
-    {"otype": "LeakyReLU", "slope": 0.1},
-    {"otype": "Sine", "omega": 3.0, "first_omega": 5.0},
-    {"otype": "SiLU"},
-    {"otype": "Sigmoid"},
-    {"otype": "Tanh"},
-    {"otype": "GELU"},
-    {"otype": "Softplus"},
-    {"otype": "Squareplus"},
-    {"otype": "Exponential"},
-    {"otype": "Gaussian", "scale": 2.0},
-    {"otype": "FINER", "omega": 2.0},
-    {"otype": "FINER", "omega": 2.0, "scale_requires_grad": True},
-    {"otype": "SPDER", "omega": 3.0},
-]
 
 
 def shape_of(network: MLP) -> MlpShape:

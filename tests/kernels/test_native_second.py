@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from reference.activations import NATIVE as ACTIVATIONS
 from torch import Tensor
 from torch.func import functional_call
 
@@ -19,23 +20,6 @@ from fieldforge.registry import build
 
 pytestmark = pytest.mark.skipif(cpu_door.missing() is not None, reason=f"no native kernels: {cpu_door.missing()}")
 
-ACTIVATIONS = [
-    {"otype": "None"},
-    {"otype": "ReLU"},
-    {"otype": "LeakyReLU", "slope": 0.1},
-    {"otype": "Sine", "omega": 3.0, "first_omega": 5.0},
-    {"otype": "SiLU"},
-    {"otype": "Sigmoid"},
-    {"otype": "Tanh"},
-    {"otype": "GELU"},
-    {"otype": "Softplus"},
-    {"otype": "Squareplus"},
-    {"otype": "Exponential"},
-    {"otype": "Gaussian", "scale": 2.0},
-    {"otype": "FINER", "omega": 2.0},
-    {"otype": "FINER", "omega": 2.0, "scale_requires_grad": True},
-    {"otype": "SPDER", "omega": 3.0},
-]
 each_activation = pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: "-".join(map(str, a.values())))
 each_interpolation = pytest.mark.parametrize("interpolation", ["Linear", "Smoothstep", "Nearest"])
 Run = Callable[[Tensor, Sequence[Tensor]], Tensor]

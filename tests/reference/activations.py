@@ -4,6 +4,26 @@ from __future__ import annotations
 
 import cmath
 import math
+from typing import Any
+
+NATIVE: list[dict[str, Any]] = [
+    {"otype": "None"},
+    {"otype": "ReLU"},
+    {"otype": "LeakyReLU", "slope": 0.1},
+    {"otype": "Sine", "omega": 3.0, "first_omega": 5.0},
+    {"otype": "SiLU"},
+    {"otype": "Sigmoid"},
+    {"otype": "Tanh"},
+    {"otype": "GELU"},
+    {"otype": "Softplus"},
+    {"otype": "Squareplus"},
+    {"otype": "Exponential"},
+    {"otype": "Gaussian", "scale": 2.0},
+    {"otype": "FINER", "omega": 2.0},
+    {"otype": "FINER", "omega": 2.0, "scale_requires_grad": True},
+    {"otype": "SPDER", "omega": 3.0},
+]
+"""Those with a native kernel, each as a configuration."""
 
 
 def relu(z: float) -> float:

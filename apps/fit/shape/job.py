@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fieldforge.apps.fit.fused import fused_step
-from fieldforge.apps.fit.loop import Budget, Hook, PlainStep, Progress, State, Step, averages_in_place, train
-from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
+from fieldforge.apps.fit.fused import make_step
+from fieldforge.apps.fit.loop import Budget, Hook, Progress, State, Step, averages_in_place, settle, train
+from fieldforge.apps.fit.optimizers.base import Optimizer
 from fieldforge.apps.fit.options import ShapeOptions
 from fieldforge.apps.fit.progress import Silent, observer
 from fieldforge.apps.fit.recipe import SECTIONS, Config, bytes_of, layered, shrink
@@ -136,7 +136,7 @@ def fit_shape(
     )  # fmt: skip
     observe = progress if isinstance(progress, Silent) else observer(progress)
     try:
-        truth = Truth(surface.vertices, surface.faces, is_solid=is_solid(surface))
+        truth = Truth(surface.vertices, surface.faces, is_solid=surface.health.is_closed)
         notes = [*surface.notes, *advice(surface, truth, kind)]
         for notice in (*notes, *notices):
             observe(Progress(State(), message=notice))
@@ -179,11 +179,6 @@ def make_field(kind: str, config: Config, cube: Cube, seed: int) -> ShapeField:
     described |= {"low": list(cube.low), "side": cube.side}
     made: ShapeField = build("field", described, generator=torch.Generator().manual_seed(seed))
     return made
-
-
-def is_solid(surface: Surface) -> bool:
-    """Near faces may say which side a point is on: `Truth` looks whether they do."""
-    return surface.health.is_closed
 
 
 def advice(surface: Surface, truth: Truth, kind: str) -> list[str]:
@@ -253,19 +248,13 @@ def step_of(
 ) -> tuple[Step, Optimizer, str]:
     """The training step of a configuration, the optimizer inside it, and why the step is not fused ('' if it is)."""
     learner: ShapeField = type(fitted)(encoding=fitted.encoding, network=fitted.network, low=(0.0, 0.0, 0.0), side=1.0)
-    parameters = Parameters.of(fitted, [fitted.network])
-    optimizer: Optimizer = build("optimizer", config["optimizer"], path="optimizer", parameters=parameters)
-    loss = build("loss", config["loss"], path="loss")
-    why = "an unsigned distance is the network's output without its sign"
-    step = why if kind == "udf" else fused_step(learner, draw, loss, optimizer, hooks)
-    if isinstance(step, str):
 
-        def query(points: Tensor) -> Tensor:
-            raw = learner.outputs(points)
-            return raw.abs() if kind == "udf" else raw
+    def query(points: Tensor) -> Tensor:
+        raw = learner.outputs(points)
+        return raw.abs() if kind == "udf" else raw
 
-        return PlainStep(query=query, draw=draw, loss=loss, optimizer=optimizer, hooks=hooks), optimizer, step
-    return step, optimizer, ""
+    why = "an unsigned distance is the network's output without its sign" if kind == "udf" else ""
+    return make_step(fitted, learner, query, config, draw, hooks, why)
 
 
 def _run(
@@ -286,7 +275,7 @@ def _run(
     pools = Pools(
         surface.vertices,
         surface.faces,
-        is_solid=is_solid(surface),
+        is_solid=surface.health.is_closed,
         recipe=options.recipe,
         n=options.pool_size,
         seed=seed,
@@ -319,9 +308,7 @@ def _run(
         pools.close()
     if state.stopped_by == "signal" and path is not None:
         return ShapeFit(fitted, math.nan, state.seconds, state, config, surface, path)
-    with torch.no_grad():
-        for parameter, average in zip(optimizer.parameters, [one.clone() for one in optimizer.averaged()], strict=True):
-            parameter.copy_(average)
+    settle(optimizer)
     fitted.requires_grad_(False)
     round_to(fitted, options.storage)
     quality = volume_iou(fitted, truth, surface) if fitted.is_signed else math.nan
