@@ -68,7 +68,7 @@ def plan(sizes: np.ndarray, n_channels: int, *, memory: int = MEMORY, disk: int 
     return Plan(
         "cache", n_bytes,
         f"{len(sizes)} photos {shape}: {_amount(n_bytes)} decoded; {_amount(disk)} free for temporary files, so at "
-        f"most {_amount(memory)} are kept and the rest decoded again each time: slow (use downscale, or a larger TMPDIR)",
+        f"most {_amount(memory)} are kept and the rest decoded each time, which is slow; downscale, or enlarge TMPDIR",
     )  # fmt: skip
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from fieldforge.apps.scenes import bounds as where
+from fieldforge.apps.scenes import colmap, dtu, llff
 from fieldforge.apps.scenes.arrays import open_npz, read_arrays
 from fieldforge.apps.scenes.draft import HUGE, Draft, cameras_of, named, rotations_checked, times_checked
 from fieldforge.apps.scenes.files import read_photo
@@ -16,7 +18,10 @@ from fieldforge.apps.scenes.scene import Bounds, Scene, SceneError, View, hold_o
 from fieldforge.apps.scenes.transforms import read_one, read_splits
 from fieldforge.renderers.cameras import Cameras
 
-FORMATS = "transforms_train.json, transforms.json or an NPZ file of images, poses and focal"
+FORMATS = (
+    "transforms_train.json, poses_bounds.npy, transforms.json, a COLMAP model (sparse/0), cameras_sphere.npz, or an "
+    "NPZ file of images, poses and focal"
+)
 
 
 def read_scene(
@@ -42,8 +47,8 @@ def read_scene(
     path = Path(path)
     if downscale < 1:
         raise SceneError(f"downscale: expected 1 or more, got {downscale}")
-    if path.is_file() and path.suffix == ".npz":
-        scene = read_arrays(path, open_npz(path), hold)
+    if path.is_file() and path.suffix == ".npz" and "images" in (arrays := open_npz(path)):
+        scene = read_arrays(path, arrays, hold)
         if downscale > 1:
             raise SceneError(f"{path}: downscale is for photos in files; these are arrays")
         return scene
@@ -51,15 +56,47 @@ def read_scene(
 
 
 def _look(path: Path) -> Draft:
-    if path.is_file() and path.suffix == ".json":
-        return read_one(path.parent, path)
+    """Of what a folder holds the first of these formats, and a note of the others."""
+    if path.is_file():
+        return _named_file(path)
     if not path.is_dir():
         raise SceneError(f"{path}: there is no such folder")
+    model = colmap.model_folder(path)
+    npz = next((path / name for name in dtu.NAMES if (path / name).is_file()), None)
+    readers: dict[str, Callable[[], Draft]] = {}
     if (path / "transforms_train.json").is_file():
-        return read_splits(path)
+        readers["transforms_train.json"] = lambda: read_splits(path)
+    if (path / "poses_bounds.npy").is_file():
+        readers["poses_bounds.npy"] = lambda: llff.read_llff(path, path / "poses_bounds.npy")
     if (path / "transforms.json").is_file():
-        return read_one(path, path / "transforms.json")
-    raise SceneError(f"{path}: holds no scene that is known; expected {FORMATS}")
+        readers["transforms.json"] = lambda: read_one(path, path / "transforms.json")
+    if model is not None:
+        place = model
+        readers[f"{model.relative_to(path)}/cameras.bin"] = lambda: colmap.read_colmap(path, place)
+    if npz is not None:
+        file = npz
+        readers[npz.name] = lambda: dtu.read_dtu(path, file)
+    if not readers:
+        raise SceneError(f"{path}: holds no scene that is known; expected {FORMATS}")
+    first, *others = readers
+    draft = readers[first]()
+    if others:
+        draft.notes.append(f"there is {', '.join(others)} too; name that file to read it instead")
+    return draft
+
+
+def _named_file(path: Path) -> Draft:
+    """The format that a file's name says."""
+    if path.suffix == ".json":
+        return read_splits(path.parent) if path.name == "transforms_train.json" else read_one(path.parent, path)
+    if path.suffix == ".npy":
+        return llff.read_llff(path.parent, path)
+    if path.suffix == ".npz":
+        return dtu.read_dtu(path.parent, path)
+    if path.stem in ("cameras", "images") and path.suffix in (".bin", ".txt"):
+        above = [place for place in path.parents if place.name not in ("sparse", "colmap") and not place.name.isdigit()]
+        return colmap.read_colmap(above[0], path.parent)
+    raise SceneError(f"{path}: is no scene that is known; expected {FORMATS}")
 
 
 def _assembled(path: Path, draft: Draft, downscale: int, allow_missing: bool, hold: int, memory: int) -> Scene:
