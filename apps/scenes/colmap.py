@@ -167,9 +167,11 @@ def read_cameras(path: Path) -> dict[int, Lens]:
     if path.suffix == ".txt":
         for place, words in _lines(path):
             if words:
-                number, model = words[0], _NUMBERS.get(words[1], -1) if len(words) > 1 else -1
-                width, height = _ints(place, words[2:4]) if len(words) > 4 else (0, 0)
-                found[_ints(place, [number])[0]] = _lens(place, model, width, height, _floats(place, words[4:]))
+                if len(words) < 5:
+                    raise SceneError(f"{place}: expected a camera of 5 words or more, got {len(words)}")
+                number, width, height = _ints(place, [words[0], *words[2:4]])
+                model = _NUMBERS.get(words[1], -1)
+                found[number] = _lens(place, model, width, height, _floats(place, words[4:]))
         return found
     file = _Bytes(path)
     for _ in range(file.count(_CAMERA.size, MAX_VIEWS)):
@@ -258,7 +260,7 @@ def read_points(path: Path) -> Cloud:
             rows.append(tuple(values))
             seen_by.append(file.array(_TRACK, int(n_seen))["image"].astype(np.int64))
     table = np.array(rows, dtype=np.float64).reshape(-1, 6)
-    good = np.isfinite(table).all(axis=1, keepdims=True)[:, 0]
+    good = np.asarray(np.isfinite(table).all(1))
     colors = table[good, 3:].clip(0, 255).astype(np.uint8)
     kept = [seen for seen, is_good in zip(seen_by, good, strict=True) if is_good]
     return Cloud(np.array(ids, dtype=np.uint64)[good], table[good, :3], colors, kept)

@@ -63,6 +63,7 @@ class Frame:
         pose: (4, 4) camera to world, OpenGL camera axes.
         lens: at the photo's size.
         split, time, mask: as in View.
+        mask_hides: whether the mask is 0 where pixels count.
         ranges: nearest and farthest depth seen, or None.
     """
 
@@ -74,6 +75,7 @@ class Frame:
     split: Split | None = None
     time: float | None = None
     mask: Path | None = None
+    mask_hides: bool = False
     ranges: tuple[float, float] | None = None
 
 
