@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fieldforge.apps.scenes.draft import MAX_VIEWS, Draft, Frame, Lens
+from fieldforge.apps.scenes.draft import LARGEST, MAX_VIEWS, Draft, Frame, Lens
 from fieldforge.apps.scenes.files import inside, read_bytes, read_header
 from fieldforge.apps.scenes.llff import find_photos
 from fieldforge.apps.scenes.scene import SceneError
@@ -68,10 +68,10 @@ def model_folder(folder: Path) -> Path | None:
 
 def read_colmap(folder: Path, model: Path) -> Draft:
     """A sparse model, with the photos in images or images_N below the folder."""
-    lenses = read_cameras(_either(model, "cameras"))
-    posed = read_images(_either(model, "images"))
+    lenses = read_cameras(either(model, "cameras"))
+    posed = read_images(either(model, "images"))
     place = find_photos(folder)[0]
-    end = _either(model, "images").suffix
+    end = either(model, "images").suffix
     draft = Draft(f"COLMAP: {model.relative_to(folder) / f'images{end}'}, photos in {place.name}")
     for number, image in sorted(posed.items(), key=lambda item: item[1].name):
         if image.camera not in lenses:
@@ -84,11 +84,12 @@ def read_colmap(folder: Path, model: Path) -> Draft:
         lens = lenses[image.camera].at(header.width, header.height, str(photo))
         draft.frames.append(Frame(image.name, photo, header, image.pose, lens))
     if any((model / f"points3D.{end}").is_file() for end in ("bin", "txt")):
-        draft.points = read_points(_either(model, "points3D")).positions
+        draft.points = read_points(either(model, "points3D")).positions
     return draft
 
 
-def _either(folder: Path, what: str) -> Path:
+def either(folder: Path, what: str) -> Path:
+    """The binary file of a model if there is one, else the text."""
     binary = folder / f"{what}.bin"
     return binary if binary.is_file() else folder / f"{what}.txt"
 
@@ -234,13 +235,13 @@ def read_images(path: Path) -> dict[int, Posed]:
 
 
 def _pose(place: str, values: np.ndarray) -> np.ndarray:
-    if not np.isfinite(values).all() or not 0.5 < np.linalg.norm(values[:4]) < 2:
+    if not (np.abs(values) <= LARGEST).all() or not 0.5 < np.linalg.norm(values[:4]) < 2:
         raise SceneError(f"{place}: expected a unit quaternion and a translation, got {values.tolist()}")
     return from_world_to_camera(from_quaternion(values[:4]), values[4:])
 
 
 def read_points(path: Path) -> Cloud:
-    """The points of a model; those whose numbers are not finite are left out."""
+    """The points of a model; those that are not finite are left out."""
     ids: list[int] = []
     rows: list[tuple[float, ...]] = []
     seen_by: list[np.ndarray] = []
@@ -260,7 +261,7 @@ def read_points(path: Path) -> Cloud:
             rows.append(tuple(values))
             seen_by.append(file.array(_TRACK, int(n_seen))["image"].astype(np.int64))
     table = np.array(rows, dtype=np.float64).reshape(-1, 6)
-    good = np.asarray(np.isfinite(table).all(1))
+    good = np.asarray((np.abs(table) <= LARGEST).all(1))
     colors = table[good, 3:].clip(0, 255).astype(np.uint8)
     kept = [seen for seen, is_good in zip(seen_by, good, strict=True) if is_good]
     return Cloud(np.array(ids, dtype=np.uint64)[good], table[good, :3], colors, kept)

@@ -31,7 +31,7 @@ def describe(scene: Scene) -> list[str]:
         scene.photos.plan.sentence,
     ]
     if scene.points is not None:
-        lines.append(f"{len(scene.points)} points")
+        lines.append(f"{len(scene.points)} points of a COLMAP model")
     return lines + [f"note: {note}" for note in scene.notes]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fieldforge.apps.scenes.arrays import open_npz
-from fieldforge.apps.scenes.draft import Draft, Frame, Lens, named
+from fieldforge.apps.scenes.draft import LARGEST, Draft, Frame, Lens, named
 from fieldforge.apps.scenes.files import read_header
 from fieldforge.apps.scenes.llff import photos_in
 from fieldforge.apps.scenes.scene import SceneError
@@ -61,8 +61,10 @@ def read_dtu(folder: Path, path: Path) -> Draft:
 
 def _matrix(path: Path, key: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
     value = arrays[key]
-    if value.shape not in ((4, 4), (3, 4)) or value.dtype.kind not in "fiu" or not np.isfinite(value).all():
-        raise SceneError(f"{path}: {key}: expected 4x4 finite numbers, got {value.shape} {value.dtype}")
+    if value.shape not in ((4, 4), (3, 4)) or value.dtype.kind not in "fiu":
+        raise SceneError(f"{path}: {key}: expected 4x4 numbers, got {value.shape} {value.dtype}")
+    if not (np.abs(value) <= LARGEST).all():
+        raise SceneError(f"{path}: {key}: holds {value[~(np.abs(value) <= LARGEST)][0]}")
     return value.astype(np.float64)
 
 

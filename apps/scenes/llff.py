@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fieldforge.apps.scenes.draft import MAX_VIEWS, Draft, Frame, Lens, named
+from fieldforge.apps.scenes.draft import LARGEST, MAX_VIEWS, Draft, Frame, Lens, named
 from fieldforge.apps.scenes.files import SUFFIXES, read_bytes, read_header
 from fieldforge.apps.scenes.scene import SceneError
 from fieldforge.renderers.cameras.axes import from_axes
@@ -50,8 +50,9 @@ def read_poses_bounds(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if rows.ndim != 2 or rows.shape[1] != 17 or rows.dtype.kind not in "fiu":
         raise SceneError(f"{path}: expected (n, 17) numbers, got {rows.shape} {rows.dtype}")
     rows = rows.astype(np.float64)
-    if not np.isfinite(rows).all():
-        raise SceneError(f"{path}: row {int(np.argwhere(~np.isfinite(rows))[0, 0])} holds NaN or infinity")
+    is_wild = ~(np.abs(rows) <= LARGEST)
+    if is_wild.any():
+        raise SceneError(f"{path}: row {int(is_wild.any(1).argmax())} holds {rows[is_wild][0]}")
     matrices, ranges = rows[:, :15].reshape(-1, 3, 5), rows[:, 15:]
     sizes = matrices[:, :, 4]
     bad = (sizes <= 0).any(1) | (sizes >= 2**24).any(1) | (ranges[:, 0] <= 0) | (ranges[:, 1] <= ranges[:, 0])

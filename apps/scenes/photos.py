@@ -215,10 +215,8 @@ class Photos:
 def _roomiest() -> tuple[str, int]:
     """A folder for temporary files that is on a disk, not itself in memory, and its free bytes."""
     places = [tempfile.gettempdir(), "/var/tmp"]
-    found = [
-        (place, shutil.disk_usage(place).free) for place in places if Path(place).is_dir() and not _in_memory(place)
-    ]
-    return max(found, key=lambda one: one[1], default=(places[0], 0))
+    on_disk = [place for place in places if Path(place).is_dir() and not _in_memory(place)]
+    return max(((place, shutil.disk_usage(place).free) for place in on_disk), key=lambda one: one[1], default=("", 0))
 
 
 def _in_memory(place: str) -> bool:
@@ -228,17 +226,23 @@ def _in_memory(place: str) -> bool:
     except OSError:
         return False
     path = Path(place).resolve()
-    holding = [(len(point), kind) for point, kind in mounts if path.is_relative_to(point)]
-    return max(holding, default=(0, ""))[1] in ("tmpfs", "ramfs")
+    holding = sorted((len(point), i) for i, (point, _) in enumerate(mounts) if path.is_relative_to(point))
+    return bool(holding) and mounts[holding[-1][1]][1] in ("tmpfs", "ramfs")
 
 
 def _temporary(n_pixels: int, n_channels: int) -> np.ndarray:
-    """Mapped bytes of a file that is gone when the array is."""
-    folder = tempfile.mkdtemp(prefix="fieldforge-photos-", dir=_roomiest()[0])
+    """Mapped bytes of a file that no other program sees, and that is gone when the array is, even after a crash."""
+    folder = tempfile.mkdtemp(prefix="fieldforge-photos-", dir=_roomiest()[0] or None)
+    path = Path(folder) / "pixels"
     try:
-        mapped = np.memmap(Path(folder) / "pixels", np.uint8, "w+", shape=(n_pixels, n_channels))
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    weakref.finalize(mapped, shutil.rmtree, folder, ignore_errors=True)
+        with path.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a crash later
+                os.posix_fallocate(file.fileno(), 0, n_pixels * n_channels)
+            else:
+                file.truncate(n_pixels * n_channels)
+        mapped = np.memmap(path, np.uint8, "r+", shape=(n_pixels, n_channels))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # the mapping keeps the file's content
+    if path.exists():  # where open files cannot be removed
+        weakref.finalize(mapped, shutil.rmtree, folder, ignore_errors=True)
     return mapped

@@ -67,7 +67,7 @@ def _look(path: Path) -> Draft:
         readers["transforms.json"] = lambda: read_one(path, path / "transforms.json")
     if model is not None:
         place = model
-        readers[f"{model.relative_to(path)}/cameras.bin"] = lambda: colmap.read_colmap(path, place)
+        readers[str(colmap.either(model, "images").relative_to(path))] = lambda: colmap.read_colmap(path, place)
     if npz is not None:
         file = npz
         readers[npz.name] = lambda: dtu.read_dtu(path, file)
