@@ -129,6 +129,10 @@ def _add_fit(commands: Commands) -> None:
         "--kind", choices=("sdf", "occupancy", "udf"), default="sdf",
         help="signed distance, inside or outside, or distance without a sign (for open sheets)",
     )  # fmt: skip
+    shape.add_argument(
+        "--smooth-derivatives", type=_positive_int, default=0, metavar="N",
+        help="N further steps that make normals by autodiff as smooth as those of a local fit, e.g. 400",
+    )  # fmt: skip
     stop = _add_fit_options(shape, "fast, balanced, best, tiny, siren or finer")
     stop.add_argument("--iou", type=_share, metavar="Q", help="as soon as the volume IoU is that good, e.g. 0.99")
 

@@ -46,7 +46,7 @@ def finetune_derivatives(
     weight: float = 1.0,
     sigma: float = 2.0,
     n_samples: int = 64,
-    spread: float = 1.0,
+    spread: float = 0.25,
     n_steps: int = 400,
     batch_size: int = 2**14,
     learning_rate: float = 2e-3,
