@@ -45,5 +45,6 @@ def main(
     else:
         from fieldforge.apps.bench.report import write_tables
 
-        write_tables(rows, Path("README.md"))
+        for page in (Path("README.md"), *sorted(Path("data/studies").glob("*.md"))):
+            write_tables(rows, page)
     return 0

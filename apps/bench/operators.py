@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fieldforge.apps.bench.harness import Row, latest, one_thread, save, say
-from fieldforge.apps.bench.pictures import u_curves
+from fieldforge.apps.bench.operators_page import u_curves
 from fieldforge.apps.fit.derivatives import finetune_derivatives
 from fieldforge.apps.fit.loop import Budget, settle, train
 from fieldforge.apps.fit.options import ShapeOptions
@@ -49,7 +49,7 @@ CASES = (
 MESHES = ("ingp_armadillo.obj", "fandisk.obj")
 """A detailed one and one with sharp edges, for the same sweep where the truth is flat triangles."""
 N_POINTS = 10_000
-TUNED = ("fast", "balanced")
+TUNED = (("fast", "ball"), ("balanced", "ball"))
 TUNING = 200
 """Steps of fine-tuning."""
 CONTROL = 300
@@ -132,7 +132,7 @@ def run(folder: Path, data: Path | None, *, is_quick: bool) -> None:
             config["fit"]["n_steps"] = 2 if is_quick else CONTROL if name == "siren" else config["fit"]["n_steps"]
             field = fit_solid(solid, config)
             rows += _solid(f"{body}, {name}", field, solid, config, is_quick)
-            if name in TUNED:
+            if (name, body) in TUNED:
                 rows.append(_tuned(f"{body}, {name}", field, solid, config, is_quick))
         if data is not None:
             for file in MESHES:

@@ -133,7 +133,10 @@ class DistanceField(ShapeField):
         """
         unit = self.to_unit(points)
         nearest = unit.clamp(0, 1)
-        beyond = torch.linalg.vector_norm(unit - nearest, dim=-1)  # in sides of the cube
+        way = unit - nearest  # in sides of the cube
+        is_outside = (way != 0).any(-1)
+        # the length of nothing has no second derivative (NaN): it is only taken outside
+        beyond = torch.linalg.vector_norm(torch.where(is_outside[..., None], way, 1.0), dim=-1) * is_outside
         return (self.level_in_cube(nearest) + beyond) * self.side
 
     def level(self, points: Tensor) -> Tensor:

@@ -169,6 +169,9 @@ def test_the_commands_of_the_page(files: Path, capsys: pytest.CaptureFixture[str
     assert main(evaluated) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["volume_iou"] > 0.95
+    assert len(figures["gradient_norm_histogram"]) == 20
+    assert main(evaluated[:-1]) == 0
+    assert sum(bar in "▁▂▃▄▅▆▇█" for bar in capsys.readouterr().out) > 2  # the histogram, drawn
     assert main(["info", field]) == 0
     assert "SDFField" in capsys.readouterr().out
     assert main(["render", field, "-o", str(files / "x.png"), "--size", "64x48", "--quiet"]) == 0

@@ -75,3 +75,14 @@ def test_a_field_spreads_its_samples_by_its_finest_cells() -> None:
         torch.testing.assert_close(
             field.mean_curvature(points), operators.mean_curvature(field.level, points, sigma=wider)
         )
+
+
+@pytest.mark.parametrize("kind", [SDFField, UDFField])
+def test_second_derivatives_are_finite_and_those_of_the_network(kind: type[ShapeField]) -> None:
+    """In world units, inside and outside the cube: twice the side halves the curvature."""
+    field = kind(encoding="Identity", network=NETWORK | {"activation": "Softplus"}, low=[0, 0, 0], side=2.0)
+    inside = torch.rand(20, 3)
+    found = field.hessian(2 * inside, "autodiff")
+    torch.testing.assert_close(found, operators.hessian(field.level_in_cube, inside, "autodiff") / 2)
+    assert found.abs().max() > 1e-4
+    assert field.hessian(torch.rand(20, 3) + 5, "autodiff").isfinite().all()
