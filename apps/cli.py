@@ -130,6 +130,10 @@ def _add_fit(commands: Commands) -> None:
         "--kind", choices=("sdf", "occupancy", "udf"), default="sdf",
         help="signed distance, inside or outside, or distance without a sign (for open sheets)",
     )  # fmt: skip
+    shape.add_argument(
+        "--smooth-derivatives", type=_positive_int, default=0, metavar="N",
+        help="N further steps that make normals by autodiff as smooth as those of a local fit, e.g. 400",
+    )  # fmt: skip
     stop = _add_fit_options(shape, "fast, balanced, best, tiny, siren or finer")
     stop.add_argument("--iou", type=_share, metavar="Q", help="as soon as the volume IoU is that good, e.g. 0.99")
 
@@ -284,8 +288,12 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _add_bench(commands: Commands) -> None:
     bench = _command(commands, "bench", _bench, "measure against plain PyTorch; rows go to data/bench")
-    bench.add_argument("suite", choices=("cpu", "encodings", "image", "presets", "report"), help="what to measure")
-    bench.add_argument("--data", type=Path, help="folder of pictures for the suite 'presets'")
+    bench.add_argument(
+        "suite", choices=("cpu", "encodings", "image", "operators", "presets", "report"), help="what to measure"
+    )
+    bench.add_argument(
+        "--data", type=Path, help="folder of pictures for the suite 'presets', of meshes for 'operators'"
+    )
     bench.add_argument("--rows", type=Path, default=Path("data/bench"), help="folder of the JSON lines")
     bench.add_argument("--quick", action="store_true", help="small sizes, no rows written: does it run?")
     bench.add_argument(

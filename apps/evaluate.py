@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -27,8 +29,10 @@ MEANING = {
     "gradient_norm_05": "slope of the field, 5 % quantile (1 for a distance)",
     "gradient_norm_50": "median",
     "gradient_norm_95": "95 % quantile",
+    "gradient_norm_histogram": "shares of slopes from 0 to 2 and beyond; a distance has one peak, in the middle",
 }
 """What a figure says, in the order they are printed."""
+_HEIGHTS = " ▁▂▃▄▅▆▇█"
 
 
 def evaluate_command(options: argparse.Namespace) -> int:
@@ -47,6 +51,18 @@ def evaluate_command(options: argparse.Namespace) -> int:
     table = Table("figure", "value", "what it says", title=f"{options.field} against {options.source}")
     for name, meaning in MEANING.items():
         if name in figures:
-            table.add_row(name, f"{figures[name]:.6g}", meaning)
+            value = figures[name]
+            table.add_row(name, sparkline(value) if isinstance(value, list) else f"{value:.6g}", meaning)
     Console().print(table)
     return 0
+
+
+def sparkline(shares: Sequence[float]) -> str:
+    """Bars of eighths of the highest one, in a line between bounds; what is there at all is seen.
+
+    Example:
+        >>> sparkline([0.0, 0.001, 0.25, 0.5])
+        '| ▁▄█|'
+    """
+    highest = max(shares, default=0.0) or 1.0
+    return f"|{''.join(_HEIGHTS[math.ceil(8 * share / highest)] for share in shares)}|"

@@ -38,8 +38,13 @@ def main(
         from fieldforge.apps.bench.presets import run as run_presets
 
         run_presets(rows, data, is_quick=is_quick)
+    elif suite == "operators":
+        from fieldforge.apps.bench.operators import run as run_operators
+
+        run_operators(rows, data, is_quick=is_quick)
     else:
         from fieldforge.apps.bench.report import write_tables
 
-        write_tables(rows, Path("README.md"))
+        for page in (Path("README.md"), *sorted(Path("data/studies").glob("*.md"))):
+            write_tables(rows, page)
     return 0

@@ -1,4 +1,4 @@
-"""``fieldforge bench report``: the README's tables, from the rows of the last runs.
+"""``fieldforge bench report``: the tables of the README and of the studies, from the rows of the last runs.
 
 A table stands between ``<!-- bench:NAME -->`` and ``<!-- /bench -->``; only what is between is replaced.
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 from fieldforge.apps.bench.cpu.table import limits_line, lines, memory_line
 from fieldforge.apps.bench.harness import latest, say
+from fieldforge.apps.bench.operators_page import tables
 
 Rows = list[dict[str, Any]]
 
@@ -75,6 +76,10 @@ def _cpu(rows: Rows) -> str:
     return "\n".join([*table, "", *said, "", _about(rows, "one thread, median of CPU time")])
 
 
+def _operators(rows: Rows) -> str:
+    return "\n\n".join([tables(rows), _about(rows, "one thread")])
+
+
 def _about(rows: Rows, how: str) -> str:
     row = rows[0]
     return (
@@ -96,5 +101,6 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "cpu": _cpu,
     "encodings": _ratios("points"),
     "image": _ratios("pixels"),
+    "operators": _operators,
 }
 """Suite -> how its table is made."""

@@ -102,6 +102,10 @@ def test_a_perfect_field_gets_perfect_figures() -> None:
     assert figures["chamfer"] < 2e-4
     assert figures["normal_consistency"] > 0.998
     assert figures["gradient_norm_50"] == pytest.approx(1.0, abs=1e-3)
+    shares = figures["gradient_norm_histogram"]
+    assert len(shares) == 20
+    assert sum(shares) == pytest.approx(1.0, abs=1e-4)
+    assert shares[9] + shares[10] > 0.999  # slopes of 1 lie on the edge of the two in the middle
     assert figures["distance_error_far"] < 1e-3
 
 
@@ -165,6 +169,9 @@ def test_the_commands_of_the_page(files: Path, capsys: pytest.CaptureFixture[str
     assert main(evaluated) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["volume_iou"] > 0.95
+    assert len(figures["gradient_norm_histogram"]) == 20
+    assert main(evaluated[:-1]) == 0
+    assert sum(bar in "▁▂▃▄▅▆▇█" for bar in capsys.readouterr().out) > 2  # the histogram, drawn
     assert main(["info", field]) == 0
     assert "SDFField" in capsys.readouterr().out
     assert main(["render", field, "-o", str(files / "x.png"), "--size", "64x48", "--quiet"]) == 0

@@ -13,7 +13,7 @@ from fieldforge.apps.fit.shape.job import ShapeFit, ShapeJob
 def fit_shape_command(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     output: Path = options.output or Path(options.shape).with_suffix(".field")
-    job = ShapeJob(options.shape, kind=options.kind)
+    job = ShapeJob(options.shape, kind=options.kind, smooth_derivatives=options.smooth_derivatives)
     return run_fit(options, job, Path(options.shape), output, options.iou, _describe)
 
 

@@ -19,10 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fieldforge.apps.fit.derivatives import finetune_derivatives
 from fieldforge.apps.fit.fused import make_step
 from fieldforge.apps.fit.job import Fit, Job, Plan, PlanKeywords, Training
-from fieldforge.apps.fit.loop import LOSS, Figure, Hook
+from fieldforge.apps.fit.loop import LOSS, Figure, Hook, Progress, State
 from fieldforge.apps.fit.options import ShapeOptions
+from fieldforge.apps.fit.progress import Silent
 from fieldforge.apps.fit.recipe import Config
 from fieldforge.apps.fit.shape.presets import KINDS, preset
 from fieldforge.apps.shapes.quality import volume_iou
@@ -30,7 +32,7 @@ from fieldforge.apps.shapes.read import Cloud, Mesh, ShapeError, read_shape
 from fieldforge.apps.shapes.samples import Pools
 from fieldforge.apps.shapes.surface import Surface
 from fieldforge.apps.shapes.truth import Truth
-from fieldforge.checks import expect_choice
+from fieldforge.checks import expect_choice, expect_int
 from fieldforge.fields.kinds.shape import ShapeField
 from fieldforge.registry import build
 
@@ -59,7 +61,12 @@ class ShapeFit(Fit[ShapeField]):
 
 
 def fit_shape(
-    source: str | Path | Mesh, *, kind: str = "sdf", iou: float | None = None, **plan: Unpack[PlanKeywords]
+    source: str | Path | Mesh,
+    *,
+    kind: str = "sdf",
+    iou: float | None = None,
+    smooth_derivatives: int = 0,
+    **plan: Unpack[PlanKeywords],
 ) -> ShapeFit:
     """Fit a shape field to a mesh.
 
@@ -67,6 +74,8 @@ def fit_shape(
         source: a file (OBJ, PLY, STL, OFF, GLB, NPZ), or a Mesh.
         kind: "sdf", "occupancy" or "udf".
         iou: stop as soon as the volume IoU is that good.
+        smooth_derivatives: so many further steps that bring the field's own gradient near the one of a polynomial fit,
+            see `fieldforge.apps.fit.derivatives`; if a signal stops these, the field is kept as it was before them.
         plan: output, preset, steps, seconds, ...: see `fieldforge.apps.fit.job.Plan`.
 
     Returns:
@@ -78,7 +87,7 @@ def fit_shape(
         ConfigError, ValueError: options or configuration.
         BackendError: the backend asked for cannot run.
     """
-    result: ShapeFit = ShapeJob(source, kind=kind).run(Plan(**plan), iou)
+    result: ShapeFit = ShapeJob(source, kind=kind, smooth_derivatives=smooth_derivatives).run(Plan(**plan), iou)
     return result
 
 
@@ -86,7 +95,7 @@ class ShapeJob(Job[ShapeField]):
     """A mesh to fit.
 
     Args:
-        source, kind: as for `fit_shape`.
+        source, kind, smooth_derivatives: as for `fit_shape`.
 
     Raises:
         ShapeError: the mesh cannot be read or fitted.
@@ -96,8 +105,11 @@ class ShapeJob(Job[ShapeField]):
     target = "iou"
     options = ShapeOptions
 
-    def __init__(self, source: str | Path | Mesh, *, kind: str = "sdf") -> None:
+    def __init__(self, source: str | Path | Mesh, *, kind: str = "sdf", smooth_derivatives: int = 0) -> None:
         self.kind = expect_choice("kind", kind, KINDS)
+        self.smooth_derivatives = expect_int("smooth_derivatives", smooth_derivatives, 0, 10**6)
+        if smooth_derivatives and kind == "udf":
+            raise ValueError("smooth_derivatives: an unsigned distance has no normals on its sheet; see kind")
         self.surface = Surface.of(source if isinstance(source, Mesh) else _as_mesh(read_shape(source)))
 
     @cached_property
@@ -110,7 +122,8 @@ class ShapeJob(Job[ShapeField]):
         return self.surface.sha256
 
     def identity(self) -> dict[str, Any]:
-        return {"kind": self.kind}
+        tuned = {"smooth_derivatives": self.smooth_derivatives} if self.smooth_derivatives else {}
+        return {"kind": self.kind} | tuned
 
     def expect_target(self, value: float) -> None:
         if self.kind == "udf" or not 0 < value < 1:
@@ -141,6 +154,16 @@ class ShapeJob(Job[ShapeField]):
         )
         with closing(pools):
             yield step_of(fitted, self.kind, config, PoolDraw(pools, options, self.kind), hooks)
+
+    def refine(self, fitted: ShapeField, seed: int, observe: Silent) -> None:
+        if not self.smooth_derivatives:
+            return
+        on, _ = self.truth.sample_surface(2**18, np.random.default_rng((seed, 1)))
+        points = torch.from_numpy(self.surface.cube.to_world(on))
+        observe(Progress(State(), message=f"tuning derivatives for {self.smooth_derivatives} steps"))
+        state = finetune_derivatives(fitted, points, n_steps=self.smooth_derivatives, seed=seed, observe=observe)
+        if state.stopped_by == "signal":
+            observe(Progress(state, message="interrupted: the field is as it was before its derivatives were tuned"))
 
     def shown(self, config: Config) -> Figure:
         return LOSS if self.kind == "occupancy" else ERROR
