@@ -51,10 +51,14 @@ class Pinhole:
             torch.arange(self.width, dtype=self.position.dtype) + 0.5,
             indexing="ij",
         )
+        return self.through(x.reshape(-1), y.reshape(-1))
+
+    def through(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Origins and unit directions, (N, 3) each, of rays through places of the picture, (N,) in pixels."""
         inside = torch.stack(
             [(x - self.width / 2) / self.focal, (self.height / 2 - y) / self.focal, -torch.ones_like(x)], -1
         )
-        directions = torch.nn.functional.normalize(inside.reshape(-1, 3) @ self.rotation.T, dim=-1)
+        directions = torch.nn.functional.normalize(inside @ self.rotation.T, dim=-1)
         return self.position.expand_as(directions), directions
 
 

@@ -102,6 +102,38 @@ def isosurface(
     return Isosurface(lattice.low + vertices * lattice.cell, faces, lattice.n_evaluated, int(lattice.n_cells.prod()))
 
 
+def surface_blocks(
+    f: Callable[[Tensor], Tensor],
+    box: tuple[Sequence[float], Sequence[float]],
+    *,
+    n_blocks: int = 128,
+    level: float = 0.0,
+    is_distance: bool = False,
+    slope: float = 1.5,
+    margin: float = 0.0,
+    chunk: int = 2**18,
+) -> tuple[Tensor, int]:
+    """Which of the blocks that fill a box the surface f = level can pass through, found as `isosurface` finds them.
+
+    Args:
+        f, box, level, is_distance, slope, chunk: as `isosurface`.
+        n_blocks: along the longest side of the box.
+        margin: blocks that come so close to the surface are kept too, in the units of the box. Where f is no distance,
+            a block that has corners on both sides is kept with its neighbours, whatever the margin.
+
+    Returns:
+        (X, Y, Z) bool, and how often f was asked.
+    """
+    expect_int("n_blocks", n_blocks, 1, _MAX_RESOLUTION // BLOCK)
+    expect_float("margin", margin, 0.0)
+    lattice = _Lattice(f, box, n_blocks * BLOCK, expect_float("level", level), chunk)
+    expect_float("slope", slope, 1.0, 100.0)
+    kept = lattice.near_by_bound(slope, margin) if is_distance else lattice.near_by_corners()
+    cells = torch.zeros(tuple(lattice.n_blocks), dtype=torch.bool)
+    cells[tuple(torch.from_numpy(kept.T))] = True
+    return cells, lattice.n_evaluated
+
+
 class _Lattice:
     """Cells of a box, and f at their corners. Blocks are (k, 3) int64 numbers of finest blocks along x, y, z."""
 
@@ -139,14 +171,14 @@ class _Lattice:
             raise ValueError("f: gives values that are not finite; the field is damaged")
         return found
 
-    def near_by_bound(self, slope: float) -> np.ndarray:
-        """Finest blocks whose centre is no farther from the surface than their half diagonal, from coarse to fine."""
+    def near_by_bound(self, slope: float, margin: float = 0.0) -> np.ndarray:
+        """Finest blocks whose centre is no farther from the surface than half diagonal and margin, coarse to fine."""
         size = BLOCK * _FACTOR**2
         counts = -(-self.n_cells // size)
         blocks = np.stack(np.meshgrid(*(np.arange(count) for count in counts), indexing="ij"), -1).reshape(-1, 3)
         while True:
             distance = np.abs(self.ask((blocks + 0.5) * size)) / slope
-            blocks = blocks[distance <= size * self.cell * np.sqrt(3) / 2]
+            blocks = blocks[distance <= size * self.cell * np.sqrt(3) / 2 + margin]
             if size == BLOCK:
                 return blocks
             size //= _FACTOR
