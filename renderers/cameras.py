@@ -15,6 +15,9 @@ from torch import Tensor
 
 from fieldforge.checks import expect_float, expect_int
 
+MAX_SIDE = 2**16
+"""No picture is wider or higher, in pixels."""
+
 
 @dataclass(frozen=True)
 class Pinhole:
@@ -34,8 +37,8 @@ class Pinhole:
     focal: float
 
     def __post_init__(self) -> None:
-        expect_int("width", self.width, 1, 2**16)
-        expect_int("height", self.height, 1, 2**16)
+        expect_int("width", self.width, 1, MAX_SIDE)
+        expect_int("height", self.height, 1, MAX_SIDE)
         expect_float("focal", self.focal, 0.0, open_low=True)
         if self.position.shape != (3,) or self.rotation.shape != (3, 3):
             raise ValueError(

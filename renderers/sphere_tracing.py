@@ -41,7 +41,7 @@ class Hits(NamedTuple):
 class _Underway(NamedTuple):
     """The rays that have met nothing yet, one row each; rays that end leave the arrays."""
 
-    index: Tensor
+    ray: Tensor
     origin: Tensor
     direction: Tensor
     t: Tensor
@@ -107,7 +107,7 @@ def _trace(
     ).only((t_far > t_near).nonzero().squeeze(1))  # fmt: skip
     n_evaluations = 0
     for step in range(max_steps):
-        if not len(rays.index):
+        if not len(rays.ray):
             break
         d = distance(torch.addcmul(rays.origin, rays.t[:, None], rays.direction))
         n_evaluations += len(d)
@@ -123,7 +123,7 @@ def _trace(
                 over = rays.only(at[crossed])
                 t[crossed], asked = _refine(distance, over.origin, over.direction, over.t - over.last_step, over.t)
                 n_evaluations += asked
-            found[rays.index[at]] = t
+            found[rays.ray[at]] = t
         # go on: forward by the ball, or back to where the last ball is left
         forward = torch.where(too_far, rays.last_radius - rays.last_step, radius * rays.omega)
         t = rays.t + forward
@@ -136,11 +136,11 @@ def _trace(
         goes_on = (~ends & (t <= rays.t_far)).nonzero().squeeze(1)
         if len(goes_on) < len(t):
             rays = rays.only(goes_on)
-    if len(rays.index):  # grazing rays that stand close to the surface
+    if len(rays.ray):  # grazing rays that stand close to the surface
         d = distance(torch.addcmul(rays.origin, rays.t[:, None], rays.direction))
         n_evaluations += len(d)
         close = (d.abs() < 10 * tolerance).nonzero().squeeze(1)
-        found[rays.index[close]] = rays.t[close]
+        found[rays.ray[close]] = rays.t[close]
     return Hits(found, found.isfinite(), n_evaluations)
 
 
