@@ -193,12 +193,22 @@ def _add_render(commands: Commands) -> None:
     render.add_argument("--bits", type=int, choices=(8, 16), default=8, help="bits per channel of a PNG or TIFF")
     shape = render.add_argument_group("of shapes")
     sides = ("front", "back", "left", "right", "top", "iso", "turntable")
-    shape.add_argument("--view", choices=sides, help="from where; default: iso, and turntable for an MP4")
+    shape.add_argument(
+        "--view", choices=sides,
+        help="from where: front looks along -z where y points up, along +y where z does; iso is 35 degrees to the "
+        "right of it and 25 above; default: iso, and turntable for an MP4",
+    )  # fmt: skip
     shape.add_argument("--up", choices=("x", "y", "z"), default="y", help="the axis that points up")
+    shape.add_argument("--shadows", action="store_true", help="of --clay: the light throws soft shadows")
     shape.add_argument("--frames", type=_positive_int, default=120, metavar="N", help="of a turntable, 30 a second")
     look = shape.add_mutually_exclusive_group()
-    for mode in ("clay", "normals", "depth", "curvature"):
-        look.add_argument(f"--{mode}", dest="mode", action="store_const", const=mode, help=f"show {mode}")
+    for mode, text in (
+        ("clay", "lit, with ambient occlusion (the default)"),
+        ("normals", "(n + 1) / 2 as colours, n out of the shape"),
+        ("depth", "near is bright"),
+        ("curvature", "red where the surface bulges, blue where it is hollow"),
+    ):
+        look.add_argument(f"--{mode}", dest="mode", action="store_const", const=mode, help=text)
     render.add_argument("--quiet", action="store_true", help="say nothing but errors")
     render.add_argument("--backend", type=_backend, default="auto", help="what computes: auto, reference, cpu or cuda")
 
