@@ -123,13 +123,13 @@ def _add_fit(commands: Commands) -> None:
     stop.add_argument("--psnr", type=_positive, metavar="DB", help="as soon as the picture is that good")
     image.add_argument("--report", type=Path, help="picture of source, fit and error; default: beside the output")
     image.add_argument("--no-report", action="store_true", help="write no report picture")
-    shape = _command(kinds, "shape", _fit_shape, "fit a shape field to a mesh")
-    shape.add_argument("shape", help="OBJ, PLY, STL, OFF, GLB or NPZ file")
+    shape = _command(kinds, "shape", _fit_shape, "fit a shape field to a mesh or a cloud of points")
+    shape.add_argument("shape", help="OBJ, PLY, STL, OFF, GLB or NPZ file; of points, PLY, XYZ, NPY, NPZ or LAS")
     shape.add_argument(
         "--kind", choices=("sdf", "occupancy", "udf"), default="sdf",
         help="signed distance, inside or outside, or distance without a sign (for open sheets)",
     )  # fmt: skip
-    stop = _add_fit_options(shape, "fast, balanced, best, tiny, siren or finer")
+    stop = _add_fit_options(shape, "fast, balanced, best, tiny, siren or finer; of points also igr")
     stop.add_argument("--iou", type=_share, metavar="Q", help="as soon as the volume IoU is that good, e.g. 0.99")
 
 
@@ -225,7 +225,7 @@ def _mesh(options: argparse.Namespace) -> int:
 
 
 def _add_evaluate(commands: Commands) -> None:
-    evaluate = _command(commands, "evaluate", _evaluate, "say how good a shape field is against its mesh")
+    evaluate = _command(commands, "evaluate", _evaluate, "say how good a shape field is against its mesh or its points")
     evaluate.add_argument("field", type=Path, help=".field file of a shape")
     evaluate.add_argument("source", type=Path, help="the mesh it should be")
     evaluate.add_argument(

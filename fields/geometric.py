@@ -51,8 +51,9 @@ def draw_sphere(encoding: Encoding, network: nn.Module, radius: float, generator
     """
     columns, scale = _coordinates(encoding)
     mlp = _expect_mlp(network)
-    first, last = mlp.layers[0], mlp.layers[-1]
-    if last.weight.is_meta:
+    layers = [layer for layer in mlp.layers if isinstance(layer, nn.Linear)]  # all of them: it is real
+    first = layers[0]
+    if first.weight.is_meta:
         return
     d, width = encoding.n_input_dims, encoding.n_output_dims
     is_other = torch.ones(width, dtype=torch.bool, device=first.weight.device)
@@ -60,14 +61,14 @@ def draw_sphere(encoding: Encoding, network: nn.Module, radius: float, generator
     middle = encoding(torch.full((d,), 0.5).to(first.weight)).to(first.weight).masked_fill(is_other, 0)
     is_sine = isinstance(mlp.activation, Sine)
     n_used = max(1, mlp.width // 4) if is_sine else mlp.width
-    for index, layer in enumerate(mlp.layers[:-1]):
+    for index, layer in enumerate(layers[:-1]):
         injected = index > 0 and mlp._is_injected(index)
         if is_sine:
             _draw_slow(layer, n_used, is_first=index == 0)
         else:
             # an injected layer reads two vectors of the length that is to be kept: half the variance
             layer.weight.copy_(_normal(layer.weight, math.sqrt((1 if injected else 2) / mlp.width), generator))
-            layer.bias.zero_()
+            nn.init.zeros_(layer.bias)
         if index == 0 or injected:
             reads = layer.weight[:, -width:]
             reads[:, is_other] = 0
@@ -91,10 +92,10 @@ def _draw_slow(layer: nn.Linear, n_slow: int, *, is_first: bool) -> None:
 
 def _solve_last(encoding: Encoding, mlp: MLP, radius: float, law: Tensor, n_used: int) -> None:
     """The last layer's weights and bias: least squares over the cube, near `law`, from the first `n_used` units."""
-    last = mlp.layers[-1]
+    *hidden, last = [layer for layer in mlp.layers if isinstance(layer, nn.Linear)]
     unit = torch.rand(N_POINTS, encoding.n_input_dims, generator=torch.Generator().manual_seed(0)).to(last.weight)
     h = features = encoding(unit).to(last.weight)
-    for index, layer in enumerate(mlp.layers[:-1]):
+    for index, layer in enumerate(hidden):
         z = layer(torch.cat((h, features), -1) if mlp._is_injected(index) else h)
         h = mlp.activation(z, is_first=index == 0)
     solved = law.to(h.device)

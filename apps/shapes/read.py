@@ -134,7 +134,7 @@ def _kind(data: bytes, suffix: str) -> str | None:
         ]
     except UnicodeDecodeError:
         return None
-    lines = [line for line in lines if line and not line.startswith(("#", "//"))]
+    lines = [line for line in (re.split("#|//", line)[0].strip() for line in lines) if line]
     if any(re.match(r"(v|vn|vt|f|o|g|usemtl|mtllib|s)\s", line) for line in lines[:64]):
         return "obj"
     if lines and all(re.fullmatch(r"[-+0-9.eE,;\s]+", line) for line in lines[:16]):

@@ -33,7 +33,7 @@ class L1(Loss):
 
 @register("loss", "ClampedL1")
 class ClampedL1(Loss):
-    """|clamp(p, ±delta) - clamp(t, ±delta)| (DeepSDF; Park et al. 2019, eq. 4): farther than delta only the sign counts.
+    """|clamp(p, ±delta) - clamp(t, ±delta)|: farther than delta only the sign counts (DeepSDF; Park et al. 2019).
 
     Args:
         delta: in the units of the target. The paper's 0.1 is of shapes of radius 1; in a shape fit, whose lengths are

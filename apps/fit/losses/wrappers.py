@@ -1,7 +1,7 @@
 """Losses around a loss of distances: one that adds the eikonal equation, one that looks at every level of a grid.
 
-    {"otype": "Eikonal", "loss": {"otype": "MAPE"}, "weight": 0.1, "slope": "taps4"}
-    {"otype": "MultiLevel", "loss": {"otype": "L2"}}
+{"otype": "Eikonal", "loss": {"otype": "MAPE"}, "weight": 0.1, "slope": "taps4"}
+{"otype": "MultiLevel", "loss": {"otype": "L2"}}
 """
 
 from __future__ import annotations
