@@ -38,6 +38,10 @@ def main(
         from fieldforge.apps.bench.presets import run as run_presets
 
         run_presets(rows, data, is_quick=is_quick)
+    elif suite == "clouds":
+        from fieldforge.apps.bench.clouds import run as run_clouds
+
+        run_clouds(rows, data, is_quick=is_quick)
     else:
         from fieldforge.apps.bench.report import write_tables
 
