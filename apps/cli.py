@@ -124,8 +124,8 @@ def _add_fit(commands: Commands) -> None:
     stop.add_argument("--psnr", type=_positive, metavar="DB", help="as soon as the picture is that good")
     image.add_argument("--report", type=Path, help="picture of source, fit and error; default: beside the output")
     image.add_argument("--no-report", action="store_true", help="write no report picture")
-    shape = _command(kinds, "shape", _fit_shape, "fit a shape field to a mesh")
-    shape.add_argument("shape", help="OBJ, PLY, STL, OFF, GLB or NPZ file")
+    shape = _command(kinds, "shape", _fit_shape, "fit a shape field to a mesh or a cloud of points")
+    shape.add_argument("shape", help="OBJ, PLY, STL, OFF, GLB or NPZ file; of points, PLY, XYZ, NPY, NPZ or LAS")
     shape.add_argument(
         "--kind", choices=("sdf", "occupancy", "udf"), default="sdf",
         help="signed distance, inside or outside, or distance without a sign (for open sheets)",
@@ -134,7 +134,7 @@ def _add_fit(commands: Commands) -> None:
         "--smooth-derivatives", type=_positive_int, default=0, metavar="N",
         help="N further steps that make normals by autodiff as smooth as those of a local fit, e.g. 400",
     )  # fmt: skip
-    stop = _add_fit_options(shape, "fast, balanced, best, tiny, siren or finer")
+    stop = _add_fit_options(shape, "fast, balanced, best, tiny, siren or finer; of points also igr")
     stop.add_argument("--iou", type=_share, metavar="Q", help="as soon as the volume IoU is that good, e.g. 0.99")
 
 
@@ -240,7 +240,7 @@ def _mesh(options: argparse.Namespace) -> int:
 
 
 def _add_evaluate(commands: Commands) -> None:
-    evaluate = _command(commands, "evaluate", _evaluate, "say how good a shape field is against its mesh")
+    evaluate = _command(commands, "evaluate", _evaluate, "say how good a shape field is against its mesh or its points")
     evaluate.add_argument("field", type=Path, help=".field file of a shape")
     evaluate.add_argument("source", type=Path, help="the mesh it should be")
     evaluate.add_argument(
@@ -299,10 +299,12 @@ def _doctor(options: argparse.Namespace) -> int:
 def _add_bench(commands: Commands) -> None:
     bench = _command(commands, "bench", _bench, "measure against plain PyTorch; rows go to data/bench")
     bench.add_argument(
-        "suite", choices=("cpu", "encodings", "image", "operators", "presets", "report"), help="what to measure"
+        "suite",
+        choices=("cpu", "encodings", "image", "presets", "shape", "clouds", "operators", "report"),
+        help="what to measure",
     )
     bench.add_argument(
-        "--data", type=Path, help="folder of pictures for the suite 'presets', of meshes for 'operators'"
+        "--data", type=Path, help="folder of pictures ('presets') or meshes ('shape', 'clouds', 'operators')"
     )
     bench.add_argument("--rows", type=Path, default=Path("data/bench"), help="folder of the JSON lines")
     bench.add_argument("--quick", action="store_true", help="small sizes, no rows written: does it run?")

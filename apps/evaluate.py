@@ -1,4 +1,4 @@
-"""``fieldforge evaluate``: a shape field against the mesh it should be."""
+"""``fieldforge evaluate``: a shape field against the mesh, or the points, it should be."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from rich.table import Table
 
 from fieldforge.apps.cli import print_json
 from fieldforge.apps.mesh import extract, load_shape, progress_bar
+from fieldforge.apps.shapes.cloud import PointSurface
+from fieldforge.apps.shapes.cloud_quality import evaluate_on_points
 from fieldforge.apps.shapes.quality import evaluate
-from fieldforge.apps.shapes.read import Cloud, ShapeError, read_shape
+from fieldforge.apps.shapes.read import Cloud, read_shape
 from fieldforge.apps.shapes.surface import Surface
 from fieldforge.backends import use_backend
 
@@ -21,11 +23,13 @@ MEANING = {
     "near_iou": "the same within about 1 % of the diagonal from the surface",
     "distance_error_near": "mean |field - distance| there, over the diagonal",
     "distance_error_far": "the same anywhere in the cube",
+    "points_to_surface": "mean distance from the points to the field's surface, over the diagonal",
+    "surface_to_points": "mean distance back, to the nearest point: the cloud's spacing is in it",
     "chamfer": "mean distance between the surfaces, both ways, over the diagonal",
     "f_score_0.005": "points of either surface within 0.5 % of the diagonal of the other",
     "f_score_0.01": "the same within 1 %",
     "normal_consistency": "mean |n . n'| of nearest places",
-    "stray": "farthest that the field's surface is from the mesh, over the diagonal",
+    "stray": "farthest that the field's surface is from the mesh or the points, over the diagonal",
     "gradient_norm_05": "slope of the field, 5 % quantile (1 for a distance)",
     "gradient_norm_50": "median",
     "gradient_norm_95": "95 % quantile",
@@ -38,13 +42,14 @@ _HEIGHTS = " ▁▂▃▄▅▆▇█"
 def evaluate_command(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     shape = read_shape(options.source)
-    if isinstance(shape, Cloud):
-        raise ShapeError(f"{shape.source}: is a cloud of points; a field is compared with a mesh")
-    surface = Surface.of(shape)
+    surface = PointSurface.of(shape) if isinstance(shape, Cloud) else Surface.of(shape)
     field = load_shape(options.field)
     with use_backend(options.backend), progress_bar("meshing", is_silent=options.json) as observe:
         extracted = extract(field, resolution=options.resolution, observe=observe)
-        figures = evaluate(field, surface, extracted, n=options.points, seed=options.seed)
+        if isinstance(surface, PointSurface):
+            figures = evaluate_on_points(field, surface, extracted, n=options.points, seed=options.seed)
+        else:
+            figures = evaluate(field, surface, extracted, n=options.points, seed=options.seed)
     if options.json:
         print_json({"field": str(options.field), "source": str(options.source), **figures})
         return 0

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from fieldforge.apps.shapes.cloud import PointSurface
+from fieldforge.apps.shapes.points import PointTruth
 from fieldforge.apps.shapes.surface import Surface
 from fieldforge.apps.shapes.truth import Truth
 from fieldforge.fields.kinds.shape import ShapeField
@@ -33,7 +35,14 @@ IOU_POINTS = 2**20
 """Points of the cube that a volume IoU is taken over, unless told."""
 
 
-def volume_iou(field: ShapeField, truth: Truth, surface: Surface, *, n: int | None = None, seed: int = 0) -> float:
+def volume_iou(
+    field: ShapeField,
+    truth: Truth | PointTruth,
+    surface: Surface | PointSurface,
+    *,
+    n: int | None = None,
+    seed: int = 0,
+) -> float:
     """Share of the union of both insides that is in both, over n uniform points of the cube (None: `IOU_POINTS`)."""
     n = IOU_POINTS if n is None else n
     points = np.random.default_rng(seed).random((n, 3)).astype(np.float32)
@@ -68,7 +77,7 @@ def evaluate(
             error = np.abs(_level(field, surface, points) / surface.cube.side - exact(points.astype(np.float64)))
             figures[f"distance_error_{name}"] = float(error.mean()) / diagonal
     figures |= compare_surfaces(surface, truth, extracted, on, normals, random)
-    slopes = _gradient_norms(field, surface, far[: min(n, 2**15)])
+    slopes = gradient_norms(field, surface, far[: min(n, 2**15)])
     for quantile in (0.05, 0.5, 0.95):
         figures[f"gradient_norm_{round(100 * quantile):02d}"] = float(np.quantile(slopes, quantile))
     counts, _ = np.histogram(slopes.clip(max=2), BINS, (0, 2))
@@ -107,7 +116,7 @@ def _iou(a: np.ndarray, b: np.ndarray) -> float:
     return float((a & b).sum() / union) if union else 1.0
 
 
-def _level(field: ShapeField, surface: Surface, unit: np.ndarray) -> np.ndarray:
+def _level(field: ShapeField, surface: Surface | PointSurface, unit: np.ndarray) -> np.ndarray:
     """The field's level at points of the unit cube, in world units."""
     found = np.empty(len(unit), np.float32)
     with torch.no_grad():
@@ -117,7 +126,8 @@ def _level(field: ShapeField, surface: Surface, unit: np.ndarray) -> np.ndarray:
     return found
 
 
-def _gradient_norms(field: ShapeField, surface: Surface, unit: np.ndarray) -> np.ndarray:
+def gradient_norms(field: ShapeField, surface: Surface | PointSurface, unit: np.ndarray) -> np.ndarray:
+    """|∇ level| at points of the unit cube, (n, 3) -> (n,)."""
     parts: list[Any] = []
     for first in range(0, len(unit), 2**14):
         gradient = field.gradient(torch.from_numpy(surface.cube.to_world(unit[first : first + 2**14])).float())

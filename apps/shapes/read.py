@@ -1,4 +1,4 @@
-"""Read meshes and point clouds: OBJ, PLY, STL, OFF, GLB, glTF, XYZ, NPY, NPZ.
+"""Read meshes and point clouds: OBJ, PLY, STL, OFF, GLB, glTF, XYZ, NPY, NPZ, LAS.
 
     shape = read_shape("bunny.obj")     # a Mesh or a Cloud
 
@@ -22,9 +22,11 @@ from typing import Any
 
 import numpy as np
 
+from fieldforge.apps.shapes.las import is_las, read_las
+
 MAX_FACES = 20_000_000
 MAX_BYTES = 4 * 2**30
-FORMATS = "OBJ, PLY, STL, OFF, GLB, XYZ, NPY or NPZ"
+FORMATS = "OBJ, PLY, STL, OFF, GLB, XYZ, NPY, NPZ or LAS"
 
 
 class ShapeError(ValueError):
@@ -100,6 +102,7 @@ _NAMES = {
     "xyz": ("xyz", "txt", "csv", "pts", "asc"),
     "npy": ("npy",),
     "npz": ("npz",),
+    "las": ("las",),
 }
 
 
@@ -114,6 +117,8 @@ def _kind(data: bytes, suffix: str) -> str | None:
         return "npy"
     if data[:2] == b"PK":
         return "npz"
+    if is_las(data):
+        return "las"
     if re.match(rb"(ST)?C?N?4?n?OFF\b", head):
         return "off"
     if len(data) >= 84 and 84 + 50 * struct.unpack_from("<I", data, 80)[0] == len(data):
@@ -129,7 +134,7 @@ def _kind(data: bytes, suffix: str) -> str | None:
         ]
     except UnicodeDecodeError:
         return None
-    lines = [line for line in lines if line and not line.startswith(("#", "//"))]
+    lines = [line for line in (re.split("#|//", line)[0].strip() for line in lines) if line]
     if any(re.match(r"(v|vn|vt|f|o|g|usemtl|mtllib|s)\s", line) for line in lines[:64]):
         return "obj"
     if lines and all(re.fullmatch(r"[-+0-9.eE,;\s]+", line) for line in lines[:16]):
@@ -141,6 +146,8 @@ def _parse(data: bytes, kind: str, source: str) -> Mesh | Cloud:
     try:
         if kind == "xyz":
             return _cloud_of(_text_columns(data, source), source)
+        if kind == "las":
+            return _cloud_of(read_las(data), source)
         if kind in ("npy", "npz"):
             return _arrays(data, kind, source)
         if kind == "ply":
@@ -189,7 +196,8 @@ def _by_trimesh(data: bytes, kind: str, source: str) -> Mesh | Cloud:
 def _ply_normals(loaded: Any, n: int) -> np.ndarray | None:
     """nx, ny, nz of a PLY cloud, which trimesh keeps among its raw columns."""
     raw = getattr(loaded, "metadata", {}).get("_ply_raw", {}).get("vertex", {}).get("data")
-    names = getattr(getattr(raw, "dtype", None), "names", None) or ()
+    # one array with named columns of a binary file, a table of arrays of a text
+    names = raw.keys() if isinstance(raw, dict) else getattr(getattr(raw, "dtype", None), "names", None) or ()
     if raw is None or not {"nx", "ny", "nz"} <= set(names):
         return None
     return _unit(np.stack([np.asarray(raw[name], np.float64).reshape(n) for name in ("nx", "ny", "nz")], 1))

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from fieldforge.checks import expect_float
 from fieldforge.encodings.base import Encoding
 from fieldforge.fields import operators
+from fieldforge.fields.geometric import draw_sphere
 from fieldforge.fields.kinds.base import Field
 from fieldforge.registry import register
 
@@ -148,6 +149,11 @@ class DistanceField(ShapeField):
 class SDFField(DistanceField):
     """Signed distance to a surface: negative inside.
 
+    Args:
+        encoding, network, low, side, generator: as for `ShapeField`.
+        sphere: radius in sides of the cube of the sphere in its middle whose distance the untrained field is, see
+            `fieldforge.fields.geometric`; 0: none, the network as it is drawn.
+
     Example:
         >>> field = SDFField(encoding="Identity", network={"otype": "MLP", "n_neurons": 16}, low=[0, 0, 0], side=10)
         >>> field.distance(torch.rand(4, 3) * 10).shape
@@ -156,6 +162,21 @@ class SDFField(DistanceField):
 
     otype = "SDFField"
     is_signed = True
+
+    def __init__(
+        self,
+        *,
+        encoding: str | Mapping[str, Any] | Encoding,
+        network: str | Mapping[str, Any] | nn.Module,
+        low: Sequence[float] = (-1.0, -1.0, -1.0),
+        side: float = 2.0,
+        sphere: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(encoding=encoding, network=network, low=low, side=side, generator=generator)
+        self.sphere = expect_float("sphere", sphere, 0.0, 1.0)
+        if sphere:
+            draw_sphere(self.encoding, self.network, sphere, generator)
 
     def level_in_cube(self, unit: Tensor) -> Tensor:
         return self.raw(unit)
