@@ -283,8 +283,12 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _add_bench(commands: Commands) -> None:
     bench = _command(commands, "bench", _bench, "measure against plain PyTorch; rows go to data/bench")
-    bench.add_argument("suite", choices=("cpu", "encodings", "image", "presets", "report"), help="what to measure")
-    bench.add_argument("--data", type=Path, help="folder of pictures for the suite 'presets'")
+    suites = ("cpu", "encodings", "image", "presets", "shape", "report")
+    bench.add_argument("suite", choices=suites, help="what to measure")
+    bench.add_argument(
+        "--data", type=Path,
+        help="folder of pictures for the suite 'presets', of meshes for 'shape' (default: ../shared/data/meshes)",
+    )  # fmt: skip
     bench.add_argument("--rows", type=Path, default=Path("data/bench"), help="folder of the JSON lines")
     bench.add_argument("--quick", action="store_true", help="small sizes, no rows written: does it run?")
     bench.add_argument(

@@ -38,6 +38,10 @@ def main(
         from fieldforge.apps.bench.presets import run as run_presets
 
         run_presets(rows, data, is_quick=is_quick)
+    elif suite == "shape":
+        from fieldforge.apps.bench.shape import run as run_shape
+
+        run_shape(rows, data, is_quick=is_quick)
     else:
         from fieldforge.apps.bench.report import write_tables
 

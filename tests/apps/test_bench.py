@@ -17,7 +17,7 @@ from fieldforge.encodings.frequency import Frequency
 from fieldforge.encodings.grid import HashGrid
 
 
-@pytest.mark.parametrize("suite", ["encodings", "image", "presets"])
+@pytest.mark.parametrize("suite", ["encodings", "image", "presets", "shape"])
 def test_suites_run_quickly_and_leave_no_rows(suite: str, tmp_path: Path) -> None:
     assert main(suite, rows=tmp_path, data=None, is_quick=True) == 0
     assert not list(tmp_path.iterdir())
