@@ -28,7 +28,7 @@ FORMATS = (".ply", ".obj", ".stl", ".off", ".glb")
 SLOPE = 1.5
 """How much steeper than a distance a fitted one is taken to be at most."""
 _BYTES_A_SQUARE = 800
-"""Memory over resolution², of a statue that fills its cube (measured: armadillo at 1024³, less the 0.3 GiB of Python)."""
+"""Memory over resolution², of a statue that fills its cube (armadillo at 1024³, less the 0.3 GiB of Python)."""
 
 
 def mesh_command(options: argparse.Namespace) -> int:

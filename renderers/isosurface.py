@@ -119,7 +119,9 @@ def isosurface(
     expect_float("slope", slope, 1.0, 100.0)
     lattice = _Lattice(f, box, resolution, level, chunk)
     first = 0.1 if is_distance else 0.5  # of the work, about: corners are asked everywhere
-    blocks = lattice.near_by_bound(slope) if is_distance else lattice.near_by_corners(lambda share: observe(first * share))
+    blocks = (
+        lattice.near_by_bound(slope) if is_distance else lattice.near_by_corners(lambda share: observe(first * share))
+    )
     observe(first)
     if max_bytes is not None and BYTES_A_BLOCK * len(blocks) > max_bytes:
         raise TooLargeError(resolution, BYTES_A_BLOCK * len(blocks), max_bytes)
@@ -262,7 +264,6 @@ class _Lattice:
             self._look_around()
             raise EmptyLevelError(self.level, float(self.smallest), float(self.largest))
         return np.concatenate(all_values), np.concatenate(all_blocks)
-
 
     def _look_around(self) -> None:
         """Ask all over the box, so that `smallest` and `largest` are the function's range and not that of one place."""

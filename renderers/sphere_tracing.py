@@ -106,7 +106,7 @@ def _trace(
         torch.full_like(t_near, relaxation), zeros, zeros,
     ).only((t_far > t_near).nonzero().squeeze(1))  # fmt: skip
     n_evaluations = 0
-    for step in range(max_steps):
+    for _ in range(max_steps):
         if not len(rays.ray):
             break
         d = distance(torch.addcmul(rays.origin, rays.t[:, None], rays.direction))
@@ -239,10 +239,12 @@ def soft_shadow(
 ) -> Tensor:
     """How much of a light reaches surface points, 0 to 1, (N,): sphere tracing toward it, and how narrowly rays pass.
 
-    Quilez ("Soft shadows in raymarched SDFs", 2010) with Aaltonen's estimate of the closest pass (GDC 2018, "Claybook"),
-    here for steps of any length: the balls of distance h at t and of h' at t - s, one step before, meet in a circle
+    Quilez ("Soft shadows in raymarched SDFs", 2010) with Aaltonen's estimate of the closest pass (GDC 2018,
+    "Claybook"), here for steps of any length: the balls of distance h at t and of h' at t - s, one step before, meet
+    in a circle
 
-        y = (h² + s² - h'²) / (2 s) before t, at e = √(h² - y²) from the ray,    lit = min over steps of e / (width (t - y))
+        y = (h² + s² - h'²) / (2 s) before t, at e = √(h² - y²) from the ray,
+        lit = min over steps of e / (width (t - y))
 
     and where they do not meet between the two, y = 0. Behind the hard edge of a shadow it is dark; lit = 1 ends the
     penumbra, which lies outside that edge and spans `width` times the way to what throws it. Shown is lit² (3 - 2 lit),

@@ -22,14 +22,14 @@ from torch import Tensor
 from fieldforge.apps.bench.harness import Row, latest, one_thread, save, say
 from fieldforge.apps.bench.operators_page import u_curves
 from fieldforge.apps.fit.derivatives import finetune_derivatives
+from fieldforge.apps.fit.job import Plan
 from fieldforge.apps.fit.loop import Budget, settle, train
 from fieldforge.apps.fit.options import ShapeOptions
 from fieldforge.apps.fit.recipe import Config
-from fieldforge.apps.fit.shape.job import fit_shape, step_of
+from fieldforge.apps.fit.shape.job import ShapeJob, step_of
 from fieldforge.apps.fit.shape.presets import preset
 from fieldforge.apps.shapes.samples import RECIPES
 from fieldforge.apps.shapes.samples import draw as draw_samples
-from fieldforge.apps.shapes.truth import Truth
 from fieldforge.fields.file import round_to
 from fieldforge.fields.kinds.shape import SDFField, ShapeField
 from fieldforge.registry import build
@@ -259,11 +259,10 @@ def _size(field: SDFField, x: Tensor) -> float:
 
 def _mesh(path: Path, name: str, *, steps: int | None) -> list[Row]:
     """The sweep of normals on a mesh, against those of its triangles; in the unit cube."""
-    fitted = fit_shape(str(path), preset=name, steps=steps, progress="quiet")
-    surface, world = fitted.surface, fitted.field
-    field = SDFField(encoding=world.encoding, network=world.network, low=(0.0, 0.0, 0.0), side=1.0)
-    truth = Truth(surface.vertices, surface.faces, is_solid=surface.health.is_closed)
-    points, normals = truth.sample_surface(N_POINTS, np.random.default_rng(1))
+    job = ShapeJob(path)
+    fitted = job.run(Plan(preset=name, steps=steps, progress="quiet"))
+    field = SDFField(encoding=fitted.field.encoding, network=fitted.field.network, low=(0.0, 0.0, 0.0), side=1.0)
+    points, normals = job.truth.sample_surface(N_POINTS, np.random.default_rng(1))
     x = torch.from_numpy(points).float()
     sizes = {"n_points": N_POINTS, "n_samples": 64, "cell": field.finest_cell, "config": fitted.config}
     rows = []

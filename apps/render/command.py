@@ -15,7 +15,8 @@ from fieldforge.apps.images import ImageWriter
 from fieldforge.apps.mesh import progress_bar
 from fieldforge.apps.render.image import render_strips, view_of
 from fieldforge.apps.render.scene import Scene
-from fieldforge.apps.render.shape import VIEWS, orbit, render_strips as render_shape_strips
+from fieldforge.apps.render.shape import VIEWS, orbit
+from fieldforge.apps.render.shape import render_strips as render_shape_strips
 from fieldforge.apps.render.video import MAX_VIDEO_SIDE, VideoWriter
 from fieldforge.backends import use_backend
 from fieldforge.fields.file import load_field

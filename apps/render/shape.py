@@ -189,7 +189,7 @@ class _Look:
 
 
 def _edges(t: Tensor, step: float) -> Tensor:
-    """Which pixels of (rows, width) depths differ from one beside them by an edge: seen or not, or by `step` * depth."""
+    """Which pixels of (rows, width) depths differ by an edge from one beside them: seen or not, or `step` * depth."""
     is_edge = torch.zeros_like(t, dtype=torch.bool)
     for axis in (0, 1):
         a, b = t.narrow(axis, 0, t.shape[axis] - 1), t.narrow(axis, 1, t.shape[axis] - 1)

@@ -11,8 +11,8 @@ side is which and how far, averaged with Gaussian weights (implicit moving least
     d(x) = Σ w_i n_i · (x - p_i) / Σ w_i,      w_i = exp(-4 |x - p_i|² / h²),      h² the area about the nearest point.
 
 Farther than 2h, the distance is that to a disc of radius 0.6 h about the nearest point, in its plane (Hoppe et al.
-1992 have the plane). With 100 000 points on the armadillo, distances are off by 1.1e-4 of the cube's side on average; the
-nearest points' own are by 6e-4, and by 1.3e-3 close to the surface. An average twice as wide is off by 1.6e-4.
+1992 have the plane). With 100 000 points on the armadillo, distances are off by 1.1e-4 of the cube's side on average;
+the nearest points' own are by 6e-4, and by 1.3e-3 close to the surface. An average twice as wide is off by 1.6e-4.
 
 Normals that are not given are estimated: the direction of least variance of the nearest points, turned alike from
 neighbour to neighbour along a minimum spanning tree, the flattest places first (Hoppe et al. 1992).

@@ -19,7 +19,7 @@ from fieldforge.encodings.frequency import Frequency
 from fieldforge.encodings.grid import HashGrid
 
 
-@pytest.mark.parametrize("suite", ["encodings", "image", "operators", "presets"])
+@pytest.mark.parametrize("suite", ["clouds", "encodings", "image", "operators", "presets", "shape"])
 def test_suites_run_quickly_and_leave_no_rows(suite: str, tmp_path: Path) -> None:
     assert main(suite, rows=tmp_path, data=None, is_quick=True) == 0
     assert not list(tmp_path.iterdir())
