@@ -29,6 +29,7 @@ from fieldforge.apps.fit.shape.job import fit_shape, step_of
 from fieldforge.apps.fit.shape.presets import preset
 from fieldforge.apps.shapes.samples import RECIPES
 from fieldforge.apps.shapes.samples import draw as draw_samples
+from fieldforge.apps.shapes.surface import Surface
 from fieldforge.apps.shapes.truth import Truth
 from fieldforge.fields.file import round_to
 from fieldforge.fields.kinds.shape import SDFField, ShapeField
@@ -261,6 +262,7 @@ def _mesh(path: Path, name: str, *, steps: int | None) -> list[Row]:
     """The sweep of normals on a mesh, against those of its triangles; in the unit cube."""
     fitted = fit_shape(str(path), preset=name, steps=steps, progress="quiet")
     surface, world = fitted.surface, fitted.field
+    assert isinstance(surface, Surface)
     field = SDFField(encoding=world.encoding, network=world.network, low=(0.0, 0.0, 0.0), side=1.0)
     truth = Truth(surface.vertices, surface.faces, is_solid=surface.health.is_closed)
     points, normals = truth.sample_surface(N_POINTS, np.random.default_rng(1))
