@@ -132,7 +132,7 @@ def _add_fit(commands: Commands) -> None:
     )  # fmt: skip
     shape.add_argument(
         "--smooth-derivatives", type=_positive_int, default=0, metavar="N",
-        help="N further steps that make normals by autodiff as smooth as those of a local fit, e.g. 400",
+        help="N further steps that bring normals by autodiff nearer to those of a local fit, for rough fits, e.g. 400",
     )  # fmt: skip
     stop = _add_fit_options(shape, "fast, balanced, best, tiny, siren or finer; of points also igr")
     stop.add_argument("--iou", type=_share, metavar="Q", help="as soon as the volume IoU is that good, e.g. 0.99")

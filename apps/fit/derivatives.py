@@ -9,8 +9,9 @@ one of a polynomial fitted to T around the point,
 
 with c the field's finest cell. The second term needs the derivative of ∇F in the parameters.
 
-Where we differ from the released code: it has no c, and at its weight the values of our grids drift most of a cell away
-(data/studies/derivatives.md); the mean over coordinates is a sum; and the fit is centred (fields/operators.py).
+Where we differ from the released code: it has no c, and at its weight nothing holds the values of our grids; the mean
+over coordinates is a sum; and the fit is centred (fields/operators.py). data/studies/derivatives.md says where this
+helps and where it does harm.
 """
 
 from __future__ import annotations

@@ -102,4 +102,5 @@ def test_the_study_of_operators_shows_every_figure(tmp_path: Path) -> None:
     assert "| 0.500 (3.00) | 0.250 (3.00) at 1 | 4.0 |" in text
     assert "| ball, fast | 2.0% | 0.2% | 0.5% | 1.0% |" in text
     u_curves(latest(tmp_path, "operators"), tmp_path / "u.webp")
-    assert Image.open(tmp_path / "u.webp").width > 300
+    with Image.open(tmp_path / "u.webp") as picture:
+        assert picture.width > 300
