@@ -261,14 +261,19 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _add_info(commands: Commands) -> None:
-    info = _command(commands, "info", _info, "say what a .field file is")
-    info.add_argument("field", type=Path, help=".field file")
+    info = _command(commands, "info", _info, "say what a .field file, or a folder of posed photos, is")
+    info.add_argument("field", type=Path, help=".field file, folder of posed photos, or NPZ file of them")
     info.add_argument("--json", action="store_true", help="the whole header as JSON")
 
 
 def _info(options: argparse.Namespace) -> int:
     from fieldforge.apps.info import print_info
 
+    if options.field.is_dir() or options.field.suffix in (".npz", ".npy"):
+        from fieldforge.apps.scenes import describe, read_scene
+
+        print("\n".join(describe(read_scene(options.field, allow_missing=True))))
+        return 0
     return print_info(options.field, as_json=options.json)
 
 
