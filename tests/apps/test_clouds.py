@@ -252,7 +252,7 @@ def test_texts_may_have_comments(tmp_path: Path) -> None:
 # ---- fits
 
 
-@pytest.mark.parametrize("has_normals", [True, False])
+@pytest.mark.parametrize("has_normals", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_torus_of_points_is_learnt(has_normals: bool) -> None:
     """In its own units, to a hundredth of its size, in a second or two."""
     points, normals = torus()
@@ -278,7 +278,7 @@ def test_an_open_cloud_is_said_to_be_open() -> None:
 def test_an_unsigned_field_of_points_needs_no_inside() -> None:
     random = np.random.default_rng(0)
     sheet = np.column_stack([random.random((3000, 2)), np.zeros(3000)])
-    result = fit_shape(Cloud(sheet), kind="udf", overrides=SMALL, steps=120, progress="quiet")
+    result = fit_shape(Cloud(sheet), kind="udf", overrides=[*SMALL, "fit.batch_size=2048"], steps=300, progress="quiet")
     x = torch.tensor([[0.5, 0.5, 0.2], [0.3, 0.6, -0.1], [0.5, 0.5, 0.0]])
     assert result.field.distance(x).detach().tolist() == pytest.approx([0.2, 0.1, 0.0], abs=0.02)
 
