@@ -32,7 +32,7 @@ from fieldforge.apps.fit.shape.presets import KINDS, preset
 from fieldforge.apps.fit.shape.step import ShapeStep, SurfaceDraw, WithDistances, turn_outward
 from fieldforge.apps.shapes import quality
 from fieldforge.apps.shapes.cloud import PointSurface
-from fieldforge.apps.shapes.points import PointTruth
+from fieldforge.apps.shapes.points import LATTICE, PointTruth
 from fieldforge.apps.shapes.quality import volume_iou
 from fieldforge.apps.shapes.read import Cloud, Mesh, read_shape
 from fieldforge.apps.shapes.samples import RECIPES, SURFACE_RECIPES, Pools
@@ -253,17 +253,22 @@ def advice(surface: Surface, truth: Truth, kind: str) -> list[str]:
         return []
     sentences = [f"{surface.source}: {wrong}"]
     if not surface.health.is_closed and kind != "udf":
-        points = np.random.default_rng(0).random((20_000, 3))
-        winding = truth.winding_number(points)
-        unclear = float(((winding > 0.25) & (winding < 0.75)).mean())
-        deepest = float(winding.max())
         sentences.append("inside is where the winding number is above 1/2, which closes holes smoothly")
-        if deepest < 0.5 or unclear > 0.02:
-            sentences.append(
-                f"the surface is open for good ({unclear:.1%} of the space is neither clearly inside nor outside, the "
-                f"winding number goes up to {deepest:.2f}): --kind udf fits it without an inside"
-            )
+        sentences += open_for_good(truth, np.random.default_rng(0).random((20_000, 3)))
     return sentences
+
+
+def open_for_good(truth: Truth | PointTruth, points: np.ndarray) -> list[str]:
+    """A sentence about a surface that has no inside, judged at (n, 3) points; none of one that has."""
+    winding = truth.winding_number(points)
+    unclear = float(((winding > 0.25) & (winding < 0.75)).mean())
+    deepest = float(winding.max(initial=0.0))
+    if deepest >= 0.5 and unclear <= 0.02:
+        return []
+    return [
+        f"the surface is open for good ({unclear:.1%} of the space is neither clearly inside nor outside, the "
+        f"winding number goes up to {deepest:.2f}): --kind udf fits it without an inside"
+    ]
 
 
 def cloud_advice(surface: PointSurface, truth: PointTruth, kind: str) -> list[str]:
@@ -278,6 +283,9 @@ def cloud_advice(surface: PointSurface, truth: PointTruth, kind: str) -> list[st
             f"{surface.source}: {wrong:.1%} of {where} do not agree with the winding number of all: the sign may be "
             "wrong there; better normals, or --kind udf, which has no inside"
         )
+    places = np.random.default_rng(0).random((5000, 3))
+    is_clear = truth.unsigned_distance(places) > 2 / LATTICE  # nearer, the lattice is blurred
+    sentences += open_for_good(truth, places[is_clear])
     return sentences
 
 
