@@ -87,7 +87,7 @@ def _coordinates(activation: str | Config, *, rate: float) -> Callable[[], Confi
 
 PRESETS: dict[str, Callable[[], Config]] = {
     "fast": lambda: _grid(n_steps=400, log2_size=16, finest=256, n_levels=8),
-    "balanced": lambda: _grid(n_steps=1600, log2_size=18, finest=512, n_levels=10),
+    "balanced": lambda: _grid(n_steps=2400, log2_size=18, finest=512, n_levels=10),
     "best": lambda: _grid(n_steps=6000, log2_size=19, finest=512, n_levels=10, n_passes=4),
     # under 64 KB: 57 000 numbers of 8 bits
     "tiny": lambda: _grid(n_steps=1600, log2_size=12, finest=128, n_levels=7, storage="int8"),
