@@ -48,7 +48,7 @@ RECIPES: Mapping[str, Recipe] = {
     # on the surface and anywhere, half and half (Sitzmann et al. 2020; Gropp et al. 2020 add points in between)
     "siren": Recipe(1 / 2, (), 1 / 2),
     # ours: two widths close to the surface, less on it, where the target says nothing of the slope
-    "layers": Recipe(2 / 8, ((3 / 8, "normal", 0.002), (2 / 8, "normal", 0.015)), 1 / 8),
+    "layers": Recipe(4 / 16, ((8 / 16, "normal", 0.002), (3 / 16, "normal", 0.015)), 1 / 16),
 }
 """Published sampling recipes by name."""
 

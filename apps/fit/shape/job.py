@@ -248,12 +248,16 @@ class ShapeJob(Job[ShapeField]):
 
 def advice(surface: Surface, truth: Truth, kind: str) -> list[str]:
     """What a user should know of a mesh that does not bound a solid: counts, how the sign is found, what else to do."""
-    wrong = surface.health.sentence()
-    if not wrong:
-        return []
-    sentences = [f"{surface.source}: {wrong}"]
+    wrong, n_pieces = surface.health.sentence(), surface.health.n_components
+    sentences = [f"{surface.source}: {wrong}"] if wrong else []
+    if surface.health.is_closed and n_pieces > 1 and not truth.sides_by_faces and kind != "udf":
+        sentences.append(
+            f"{surface.source}: {n_pieces} closed pieces, some inside or across others; inside is where the winding "
+            "number is above 1/2: inside any of them that looks outward"
+        )
     if not surface.health.is_closed and kind != "udf":
-        sentences.append("inside is where the winding number is above 1/2, which closes holes smoothly")
+        closes = ", which closes holes smoothly" if surface.health.n_boundary_edges else ""
+        sentences.append(f"inside is where the winding number is above 1/2{closes}")
         sentences += open_for_good(truth, np.random.default_rng(0).random((20_000, 3)))
     return sentences
 
