@@ -28,7 +28,8 @@ from fieldforge.registry import ConfigError
 
 SMALL = [
     "encoding.n_levels=5", "encoding.log2_hashmap_size=13", "encoding.per_level_scale=1.6", "fit.batch_size=4096",
-    "fit.pool_size=16384", "network.n_neurons=32",
+    "fit.pool_size=16384", "fit.n_passes=4",
+    "network.n_neurons=32", "optimizer.learning_rate=5e-3",
 ]  # fmt: skip
 """A field that is fitted to a simple body in a second."""
 

@@ -314,7 +314,11 @@ def _recipe(options: ShapeOptions, known: Mapping[str, Any]) -> str:
 
 @dataclass
 class PoolDraw:
-    """The samples of a step: a slice of the pool in turn, with targets for the kind of field.
+    """The samples of a step: a slice of one of the last `n_passes` pools in turn, with targets for the kind of field.
+
+    A new pool comes every `n_passes` passes and is gone through once in each of so many phases, mixed with those before
+    it. Passes one after another over the same pool taught the finest cells that pool, and the next one at the cost of
+    it. The step's number alone decides, so a resumed fit sees the same samples.
 
     Calling it gives points (batch, 3) in the unit cube and targets (batch, 1).
     """
@@ -322,19 +326,24 @@ class PoolDraw:
     pools: Pools
     options: ShapeOptions
     kind: str
-    _number: int = -1
-    _points: Tensor = field(default_factory=lambda: torch.empty(0))
-    _target: Tensor = field(default_factory=lambda: torch.empty(0))
+    _kept: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        size, per_pass = self.options.batch_size, self.options.pool_size // self.options.batch_size
-        number, within = divmod(step, per_pass * self.options.n_passes)
-        if number != self._number:
+        size, n_passes = self.options.batch_size, self.options.n_passes
+        per_pass = self.options.pool_size // size
+        newest, within = divmod(step, per_pass * n_passes)
+        at, turn = divmod(within, n_passes)
+        points, target = self._pool(newest - turn % min(n_passes, newest + 1), newest)
+        first = (at + turn * per_pass // n_passes) % per_pass * size
+        return points[first : first + size], target[first : first + size]
+
+    def _pool(self, number: int, newest: int) -> tuple[Tensor, Tensor]:
+        if number not in self._kept:
+            self._kept = {old: kept for old, kept in self._kept.items() if old > newest - self.options.n_passes}
             points, distance = self.pools.get(number)
-            self._number, self._points = number, torch.from_numpy(points)
-            self._target = self._targets(torch.from_numpy(distance))[:, None].contiguous()
-        first = within % per_pass * size
-        return self._points[first : first + size], self._target[first : first + size]
+            target = self._targets(torch.from_numpy(distance))[:, None].contiguous()
+            self._kept[number] = torch.from_numpy(points), target
+        return self._kept[number]
 
     def _targets(self, distance: Tensor) -> Tensor:
         if self.kind == "occupancy":
