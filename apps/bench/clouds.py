@@ -13,6 +13,7 @@ import numpy as np
 import trimesh
 
 from fieldforge.apps.bench.harness import Row, save, say
+from fieldforge.apps.bench.shape import DATA
 from fieldforge.apps.fit.shape.job import fit_shape
 from fieldforge.apps.mesh import extract
 from fieldforge.apps.shapes.quality import evaluate
@@ -36,15 +37,14 @@ def run(folder: Path, data: Path | None, *, is_quick: bool) -> None:
 
     Args:
         folder: of the rows.
-        data: folder that holds `MESHES`.
+        data: folder that holds `MESHES`; None is that of the suite 'shape'.
 
     Raises:
-        ValueError: no folder given.
+        ShapeError: one is not there.
     """
-    if data is None and not is_quick:
-        raise ValueError(f"data: give the folder that holds {MESHES[0]} and the others, --data FOLDER")
+    rows = []
     for name, preset, has_normals in list(cases())[: 1 if is_quick else None]:
-        surface = Surface.of(_ball() if is_quick or data is None else _mesh(data / name))
+        surface = Surface.of(_ball() if is_quick else _mesh((data or DATA) / name))
         truth = Truth(surface.vertices, surface.faces, is_solid=surface.health.is_closed)
         points, normals = truth.sample_surface(2000 if is_quick else N_POINTS, np.random.default_rng(0))
         cloud = Cloud(surface.cube.to_world(points), normals if has_normals else None)
@@ -56,13 +56,13 @@ def run(folder: Path, data: Path | None, *, is_quick: bool) -> None:
         rate = result.state.step * result.config["fit"]["batch_size"] / max(result.seconds, 1e-9)
         variant = f"{preset}, {'with' if has_normals else 'without'} normals"
         sizes = {"points": len(points), "config": result.config}
-        row = Row("clouds", Path(name).stem, variant, sizes, result.seconds, 0.0, rate, quality=figures)
+        rows.append(Row("clouds", Path(name).stem, variant, sizes, result.seconds, 0.0, rate, quality=figures))
         say(
             f"{Path(name).stem:18} {variant:26} IoU {figures.get('volume_iou', 0):.5f}  F(1 %) "
             f"{figures['f_score_0.01']:.5f}  normals {figures['normal_consistency']:.4f}  {result.seconds:6.1f} s"
         )
-        if not is_quick:
-            save(folder, "clouds", [row])
+    if not is_quick:
+        say(f"rows: {save(folder, 'clouds', rows)}")
 
 
 def _mesh(path: Path) -> Mesh:

@@ -56,16 +56,19 @@ def _presets(rows: Rows) -> str:
 
 def _ratios(unit: str) -> Callable[[Rows], str]:
     def table(rows: Rows) -> str:
-        lines = [_line(["case", "candidate", f"{unit} per second", "ratio to plain PyTorch"])]
-        lines.append(_line(["---"] * 4))
-        for case in dict.fromkeys(row["case"] for row in rows):
-            of_case = [row for row in rows if row["case"] == case]
-            for row in of_case:
-                ratio = of_case[0]["seconds"] / row["seconds"]
-                lines.append(_line([case, row["candidate"], f"{row['rate'] / 1e6:.3g} M", f"{ratio:.2g} x"]))
-        return "\n".join([*lines, "", _about(rows, "one thread, median of CPU time")])
+        return "\n".join([*_ratio_lines(unit, rows), "", _about(rows, "one thread, median of CPU time")])
 
     return table
+
+
+def _ratio_lines(unit: str, rows: Rows) -> list[str]:
+    lines = [_line(["case", "candidate", f"{unit} per second", "ratio to plain PyTorch"]), _line(["---"] * 4)]
+    for case in dict.fromkeys(row["case"] for row in rows):
+        of_case = [row for row in rows if row["case"] == case]
+        for row in of_case:
+            ratio = of_case[0]["seconds"] / row["seconds"]
+            lines.append(_line([case, row["candidate"], f"{row['rate'] / 1e6:.3g} M", f"{ratio:.2g} x"]))
+    return lines
 
 
 def _shape(rows: Rows) -> str:
@@ -87,13 +90,7 @@ def _shape(rows: Rows) -> str:
                    f"{100 * q['chamfer']:.3f} %", f"{100 * q['stray']:.2f} %", f"{row['seconds']:.1f} s",
                    _size(q["bytes"])])
         )  # fmt: skip
-    lines += ["", _line(["case", "candidate", "samples per second", "ratio to plain PyTorch"]), _line(["---"] * 4)]
-    steps = of("step of ")
-    for case in dict.fromkeys(row["case"] for row in steps):
-        of_case = [row for row in steps if row["case"] == case]
-        for row in of_case:
-            ratio = of_case[0]["seconds"] / row["seconds"]
-            lines.append(_line([case, row["candidate"], f"{row['rate'] / 1e6:.3g} M", f"{ratio:.2g} x"]))
+    lines += ["", *_ratio_lines("samples", of("step of "))]
     recipes = of("recipe ")
     if recipes:
         lines += ["", _line(["shape", "samples", "volume IoU", "near IoU", "error near", "error far", "stray"])]
@@ -108,6 +105,18 @@ def _shape(rows: Rows) -> str:
     how = "quality and recipes: two cores, wall time; steps: one thread, median of CPU time"
     said = "Lengths are shares of the diagonal of the mesh's bounding box."
     return "\n".join([*lines, "", f"{said} {_about(rows, how)}"])
+
+
+def _clouds(rows: Rows) -> str:
+    headings = ["points of", "preset", "volume IoU", "F-score at 1 %", "normal consistency", "training"]
+    lines = [_line(headings), _line(["---"] * len(headings))]
+    for row in rows:
+        q = row["quality"]
+        lines.append(
+            _line([row["case"], row["candidate"], f"{q['volume_iou']:.4f}", f"{q['f_score_0.01']:.4f}",
+                   f"{q['normal_consistency']:.3f}", f"{row['seconds']:.0f} s"])
+        )  # fmt: skip
+    return "\n".join([*lines, "", _about(rows, "two cores, wall time")])
 
 
 def _cpu(rows: Rows) -> str:
@@ -141,6 +150,7 @@ def _size(n_bytes: float) -> str:
 TABLES: dict[str, Callable[[Rows], str]] = {
     "presets": _presets,
     "shape": _shape,
+    "clouds": _clouds,
     "cpu": _cpu,
     "encodings": _ratios("points"),
     "image": _ratios("pixels"),

@@ -88,7 +88,7 @@ class Truth:
         return signed
 
     def _encloses(self, points: np.ndarray) -> np.ndarray:
-        """Whether the winding number is above 1/2; from a coarser sum, three to six times as quick, where that is clear.
+        """Whether the winding number is above 1/2; from a coarser sum, three times as quick, where that is clear.
 
         The coarser sum (groups of faces count as one from half as far) is off by up to 0.5 on meshes of many long faces
         that cross, by 0.1 to 0.3 elsewhere.
