@@ -20,14 +20,17 @@ $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/fieldforg
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
-demo: $(READY)  ## fit a photo, look at it, render it at another size
+demo: $(READY)  ## fit a photo and a shape, look at them
 	mkdir -p demo
 	$(BIN)/fieldforge doctor --speed
 	$(BIN)/fieldforge fit image data/images/astronaut.png -o demo/astronaut.field --restart
 	$(BIN)/fieldforge info demo/astronaut.field
 	$(BIN)/fieldforge render demo/astronaut.field -o demo/eyes_x8.png --scale 8 --crop 176,64,96,72
 	$(BIN)/fieldforge view demo/eyes_x8.png
-	@echo "Look at demo/astronaut.report.png and demo/eyes_x8.png"
+	$(BIN)/fieldforge fit shape data/meshes/spot.ply -o demo/spot.field --preset fast --restart
+	$(BIN)/fieldforge render demo/spot.field -o demo/spot.png --shadows
+	$(BIN)/fieldforge view demo/spot.png
+	@echo "Look at demo/astronaut.report.png, demo/eyes_x8.png and demo/spot.png"
 
 test: $(READY)  ## the suite, under eight minutes on two cores
 	$(PYTEST) -m "not slow"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import doctest
+import functools
 import importlib
 import math
 import pkgutil
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -43,15 +45,17 @@ def readme_blocks(language: str) -> list[str]:
 
 
 def test_readme_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a photo.png in the folder, and few steps."""
+    """With a photo.png and a mesh.ply in the folder, and few steps."""
     blocks = readme_blocks("python")
     assert blocks, "the README shows no Python"
     from fieldforge.apps.images import read_image, write_image
 
     monkeypatch.chdir(tmp_path)
     write_image("photo.png", read_image(ROOT / "data/images/astronaut.png").pixels[80:144, 190:254])
-    real = fieldforge.fit
-    monkeypatch.setattr(fieldforge, "fit", lambda *a, **k: real(*a, **{"steps": 20, "progress": "quiet", **k}))
+    shutil.copy(ROOT / "data/meshes/spot.ply", "mesh.ply")
+    for name in ("fit", "fit_shape"):
+        quick = functools.partial(getattr(fieldforge, name), steps=20, progress="quiet")
+        monkeypatch.setattr(fieldforge, name, quick)
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
