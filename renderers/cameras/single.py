@@ -1,8 +1,4 @@
-"""Cameras: where each pixel looks.
-
-World and camera axes are OpenGL's: in camera axes x points right, y up, and the camera looks along -z. A pixel (i, j)
-is the square from (i, j) to (i + 1, j + 1), row j counted from the top; its ray goes through the centre.
-"""
+"""One camera without distortion, and how to point it at something."""
 
 from __future__ import annotations
 
@@ -14,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fieldforge.checks import expect_float, expect_int
+from fieldforge.renderers.cameras.batch import Cameras
 
 
 @dataclass(frozen=True)
@@ -45,17 +42,16 @@ class Pinhole:
 
     def rays(self, first_row: int = 0, last_row: int | None = None) -> tuple[Tensor, Tensor]:
         """Origins and unit directions, (rows * width, 3) each, of the rows [first_row, last_row) from the top."""
-        last_row = self.height if last_row is None else last_row
-        y, x = torch.meshgrid(
-            torch.arange(first_row, last_row, dtype=self.position.dtype) + 0.5,
-            torch.arange(self.width, dtype=self.position.dtype) + 0.5,
-            indexing="ij",
+        return self.cameras().picture_rays(0, first_row, last_row)
+
+    def cameras(self) -> Cameras:
+        """The same as a batch of one."""
+        centre = (self.focal, self.focal, self.width / 2, self.height / 2)
+        return Cameras(
+            torch.cat([self.rotation, self.position[:, None]], 1)[None],
+            self.position.new_tensor([centre]),
+            torch.tensor([[self.width, self.height]]),
         )
-        inside = torch.stack(
-            [(x - self.width / 2) / self.focal, (self.height / 2 - y) / self.focal, -torch.ones_like(x)], -1
-        )
-        directions = torch.nn.functional.normalize(inside.reshape(-1, 3) @ self.rotation.T, dim=-1)
-        return self.position.expand_as(directions), directions
 
 
 def look_at(
