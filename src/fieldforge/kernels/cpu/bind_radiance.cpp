@@ -100,7 +100,7 @@ void bind_radiance(nb::module_& module) {
              nb::keep_alive<1, 5>())
         .def("keep_moves", &keep_moves, "grid"_a, "density"_a, "color"_a, "of_density"_a, "of_color"_a)
         .def("render", &render, "sights"_a, "color"_a, "depth"_a, "opacity"_a, "n_threads"_a, Unlocked())
-        .def("train", &train, "rules"_a, "sights"_a, "target"_a, "loss"_a, "huber_delta"_a, "ray_loss"_a, "may_move"_a,
+        .def("train", &train, "rules"_a, "sights"_a, "target"_a, "loss"_a, "huber_delta"_a, "ray_loss"_a, "may_move"_a.none(),
              "n_threads"_a);
     nb::class_<PythonSights>(module, "Sights", "Rays with their packed samples.")
         .def(nb::init<Address, Address, Address, Address, Address, Address, Address, int64_t, int64_t, double>(),
