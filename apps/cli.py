@@ -169,7 +169,7 @@ def _fit_shape(options: argparse.Namespace) -> int:
 
 
 def _fit_image(options: argparse.Namespace) -> int:
-    from fieldforge.apps.fit.command import fit_image
+    from fieldforge.apps.fit.image.command import fit_image
 
     return fit_image(options)
 

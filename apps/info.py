@@ -47,7 +47,9 @@ def describe(config: dict[str, Any], metadata: dict[str, Any], n_bytes: int) -> 
         )
     history = metadata.get("history", [])
     if history:
-        lines["history"] = "  ".join(f"{row['psnr']:.1f} dB at step {row['step']:.0f}" for row in _spread(history, 5))
+        name = next(key for key in history[0] if key != "step")
+        rows = (f"{row[name]:.4g} at step {row['step']:.0f}" for row in _spread(history, 5))
+        lines["history"] = f"{name} {'  '.join(rows)}"
     lines["size"] = f"{n_bytes:,} bytes"
     run = metadata.get("run", {})
     for section in ("loss", "optimizer", "schedule", "fit"):

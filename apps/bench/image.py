@@ -18,10 +18,9 @@ from torch import Tensor, nn
 
 from fieldforge.apps.bench.harness import Row, one_thread, save, say, spread, take_turns
 from fieldforge.apps.bench.peers import PlainHashGrid, plain_mlp
-from fieldforge.apps.fit.image import step_of
+from fieldforge.apps.fit.image.job import ImageJob, step_of
+from fieldforge.apps.fit.image.presets import preset
 from fieldforge.apps.fit.options import FitOptions
-from fieldforge.apps.fit.presets import preset
-from fieldforge.apps.fit.recipe import make_field
 from fieldforge.apps.fit.samplers import PixelDraw
 from fieldforge.apps.images import Picture, read_image
 from fieldforge.backends import use_backend
@@ -120,7 +119,7 @@ class _Plain(_Candidate):
 class _Ours(_Candidate):
     def __init__(self, config: dict[str, Any], picture: Picture, backend: str) -> None:
         super().__init__(config, picture)
-        field = make_field(config, picture, seed=0)
+        field = ImageJob(picture).make_field(config, seed=0)
         with use_backend(backend):
             advance, _, _ = step_of(field, config, self.draw)
 

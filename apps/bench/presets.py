@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fieldforge.apps.bench.harness import Row, save, say
-from fieldforge.apps.fit.image import fit
+from fieldforge.apps.fit.image.job import fit
 from fieldforge.apps.images import Picture, read_image
 
 PHOTOS = (

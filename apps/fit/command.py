@@ -1,4 +1,4 @@
-"""``fieldforge fit image``: options in, a field file and a few lines out."""
+"""What every ``fieldforge fit`` command does: options in, a field file and a few lines out."""
 
 from __future__ import annotations
 
@@ -6,47 +6,57 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
 from fieldforge.apps.cli import UsageError, print_json
-from fieldforge.apps.fit.image import ImageFit, fit
+from fieldforge.apps.fit.job import Fit, Job, Plan
 from fieldforge.apps.fit.loop import State
-from fieldforge.apps.fit.recipe import run_config
-from fieldforge.apps.images import read_image
 from fieldforge.fields.checkpoint import Checkpoints
 
 
-def fit_image(options: argparse.Namespace) -> int:
-    """Run the command; returns the exit code: 0 done, 130 interrupted (the state is saved)."""
-    picture = read_image(options.photo)
-    if options.print_config:
-        config, _ = run_config(
-            picture, preset=options.preset, config=options.config, overrides=options.overrides,
-            steps=options.steps, max_bytes=options.max_bytes,
-        )  # fmt: skip
-        print(tomli_w.dumps(config), end="")
-        return 0
-    output: Path = options.output or Path(options.photo).with_suffix(".field")
-    expect_writable(output)
-    report = None if options.no_report else options.report or output.with_suffix(".report.png")
-    if report is not None:
-        expect_writable(report)
-    if prepare_output(options, output, Path(options.photo)):
-        return 0
-    result = fit(
-        picture, output=output, preset=options.preset, config=options.config, overrides=options.overrides,
-        steps=options.steps, seconds=options.seconds, psnr=options.psnr, max_bytes=options.max_bytes,
-        seed=options.seed, backend=options.backend, resume=options.resume, report=report,
-        progress="quiet" if options.quiet else "json" if options.json else "auto",
+def run_fit(
+    options: argparse.Namespace,
+    job: Job[Any],
+    source: Path,
+    output: Path,
+    target: float | None,
+    describe: Callable[[Any], str],
+) -> int:
+    """Run a fit command; returns the exit code: 0 done, 130 interrupted (the state is saved).
+
+    Args:
+        options: of the command.
+        job: the signal.
+        source: the file it came from.
+        output: the field file to write.
+        target: the figure to reach, if one was asked for.
+        describe: what to print of a result.
+    """
+    plan = Plan(
+        output=output, preset=options.preset, config=options.config, overrides=options.overrides, steps=options.steps,
+        seconds=options.seconds, max_bytes=options.max_bytes, seed=options.seed, backend=options.backend,
+        resume=options.resume, progress="quiet" if options.quiet else "json" if options.json else "auto",
     )  # fmt: skip
+    if options.print_config:
+        print(tomli_w.dumps(job.run_config(plan)[0]), end="")
+        return 0
+    if prepare_output(options, output, source):
+        return 0
+    result: Fit[Any] = job.run(plan, target)
     if result.state.stopped_by == "signal":
         return say_interrupted(result.state, output)
     if options.json:
-        print_json({"event": "result", "output": str(output), **result.summary()})
+        print_json({"event": "result", "output": str(output), "notes": result.notes, **result.summary()})
     elif not options.quiet:
-        _print_result(result, report, options.psnr)
+        print(describe(result))
+        if target is not None and result.figure(job.target) < target:
+            print(f"--{job.target} {target:g} was not reached in {result.state.step} steps; --steps allows more")
+        if result.state.n_rollbacks:
+            print(f"the loss was not finite {result.state.n_rollbacks} times; the learning rate was halved each time")
     return 0
 
 
@@ -119,17 +129,3 @@ def say_interrupted(state: State, output: Path) -> int:
         file=sys.stderr,
     )
     return 128 + signal.SIGINT
-
-
-def _print_result(result: ImageFit, report: Path | None, target: float | None) -> None:
-    similarity = "" if result.ssim is None else f", SSIM {result.ssim:.4f}"
-    print(
-        f"{result.path}: PSNR {result.psnr:.2f} dB{similarity}, {result.n_bytes:,} bytes "
-        f"({result.bits_per_pixel:.2f} bits per pixel), {result.state.step} steps in {result.seconds:.1f} s"
-    )
-    if target is not None and result.psnr < target:
-        print(f"{target:g} dB were asked for and not reached in {result.state.step} steps; --steps allows more")
-    if result.state.n_rollbacks:
-        print(f"the loss was not finite {result.state.n_rollbacks} times; the learning rate was halved each time")
-    if report is not None:
-        print(f"{report}: source, fit, error, curves")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -83,9 +83,33 @@ def allowed(hooks: Sequence[Hook], step: int, per_sample_loss: Tensor) -> bool:
     return all([hook(step, per_sample_loss) is not False for hook in hooks])
 
 
+class Figure(NamedTuple):
+    """What a fit shows of how far it is."""
+
+    name: str
+    """In histories and JSON."""
+    text: str
+    """For people, with a place for the value."""
+    of: Callable[[float, float], float]
+    """From the mean loss and the mean squared error of some batches."""
+
+
+def psnr(peak: float = 1.0) -> Figure:
+    """Decibels below a peak, of colours; at most 120.
+
+    Example:
+        >>> psnr().of(0.0, 0.001)
+        30.0
+    """
+    return Figure("psnr", "PSNR {:.2f} dB", lambda loss, error: -10 * math.log10(max(error / peak**2, 1e-12)))
+
+
+LOSS = Figure("loss", "loss {:.3g}", lambda loss, error: loss)
+
+
 @dataclass
 class Budget:
-    """When a fit ends: after `n_steps`, or `seconds`, or as soon as `evaluate` reports `target` decibels."""
+    """When a fit ends: after `n_steps`, or `seconds`, or as soon as `evaluate` reports the quality `target`."""
 
     n_steps: int
     seconds: float | None = None
@@ -103,13 +127,13 @@ class State:
     """Factor on the learning rate, halved whenever a loss was not finite."""
     n_rollbacks: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
-    """About 64 rows at fixed steps: step, and mean loss and psnr of the batches since the row before."""
+    """About 64 rows at fixed steps: step, and the mean loss and the figure of the batches since the row before."""
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     """Loss, squared error and number of batches since the last row of the history."""
     stopped_by: str = ""
     """'' while running, then 'steps', 'seconds', 'target' or 'signal'."""
 
-    def count(self, loss: float, error: float) -> bool:
+    def count(self, loss: float, error: float, figure: Figure) -> bool:
         """One more step is done; says whether a row was added to the history.
 
         The history depends on steps alone, so that equal fits leave equal files.
@@ -118,7 +142,7 @@ class State:
         self.sums = [self.sums[0] + loss, self.sums[1] + error, self.sums[2] + 1]
         if self.step % max(1, self.n_steps // 64) == 0 or self.step == self.n_steps:
             mean_loss, mean_error = self.sums[0] / self.sums[2], self.sums[1] / self.sums[2]
-            self.history.append({"step": self.step, "loss": mean_loss, "psnr": decibels(mean_error)})
+            self.history.append({"step": self.step, "loss": mean_loss, figure.name: figure.of(mean_loss, mean_error)})
             self.sums = [0.0, 0.0, 0.0]
             return True
         return False
@@ -131,8 +155,9 @@ class Progress:
     state: State
     points_per_second: float = 0.0
     seconds_left: float = 0.0
-    psnr: float = math.nan
-    """Of the batches since the last report."""
+    figure: Figure = LOSS
+    value: float = math.nan
+    """Of the figure, over the batches since the last report."""
     message: str = ""
 
 
@@ -143,7 +168,7 @@ def train(
     budget: Budget,
     *,
     batch_size: int,
-    peak: float = 1.0,
+    figure: Figure | None = None,
     observe: Callable[[Progress], None] = lambda progress: None,
     evaluate: Callable[[], float] | None = None,
     checkpoints: Checkpoints | None = None,
@@ -160,9 +185,9 @@ def train(
         schedule: factor on the learning rate by step.
         budget: when to stop.
         batch_size: points a step, for the rate that is shown.
-        peak: the value that counts as full signal, for the decibels that are shown.
+        figure: what is shown and kept of how far the fit is; None: decibels below 1.
         observe: told of progress about every `report_every` seconds.
-        evaluate: quality in decibels, asked with every row of the history if there is a `budget.target`.
+        evaluate: quality of the field as it is, asked with every row of the history if there is a `budget.target`.
         checkpoints: where to keep the last two states; None keeps none.
         identity: what a checkpoint must agree with to be resumed (configuration, digest of the source).
         resume: continue from the newest checkpoint that is whole.
@@ -176,11 +201,12 @@ def train(
         NonFiniteError: ten returns to the last good state did not help.
         ValueError: the checkpoint belongs to another fit.
     """
+    figure = figure or psnr()
     state = State(n_steps=budget.n_steps)
     if resume and checkpoints is not None:
         state = _restore(checkpoints, optimizer, dict(identity or {}), state, observe)
     folder = None if checkpoints is None else checkpoints.paths[0].parent
-    reports = _Reports(state, batch_size)
+    reports = _Reports(state, batch_size, figure)
     last_checkpoint = time.perf_counter()
     with closing(Snapshot(optimizer, state, folder=folder)) as good, _orderly_stop() as asked_to_stop:
         while not state.stopped_by:
@@ -200,9 +226,8 @@ def train(
                         f"learning rate divided by {2**state.n_rollbacks}; a smaller optimizer.learning_rate may do"
                     )
                 continue
-            error /= peak**2
-            is_milestone = state.count(loss, error)
-            reports.add(error)
+            is_milestone = state.count(loss, error, figure)
+            reports.add(loss, error)
             if is_milestone and budget.target is not None and evaluate is not None and evaluate() >= budget.target:
                 state.stopped_by = "target"
             if reports.seconds_since() >= report_every or state.step == state.n_steps or asked_to_stop():
@@ -243,12 +268,15 @@ def settle(optimizer: Optimizer) -> None:
 class _Reports:
     """What happened between two reports."""
 
-    def __init__(self, state: State, batch_size: int) -> None:
-        self.state, self.batch_size = state, batch_size
-        self.psnr = -math.inf
-        self._start, self._error, self._n = time.perf_counter(), 0.0, 0
+    def __init__(self, state: State, batch_size: int, figure: Figure) -> None:
+        self.state, self.batch_size, self.figure = state, batch_size, figure
+        self._begin()
 
-    def add(self, error: float) -> None:
+    def _begin(self) -> None:
+        self._start, self._loss, self._error, self._n = time.perf_counter(), 0.0, 0.0, 0
+
+    def add(self, loss: float, error: float) -> None:
+        self._loss += loss
         self._error += error
         self._n += 1
 
@@ -256,22 +284,13 @@ class _Reports:
         return time.perf_counter() - self._start
 
     def close(self) -> Progress:
-        elapsed, state = self.seconds_since(), self.state
+        elapsed, state, n = self.seconds_since(), self.state, self._n
         state.seconds += elapsed
-        self.psnr = decibels(self._error / max(1, self._n))
-        rate = self._n / elapsed if elapsed > 0 else 0.0
-        self._start, self._error, self._n = time.perf_counter(), 0.0, 0
-        return Progress(state, rate * self.batch_size, (state.n_steps - state.step) / rate if rate else 0.0, self.psnr)
-
-
-def decibels(squared_error: float) -> float:
-    """Peak signal-to-noise ratio for a peak of 1; at most 120.
-
-    Example:
-        >>> decibels(0.001)
-        30.0
-    """
-    return -10 * math.log10(max(squared_error, 1e-12))
+        value = self.figure.of(self._loss / n, self._error / n) if n else math.nan
+        rate = n / elapsed if elapsed > 0 else 0.0
+        self._begin()
+        left = (state.n_steps - state.step) / rate if rate else 0.0
+        return Progress(state, rate * self.batch_size, left, self.figure, value)
 
 
 def _plan_steps(state: State, budget: Budget) -> None:

@@ -41,7 +41,8 @@ class Lines(Silent):
 
 
 class Json(Silent):
-    """One JSON object per report: event, step, n_steps, seconds, psnr, points_per_second, seconds_left."""
+    """One JSON object per report: event, step, n_steps, seconds, points_per_second,
+    seconds_left, and psnr or whatever else the fit shows."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stdout
@@ -51,14 +52,14 @@ class Json(Silent):
         row: dict[str, object] = {"event": "progress", "step": state.step, "n_steps": state.n_steps}
         row |= {"points_per_second": round(progress.points_per_second), "seconds_left": round(progress.seconds_left, 1)}
         row |= {"seconds": round(state.seconds, 3)}
-        row |= {} if math.isnan(progress.psnr) else {"psnr": round(progress.psnr, 3)}
+        row |= {} if math.isnan(progress.value) else {progress.figure.name: float(f"{progress.value:.5g}")}
         if progress.message:
             row |= {"event": "message", "message": progress.message}
         print(json.dumps(row), file=self.stream, flush=True)
 
 
 class Live(Silent):
-    """A progress bar with steps, rate, PSNR and time left."""
+    """A progress bar with steps, rate, how good it is, and time left."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -84,10 +85,10 @@ class Live(Silent):
 def describe(progress: Progress) -> str:
     """'step 120/800  1.2 M points/s  PSNR 31.4 dB  0:42 left'."""
     state = progress.state
-    psnr = "-" if math.isnan(progress.psnr) else f"{progress.psnr:.2f}"
+    quality = "" if math.isnan(progress.value) else f"{progress.figure.text.format(progress.value)}  "
     return (
         f"step {state.step}/{state.n_steps}  {human_rate(progress.points_per_second)} points/s  "
-        f"PSNR {psnr} dB  {clock(progress.seconds_left)} left"
+        f"{quality}{clock(progress.seconds_left)} left"
     )
 
 

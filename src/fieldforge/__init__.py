@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fieldforge.apps.fit.image import ImageFit as ImageFit
-    from fieldforge.apps.fit.image import fit as fit
+    from fieldforge.apps.fit.image.job import ImageFit as ImageFit
+    from fieldforge.apps.fit.image.job import fit as fit
     from fieldforge.apps.render.image import render as render
     from fieldforge.backends import use_backend as use_backend
     from fieldforge.encodings.base import Encoding as Encoding
@@ -33,11 +33,11 @@ _HOMES = {
     "Encoding": "encodings.base",
     "HashGrid": "encodings.grid",
     "ImageField": "fields.kinds.image",
-    "ImageFit": "apps.fit.image",
+    "ImageFit": "apps.fit.image.job",
     "MLP": "fields.networks.mlp",
     "available": "registry",
     "build": "registry",
-    "fit": "apps.fit.image",
+    "fit": "apps.fit.image.job",
     "load": "fields.file:load_field",
     "register": "registry",
     "render": "apps.render.image",

@@ -18,7 +18,7 @@ from fieldforge.apps.bench.cpu.work import OURS, Work, difference, measure, pass
 from fieldforge.apps.bench.harness import latest, one_thread, save
 from fieldforge.apps.bench.peers import PlainStack, plain_composite, plain_march
 from fieldforge.apps.bench.report import write_tables
-from fieldforge.apps.fit.presets import preset
+from fieldforge.apps.fit.image.presets import preset
 from fieldforge.kernels import cpu_door
 from fieldforge.kernels.cpu_limits import MIB, Limits
 

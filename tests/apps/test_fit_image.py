@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 import fieldforge
-from fieldforge.apps.fit.image import ImageFit, NearOrExact, fit, measure, step_of
+from fieldforge.apps.fit.image.job import ImageFit, ImageJob, fit, measure
+from fieldforge.apps.fit.image.presets import PRESETS, preset
+from fieldforge.apps.fit.job import Plan
 from fieldforge.apps.fit.options import FitOptions
-from fieldforge.apps.fit.presets import PRESETS, preset
-from fieldforge.apps.fit.recipe import make_field, run_config, shrink, stored_bytes
+from fieldforge.apps.fit.recipe import shrink
 from fieldforge.apps.fit.samplers import PixelDraw
 from fieldforge.apps.images import ImageError, Picture, read_image, write_image
 from fieldforge.apps.render.image import render
@@ -159,14 +160,14 @@ def test_stored_bytes_bound_the_file(face: np.ndarray, tmp_path: Path) -> None:
         path = tmp_path / f"{storage}.field"
         result = quick(face, steps=2, output=path, overrides=[f"fit.storage={storage}"])
         assert result.n_bytes is not None
-        assert result.n_bytes <= stored_bytes(result.config, picture) <= 1.2 * result.n_bytes + 8192
+        assert result.n_bytes <= ImageJob(picture).stored_bytes(result.config) <= 1.2 * result.n_bytes + 8192
 
 
 def test_shrinking_keeps_what_it_need_not_change(face: np.ndarray) -> None:
-    picture = Picture.from_array(face)
-    config, _ = run_config(picture)
+    job = ImageJob(face)
+    config, _ = job.run_config(Plan())
     before = json.dumps(config)
-    shrink(config, lambda: stored_bytes(config, picture), 10**9)
+    shrink(config, lambda: job.stored_bytes(config), 10**9)
     assert json.dumps(config) == before
 
 
@@ -181,7 +182,7 @@ def test_a_tiny_cuda_nn_file_fits(face: np.ndarray) -> None:
 def test_instant_ngp_leaves_the_growth_to_the_picture(face: np.ndarray, tmp_path: Path) -> None:
     path = tmp_path / "ngp.json"
     path.write_text('{"encoding": {"otype": "HashGrid", "n_levels": 4, "base_resolution": 4}, // no growth\n}')
-    config, notices = run_config(Picture.from_array(face), config=path)
+    config, notices = ImageJob(face).run_config(Plan(config=path))
     assert config["encoding"]["per_level_scale"] == pytest.approx((32 / 4) ** (1 / 3), abs=1e-5)
     assert any("per_level_scale" in notice for notice in notices)
 
@@ -207,7 +208,7 @@ def test_bad_configurations_name_key_and_way_out(overrides: list[str], message: 
 
 def test_another_part_drops_the_keys_of_the_one_before(face: np.ndarray) -> None:
     overrides = ["encoding.otype=Frequency", "network.otype=FullyFusedMLP", "encoding.n_frequencies=6"]
-    config, _ = run_config(Picture.from_array(face), overrides=overrides)
+    config, _ = ImageJob(face).run_config(Plan(overrides=overrides))
     assert config["encoding"] == {"otype": "Frequency", "n_frequencies": 6}
     assert config["network"]["n_neurons"] == 64, "a key that both have stays"
 
@@ -240,25 +241,25 @@ def test_jitter_is_bilinear() -> None:
 
 
 def test_measuring_an_untrained_field_is_measuring_its_picture(face: np.ndarray) -> None:
-    picture = Picture.from_array(face)
-    field = make_field(run_config(picture)[0], picture, 0)
+    job = ImageJob(face)
+    field = job.make_field(job.run_config(Plan())[0], 0)
     expected = -10 * np.log10(np.mean((render(field).astype(np.float64) - face / 255.0) ** 2))
-    assert measure(picture, field)[0] == pytest.approx(expected, abs=1e-6)
+    assert measure(job.picture, field)[0] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("crop", [48, 400])
 def test_a_sample_of_the_pixels_speaks_until_the_target_is_near(crop: int) -> None:
     """The same sample every time; of a small picture, all of it."""
     picture = Picture.from_array(np.ascontiguousarray(read_image(ASTRONAUT).pixels[:crop, :crop]))
-    config = run_config(picture)[0]
-    field = make_field(config, picture, 0)
-    _, optimizer, _ = step_of(field, config, PixelDraw(picture, FitOptions.of(config["fit"]), 0))
+    job = ImageJob(picture)
+    field = job.make_field(job.run_config(Plan())[0], 0).requires_grad_(False)
     exact = measure(picture, field)[0]
-    sample = NearOrExact(picture, field, optimizer, math.inf)
-    assert len(sample.points) == min(crop**2, 2**14)
-    assert len(torch.unique(sample.points, dim=0)) == len(sample.points)
-    assert sample() == sample() == pytest.approx(exact, abs=0.2 if crop**2 > 2**14 else 1e-4)
-    assert NearOrExact(picture, field, optimizer, 0.0)() == exact
+    points, _ = job._some_pixels
+    assert len(points) == min(crop**2, 2**14)
+    assert len(torch.unique(points, dim=0)) == len(points)
+    once, again = (job.quality(field, math.inf) for _ in range(2))
+    assert once == again == pytest.approx(exact, abs=0.2 if crop**2 > 2**14 else 1e-4)
+    assert job.quality(field, 0.0) == exact
 
 
 def test_the_face_of_the_package(face: np.ndarray, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import torch
 import trimesh
 
 from fieldforge.apps.cli import main
-from fieldforge.apps.fit.shape.job import fit_shape, run_config
+from fieldforge.apps.fit.job import Plan
+from fieldforge.apps.fit.shape.job import ShapeJob, fit_shape
 from fieldforge.apps.fit.shape.presets import PRESETS
 from fieldforge.apps.mesh import extract
 from fieldforge.apps.render.shape import MODES, orbit, render_shape
@@ -131,7 +132,7 @@ def test_an_interrupted_fit_resumes_to_the_same_field(tmp_path: Path) -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("kind", ["sdf", "occupancy"])
 def test_every_preset_is_complete_and_runs(preset: str, kind: str) -> None:
-    config, notices = run_config(kind, preset=preset, steps=2)
+    config, notices = ShapeJob(ball(), kind=kind).run_config(Plan(preset=preset, steps=2))
     assert not notices
     result = fit_shape(
         ball(), kind=kind, config=config, overrides=["fit.batch_size=256", "fit.pool_size=512"], progress="quiet"
@@ -243,4 +244,4 @@ def test_a_turntable_is_a_video(files: Path) -> None:
 
 def test_an_unknown_section_is_refused() -> None:
     with pytest.raises(ConfigError, match="such a fit has no such section"):
-        run_config("sdf", config={"renderer": {}})
+        ShapeJob(ball()).run_config(Plan(config={"renderer": {}}))

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ import torch
 
 from fieldforge.apps.fit import loop
 from fieldforge.apps.fit.fused import NATIVE_LOSSES, FusedStep
-from fieldforge.apps.fit.image import fit, step_of
+from fieldforge.apps.fit.image.job import ImageJob, fit, step_of
+from fieldforge.apps.fit.job import Plan
 from fieldforge.apps.fit.loop import PlainStep, Progress
 from fieldforge.apps.fit.options import FitOptions
 from fieldforge.apps.fit.progress import Silent
-from fieldforge.apps.fit.recipe import make_field, run_config
 from fieldforge.apps.fit.samplers import PixelDraw, offsets
 from fieldforge.apps.images import Picture
 from fieldforge.backends import use_backend
@@ -33,6 +34,14 @@ needs_native = pytest.mark.skipif(cpu_door.missing() is not None, reason=f"no na
 
 PICTURE = Picture.from_array(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
 
+
+def untrained(picture: Picture, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], ImageField]:
+    """The configuration of a run and its untrained field."""
+    job = ImageJob(picture)
+    config, _ = job.run_config(Plan(overrides=overrides))
+    return config, job.make_field(config, 0)
+
+
 GRID = "{otype='HashGrid', n_levels=3, log2_hashmap_size=8, n_dims_to_encode=1}"
 
 
@@ -40,8 +49,7 @@ def run_of(
     overrides: list[str], n_steps: int, backend: str = "auto", hooks: tuple = (), picture: Picture = PICTURE
 ) -> tuple:
     """(parameters, moments, losses, step, reason) after some steps."""
-    config, _ = run_config(picture, overrides=["fit.batch_size=512", *overrides])
-    field = make_field(config, picture, 0)
+    config, field = untrained(picture, ["fit.batch_size=512", *overrides])
     with use_backend(backend):
         draw = PixelDraw(picture, FitOptions.of(config["fit"]), 0)
         step, optimizer, reason = step_of(field, config, draw, hooks)
@@ -97,7 +105,7 @@ OPTIMIZERS = {
 def test_every_optimizer_takes_the_plain_steps(name: str, loss: str) -> None:
     chosen = OPTIMIZERS[name]
     if "%d" in chosen:
-        network, encoding = (64, 64, 3), make_field(run_config(PICTURE)[0], PICTURE, 0).encoding
+        network, encoding = (64, 64, 3), untrained(PICTURE)[1].encoding
         n_features = encoding.n_output_dims
         chosen = chosen.replace("5120", str(n_features * 64 + 64 * 64))
         chosen %= 64 * network[2] + sum(p.numel() for p in encoding.parameters())
@@ -131,7 +139,7 @@ def test_light_takes_the_plain_steps() -> None:
     """Pictures in linear light scale the outputs of the network and have a relative loss."""
     rng = np.random.default_rng(0)
     light = Picture.from_array(rng.gamma(0.5, 20.0, (40, 50, 3)).astype(np.float32), color_space="linear")
-    assert make_field(run_config(light)[0], light, 0).output_scale != [1.0] * 3
+    assert untrained(light)[1].output_scale != [1.0] * 3
     assert_same_course(["optimizer.epsilon=1e-6"], picture=light)
 
 
@@ -198,7 +206,7 @@ def test_an_interrupted_fit_ends_with_the_bits_of_one_that_was_not(
     chosen = {"Adam": ADAM % "", "EMA of Adam": OPTIMIZERS["EMA of Adam"]}.get(optimizer)
     overrides = ["fit.batch_size=300", *([f"optimizer={chosen}"] if chosen else [])]
     if not chosen:
-        field = make_field(run_config(PICTURE)[0], PICTURE, 0)
+        field = untrained(PICTURE)[1]
         first, second = (sum(p.numel() for p in part.parameters()) for part in (field.network, field.encoding))
         shares = f"[{SGD % f', n_params_to_optimize={first}'}, {ADAM % f', n_params_to_optimize={second}'}]"
         overrides.append(f"optimizer={{otype='Composite', nested={shares}}}")
@@ -223,7 +231,7 @@ def test_an_interrupted_fit_ends_with_the_bits_of_one_that_was_not(
 MEMORY = """
 import resource, sys
 import numpy as np
-from fieldforge.apps.fit.image import fit
+from fieldforge.apps.fit.image.job import fit
 
 def peak():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
@@ -296,10 +304,10 @@ def test_what_a_hook_raises_comes_out_of_the_step() -> None:
 @needs_native
 @pytest.mark.parametrize("encoding", ["{otype='HashGrid', n_levels=4}", "{otype='TensorCP'}"])
 def test_frozen_features_are_inputs_like_any_other(encoding: str) -> None:
-    config, _ = run_config(PICTURE, overrides=["fit.batch_size=512", f"encoding={encoding}"])
+    overrides = ["fit.batch_size=512", f"encoding={encoding}"]
     found = []
     for backend in ("auto", "reference"):
-        field = make_field(config, PICTURE, 0)
+        config, field = untrained(PICTURE, overrides)
         field.encoding.requires_grad_(False)
         before = [parameter.clone() for parameter in field.encoding.parameters()]
         with use_backend(backend):
@@ -323,8 +331,7 @@ def test_plain_can_go_on_where_fused_stopped() -> None:
 
 @needs_native
 def test_fused_fields_answer_like_their_parts() -> None:
-    config, _ = run_config(PICTURE)
-    field = make_field(config, PICTURE, 0)
+    _, field = untrained(PICTURE)
     torch.nn.init.normal_(field.encoding.table)
     points = torch.rand(3, 70, 2) * 40
     with use_backend("reference"):
@@ -337,7 +344,7 @@ def test_fused_fields_answer_like_their_parts() -> None:
 def test_second_derivatives_of_a_fused_field() -> None:
     """The reference takes over inside: grad of grad equals that of the parts."""
     overrides = ["encoding.interpolation=Smoothstep", "network.activation=SiLU"]
-    field = make_field(run_config(PICTURE, overrides=overrides)[0], PICTURE, 0)
+    field = untrained(PICTURE, overrides)[1]
     torch.nn.init.normal_(field.encoding.table)
     points = torch.rand(20, 2) * 40
 

@@ -26,7 +26,8 @@ from fieldforge.apps.bench.cpu import plain_fit
 from fieldforge.apps.bench.cpu.work import DEFAULT, FUSED, OURS, noise
 from fieldforge.apps.bench.harness import Row, spread
 from fieldforge.apps.bench.image import PHOTO
-from fieldforge.apps.fit.recipe import make_field, run_config
+from fieldforge.apps.fit.image.job import ImageJob
+from fieldforge.apps.fit.job import Plan
 from fieldforge.apps.images import read_image
 
 TARGET = 15.0
@@ -52,7 +53,8 @@ def rows_of_fit(*, is_quick: bool) -> list[Row]:
         folder = Path(name)
         photo, decibels = _noise(folder) if is_quick else PHOTO, 5.0 if is_quick else 40.0
         picture = read_image(photo)
-        config, _ = run_config(picture)
+        job = ImageJob(picture)
+        config, _ = job.run_config(Plan())
         fit = ["fit", "image", str(photo), "--psnr", f"{decibels:g}", "-o", str(folder / "x.field"), "--no-report"]
         command = [sys.executable, "-c", _COMMAND, *fit, "--json", "--restart"]
         plain = [sys.executable, "-m", "fieldforge.apps.bench.cpu.plain_fit", str(photo), str(folder / "x.pt"),
@@ -101,7 +103,7 @@ def rows_of_fit(*, is_quick: bool) -> list[Row]:
     ]  # fmt: skip
     if peak is not None and program is not None:
         with torch.device("meta"):
-            n_parameters = sum(one.numel() for one in make_field(config, picture, 0).parameters())
+            n_parameters = sum(one.numel() for one in job.make_field(config, 0).parameters())
         encoding = config["encoding"]
         features = encoding["n_levels"] * encoding["n_features_per_level"] * config["fit"]["batch_size"]
         memory = {

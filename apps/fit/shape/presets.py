@@ -6,12 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from fieldforge.apps.fit.presets import adam
+from fieldforge.apps.fit.recipe import Config, adam
 from fieldforge.checks import expect_choice
-
-Config = dict[str, Any]
 
 KINDS = {"sdf": "SDFField", "occupancy": "OccupancyField", "udf": "UDFField"}
 """What is fitted -> the otype of the field."""

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
+from fieldforge.apps.fit.recipe import Config, adam
 from fieldforge.checks import expect_choice
-
-Config = dict[str, Any]
 
 
 def preset(name: str, width: int, height: int, color_space: str = "srgb") -> Config:
@@ -81,18 +79,6 @@ def _tiny(width: int, height: int) -> Config:
     config["encoding"] = _levels(n_levels=8, log2_size=13, finest=max(width, height) / 2)
     config["fit"] |= {"n_steps": 2000, "jitter": 0.0}  # too few parameters to be wild between the pixels
     return config
-
-
-def adam(rate: float, beta2: float = 0.999, epsilon: float = 1e-8, l2_reg: float = 0.0) -> Config:
-    """The table of an Adam that the fused step knows."""
-    return {
-        "otype": "Adam",
-        "learning_rate": rate,
-        "beta2": beta2,
-        "epsilon": epsilon,
-        "l2_reg": l2_reg,
-        "skip_zero_grad_non_matrix_params": False,  # skipping brought no decibels and forgoes the fused update
-    }
 
 
 def _coordinates(activation: str | Config, *, rate: float, n_hidden_layers: int = 4) -> Callable[[int, int], Config]:

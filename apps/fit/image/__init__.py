@@ -1,0 +1,1 @@
+"""Fit an image: a photo in, a field of colours out."""

@@ -1,0 +1,330 @@
+"""One outline for every fit: configure, train, round, measure, write.
+
+    class ShapeJob(Job[SDFField]): ...            what a signal adds to the outline
+    ShapeJob(mesh).run(Plan(steps=100), target=0.99)
+
+A signal (picture, shape) says how its configuration begins, makes the untrained field and its training step, and
+measures the result. The field is measured as it is stored: parameters are rounded to the storage type first.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, NamedTuple, TypedDict, TypeVar
+
+import torch
+
+from fieldforge.apps.fit.loop import Budget, Figure, Hook, Progress, State, Step, averages_in_place, settle, train
+from fieldforge.apps.fit.optimizers.base import Optimizer
+from fieldforge.apps.fit.options import Options
+from fieldforge.apps.fit.progress import Silent, observer
+from fieldforge.apps.fit.recipe import SECTIONS, Config, bytes_of, layered, shrink
+from fieldforge.backends import use_backend
+from fieldforge.fields.checkpoint import Checkpoints
+from fieldforge.fields.file import round_to, save_field
+from fieldforge.fields.kinds.base import Field
+from fieldforge.kernels import cpu_door
+from fieldforge.registry import build
+
+F = TypeVar("F", bound=Field)
+
+
+class PlanKeywords(TypedDict, total=False):
+    """The keywords of `Plan`, for functions that pass them on."""
+
+    output: str | Path | None
+    preset: str
+    config: str | Path | Mapping[str, Any] | None
+    overrides: Sequence[str]
+    steps: int | None
+    seconds: float | None
+    max_bytes: int | None
+    seed: int
+    backend: str
+    resume: bool
+    hooks: Sequence[Hook]
+    progress: str | Silent
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked of a fit, whatever the signal.
+
+    Args:
+        output: the ``.field`` file to write; None writes nothing.
+        preset: name of a starting point, see `presets.py` beside each job.
+        config: run file (TOML), tiny-cuda-nn network file (JSON) or the same as a mapping, over the preset.
+        overrides: single keys, "encoding.n_levels=12".
+        steps: training steps instead of the preset's.
+        seconds: stop after about that long.
+        max_bytes: shrink the field until its file is no larger.
+        seed: of initial parameters and samples; same seed, same bits.
+        backend: 'auto', 'reference', 'cpu' or 'cuda'.
+        resume: continue the interrupted fit that was to write `output`.
+        hooks: see `fieldforge.apps.fit.loop.Hook`.
+        progress: 'auto', 'json', 'quiet', or an observer of your own.
+    """
+
+    output: str | Path | None = None
+    preset: str = "balanced"
+    config: str | Path | Mapping[str, Any] | None = None
+    overrides: Sequence[str] = ()
+    steps: int | None = None
+    seconds: float | None = None
+    max_bytes: int | None = None
+    seed: int = 0
+    backend: str = "auto"
+    resume: bool = False
+    hooks: Sequence[Hook] = ()
+    progress: str | Silent = "auto"
+
+
+@dataclass(kw_only=True)
+class Fit(Generic[F]):
+    """What a fit came to.
+
+    Attributes:
+        field: the fitted field, with parameters as they are stored.
+        state: steps, seconds, history, why it stopped.
+        config: the complete run configuration.
+        training_step: who made the training steps: "native, x86-64-v4", or "PyTorch, as ..." with the reason.
+        figures: how good it is, by name; empty if nothing was measured.
+        notes: what the user was told of the signal and the configuration.
+        path: the file, if one was written.
+        n_bytes: its size.
+    """
+
+    field: F
+    state: State
+    config: Config
+    training_step: str
+    figures: dict[str, float | None] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    path: Path | None = None
+    n_bytes: int | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Of training."""
+        return self.state.seconds
+
+    def figure(self, name: str) -> float:
+        """One of the figures; nan where it was not measured."""
+        value = self.figures.get(name)
+        return math.nan if value is None else value
+
+    def summary(self) -> dict[str, Any]:
+        """The figures as a flat table, for JSON and benchmark rows."""
+        return self.figures | {
+            "seconds": round(self.seconds, 3),
+            "steps": self.state.step,
+            "stopped_by": self.state.stopped_by,
+            "training_step": self.training_step,
+            "bytes": self.n_bytes,
+        }
+
+
+class Training(NamedTuple):
+    """What moves the parameters of a run."""
+
+    advance: Step
+    optimizer: Optimizer
+    why_not_fused: str
+    """'' if the step is one native call."""
+
+
+class Job(ABC, Generic[F]):
+    """A signal to fit.
+
+    Class attributes: ``signal``, its name in files and messages; ``target``, the figure that a fit can be asked to
+    reach; ``options``, what checks the section ``fit``; ``sections``, what its run file holds.
+    """
+
+    signal: ClassVar[str]
+    target: ClassVar[str]
+    options: ClassVar[type[Options]]
+    sections: ClassVar[tuple[str, ...]] = SECTIONS
+
+    @property
+    @abstractmethod
+    def digest(self) -> str | None:
+        """SHA-256 of what is fitted, which a checkpoint must agree with; None if it came from memory."""
+
+    @abstractmethod
+    def preset(self, name: str) -> Config:
+        """The run configuration of a named preset; ValueError if there is none."""
+
+    @abstractmethod
+    def make_field(self, config: Config, seed: int) -> F:
+        """The untrained field of a configuration: same seed, same parameters."""
+
+    @abstractmethod
+    def training(self, fitted: F, config: Config, seed: int, hooks: Sequence[Hook]) -> AbstractContextManager[Training]:
+        """The training step of a run, which may hold workers and files open until the block ends."""
+
+    @abstractmethod
+    def shown(self, config: Config) -> Figure:
+        """What progress shows."""
+
+    @abstractmethod
+    def quality(self, fitted: F, target: float) -> float:
+        """The target's figure of a field under way: exact where it reaches the target, from few samples below it."""
+
+    @abstractmethod
+    def measure(self, fitted: F, tell: Callable[[str], None]) -> dict[str, float | None]:
+        """The figures of a field; tells the user before it takes long."""
+
+    @abstractmethod
+    def metadata(self) -> dict[str, Any]:
+        """What the header of the file says of the signal."""
+
+    @abstractmethod
+    def result(self, **parts: Any) -> Fit[F]:
+        """A `Fit` of these parts."""
+
+    def notices(self) -> list[str]:
+        """What the user should know of the signal before it is fitted."""
+        return []
+
+    def complete(self, given: Config) -> list[str]:
+        """Fill in what a tiny-cuda-nn file leaves to the program, in place; returns notices."""
+        return []
+
+    def identity(self) -> dict[str, Any]:
+        """What else a checkpoint must agree with."""
+        return {}
+
+    def expect_target(self, value: float) -> None:
+        """Raise ValueError if the target cannot be reached by such a field."""
+
+    def finish(self, result: Any) -> None:
+        """Called when all is measured and written."""
+
+    def run_config(self, plan: Plan) -> tuple[Config, list[str]]:
+        """The complete configuration of a run, and notices about what was filled in or left out.
+
+        The preset is the ground; sections of `plan.config` replace its sections; `overrides` change single keys;
+        `steps` and `max_bytes` come last.
+
+        Raises:
+            ConfigError, ValueError: unknown preset, key or value; or `max_bytes` below what such a field can shrink to.
+        """
+        config = Path(plan.config) if isinstance(plan.config, str) else plan.config
+        resolved, notices = layered(
+            self.preset(plan.preset), config, plan.overrides, plan.steps, self.options,
+            sections=self.sections, fill=self.complete,
+        )  # fmt: skip
+        if plan.max_bytes is not None:
+            shrink(resolved, lambda: self.stored_bytes(resolved), plan.max_bytes)
+        return resolved, notices
+
+    def stored_bytes(self, config: Config) -> float:
+        """An upper bound on the size of the file a configuration makes, without allocating its parameters."""
+        with torch.device("meta"):
+            return bytes_of(self.make_field(config, 0), config)
+
+    def run(self, plan: Plan, target: float | None = None) -> Any:
+        """Fit.
+
+        Args:
+            plan: what is asked for.
+            target: stop as soon as the figure of that name is that good.
+
+        Returns:
+            The `Fit` of this signal. If a signal of the system stopped it, `state.stopped_by` is 'signal', and with an
+            `output` the state is saved beside it, no field is written, and nothing was measured.
+
+        Raises:
+            ConfigError, ValueError: options or configuration.
+            BackendError: the backend asked for cannot run.
+        """
+        if target is not None:
+            self.expect_target(target)
+        config, notices = self.run_config(plan)
+        observe = plan.progress if isinstance(plan.progress, Silent) else observer(plan.progress)
+        try:
+            with use_backend(plan.backend):
+                notes = [*self.notices(), *notices]
+                for note in notes:
+                    observe(Progress(State(), message=note))
+                return self._run(config, plan, target, notes, observe)
+        finally:
+            observe.close()
+
+    def _run(self, config: Config, plan: Plan, target: float | None, notes: list[str], observe: Silent) -> Fit[F]:
+        path = None if plan.output is None else Path(plan.output)
+        fitted = self.make_field(config, plan.seed)
+        identity = {
+            "config": config, self.signal: self.digest, "seed": plan.seed, "seconds": plan.seconds, self.target: target
+        } | self.identity()  # fmt: skip
+        state, training_step = self._train(fitted, identity, plan, path, target, observe)
+        result = self.result(
+            field=fitted, state=state, config=config, training_step=training_step, notes=notes, path=path
+        )
+        if state.stopped_by == "signal" and path is not None:
+            return result
+        storage = self.options.of(config["fit"]).storage
+        fitted.requires_grad_(False)
+        round_to(fitted, storage)
+        result.figures = self.measure(fitted, lambda text: observe(Progress(state, message=text)))
+        if path is not None:
+            result.n_bytes = save_field(path, fitted, metadata=self._header(result, plan), dtype=storage)
+            Checkpoints(path).remove()
+        self.finish(result)
+        return result
+
+    def _train(
+        self,
+        fitted: F,
+        identity: dict[str, Any],
+        plan: Plan,
+        path: Path | None,
+        target: float | None,
+        observe: Silent,
+    ) -> tuple[State, str]:
+        """Train a field in place, up to what inference uses; the state it ends in, and who made the steps.
+
+        The moments and averages of the optimizer, several times the field in size, are free when this returns.
+        """
+        config = identity["config"]
+        options = self.options.of(config["fit"])
+        with self.training(fitted, config, plan.seed, plan.hooks) as (advance, optimizer, why_not_fused):
+            training_step = f"PyTorch, as {why_not_fused}" if why_not_fused else cpu_door.description()
+            observe(Progress(State(), message=f"training step: {training_step}"))
+
+            def evaluate() -> float:
+                assert target is not None
+                with averages_in_place(optimizer), torch.no_grad():
+                    return self.quality(fitted, target)
+
+            state = train(
+                advance,
+                optimizer,
+                build("schedule", config["schedule"], path="schedule"),
+                Budget(options.n_steps, plan.seconds, target),
+                batch_size=options.batch_size,
+                figure=self.shown(config),
+                observe=observe,
+                evaluate=None if target is None else evaluate,
+                checkpoints=Checkpoints(path) if path is not None else None,
+                identity=identity,
+                resume=plan.resume,
+            )
+            if state.stopped_by != "signal" or path is None:
+                settle(optimizer)
+        return state, training_step
+
+    def _header(self, result: Fit[F], plan: Plan) -> dict[str, Any]:
+        name = self.shown(result.config).name
+        parts = {section: result.config[section] for section in self.sections if section not in ("encoding", "network")}
+        return {
+            "signal": {"kind": self.signal, **self.metadata(), "sha256": self.digest},
+            "metrics": result.figures,
+            "history": [{"step": row["step"], name: float(f"{row[name]:.4g}")} for row in result.state.history],
+            "run": parts | {"seed": plan.seed, "training_step": result.training_step} | self.identity(),
+        }
