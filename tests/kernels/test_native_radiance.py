@@ -24,7 +24,8 @@ from fieldforge.renderers.samples import Samples
 pytestmark = pytest.mark.skipif(cpu_door.missing() is not None, reason=f"no native kernels: {cpu_door.missing()}")
 
 LOW, HIGH = [-1.0, -0.5, 0.0], [1.0, 1.5, 1.0]
-SGD = Rule(Mover.SGD, rate=1.0)
+RATE = 1000.0  # so that gradients are not lost beside the parameters that they move
+SGD = Rule(Mover.SGD, rate=RATE)
 
 
 def make(seed: int = 0, *, thickness: float = 1.0, **keywords: Any) -> RadianceField:
@@ -39,9 +40,9 @@ def make(seed: int = 0, *, thickness: float = 1.0, **keywords: Any) -> RadianceF
     }
     generator = torch.Generator().manual_seed(seed)
     field = RadianceField(**given | {"low": LOW, "high": HIGH, "generator": generator} | keywords)
-    assert isinstance(field.encoding, Grid)
     with torch.no_grad():
-        field.encoding.table.normal_(generator=generator)
+        for table in field.encoding.parameters():
+            table.normal_(generator=generator)
         field.network.layers[-1].weight[0] *= 3  # type: ignore[index,union-attr]
         field.network.layers[-1].bias[0] += thickness  # type: ignore[index,union-attr]
     return field
@@ -118,21 +119,22 @@ def test_pictures_are_those_of_the_loops(activation: str, early_stop: float) -> 
 
 @pytest.mark.parametrize("activation", ["exponential", "softplus"])
 def test_gradients_are_those_of_the_loops(activation: str) -> None:
-    """A step of gradient descent at rate 1 moves every parameter by its gradient."""
+    """A step of gradient descent moves every parameter along its gradient."""
     field = make(density_activation=activation)
     sights = sights_of(field, 11, early_stop=0.02)
     target = torch.rand(11, 3, generator=torch.Generator().manual_seed(3))
     parameters, color, *_ = exact(field, sights)
     loss = (color - target.double()).square().mean()
     grads = torch.autograd.grad(loss, parameters)
+    value = float(loss.detach())
     renderer = renderer_of(field)
     before = [p.clone() for p in renderer.parameters]
     result = renderer.train(sights, target, [SGD] * len(before))
-    assert result.has_moved and result.loss == pytest.approx(float(loss), rel=1e-5)
+    assert result.has_moved and result.loss == pytest.approx(value, rel=1e-5)
     for old, new, grad in zip(before, renderer.parameters, grads, strict=True):
-        moved = (old - new).double()
+        moved = (old - new).double() / RATE
         assert float((moved - grad).norm()) < 1e-4 * float(grad.norm())
-        torch.testing.assert_close(moved, grad, rtol=1e-3, atol=2e-6)
+        torch.testing.assert_close(moved, grad, rtol=1e-3, atol=1e-7)
 
 
 @pytest.mark.parametrize("n", [1, 17, 1009])
@@ -141,7 +143,7 @@ def test_a_step_is_the_one_of_the_plain_renderer(n: int, loss: str) -> None:
     """Many rays a tile, rays without samples, early termination: the same picture, loss and moves."""
     field = make(2, thickness=3.0)
     origins, directions = rays_of(n)
-    directions[::5] = -directions[::5]  # these miss
+    directions[1::5] = -directions[1::5]  # these miss
     cells = OccupancyGrid(LOW, HIGH, 16)
     cells.update(field.density, 0, generator=torch.Generator().manual_seed(0))
     background, target = torch.rand(2, n, 3, generator=torch.Generator().manual_seed(5)).unbind()
@@ -169,17 +171,17 @@ def test_a_step_is_the_one_of_the_plain_renderer(n: int, loss: str) -> None:
     torch.testing.assert_close(ray_loss, each.mean(-1).detach(), rtol=1e-4, atol=1e-5)
     for old, new, grad in zip(before, renderer.parameters, grads, strict=True):
         assert grad is not None
-        assert float((old - new - grad).norm()) <= 2e-3 * float(grad.norm()) + 1e-7
+        assert float(((old - new) / RATE - grad).norm()) <= 2e-3 * float(grad.norm()) + 1e-9
 
 
 def test_long_rays_fill_wide_tiles() -> None:
     """More samples on a ray than a tile usually has."""
     field = make(thickness=-3.0)
-    sights = sights_of(field, 5, step=0.002)
+    sights = sights_of(field, 5, step=0.001)
     assert int(sights.samples.offsets.diff().max()) > 1024
     seen = renderer_of(field).render(sights)
     plain = volume.render(
-        sights.origins, sights.directions, field.radiance, OccupancyGrid(LOW, HIGH, 8), step=0.002,
+        sights.origins, sights.directions, field.radiance, OccupancyGrid(LOW, HIGH, 8), step=0.001,
         background=sights.background, early_stop=0.0,
     )  # fmt: skip
     torch.testing.assert_close(seen.color, plain.color.detach(), rtol=0, atol=5e-5)
@@ -239,7 +241,7 @@ def test_a_loss_that_is_no_number_moves_nothing(where: str) -> None:
     before = [p.clone() for p in renderer.parameters]
     result = renderer.train(sights, target, [SGD] * len(before))
     assert math.isnan(result.loss) and not result.has_moved
-    assert all(torch.equal(a, b, ) or where == "table" for a, b in zip(before, renderer.parameters, strict=True))
+    assert all(torch.equal(a, b) or where == "table" for a, b in zip(before, renderer.parameters, strict=True))
 
 
 def test_a_veto_holds_the_update() -> None:
@@ -280,7 +282,7 @@ def test_wrong_calls_are_refused_before_the_kernel() -> None:
     shape = shape_of(field)
     assert not isinstance(shape, str)
     with pytest.raises(ValueError, match="shares memory"):
-        RadianceRenderer(shape, table, [density[0], density[0].view(17, 6), *density[2:]], color)
+        RadianceRenderer(shape, table, [*density[:2], density[2][:17], density[2][:7]], color)
 
 
 def test_only_grids_and_plain_networks_are_native() -> None:

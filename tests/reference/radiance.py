@@ -41,17 +41,17 @@ def render_ray(
     early_stop: float,
 ) -> tuple[Tensor, Tensor, Tensor, int]:
     """Colour (3,), depth, opacity of one ray, and how many of its samples were looked at."""
-    color, depth, optical = torch.zeros(3, dtype=torch.float64), torch.zeros((), dtype=torch.float64), 0.0
+    color, depth, optical = (torch.zeros(size, dtype=torch.float64) for size in ((3,), (), ()))
     n = 0
     for begin, end in intervals:
-        if float(torch.exp(torch.as_tensor(-optical))) < early_stop:
+        if float(torch.exp(-optical.detach())) < early_stop:
             break
         n += 1
         middle = 0.5 * (begin + end)
         numbers = run(density_network, features(origin + middle * direction), ends_in_sigmoid=False)
         tau = density_of(numbers[0], activation, side) * (end - begin)
         shade = run(color_network, torch.cat([numbers, code]), ends_in_sigmoid=True)
-        weight = torch.exp(-torch.as_tensor(optical)) * (1 - torch.exp(-tau))
+        weight = torch.exp(-optical) * (1 - torch.exp(-tau))
         color, depth, optical = color + weight * shade, depth + weight * middle, optical + tau
-    left = torch.exp(-torch.as_tensor(optical, dtype=torch.float64))
+    left = torch.exp(-optical)
     return color + left * background, depth, 1 - left, n
