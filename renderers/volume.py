@@ -151,9 +151,7 @@ def render_in_parts(
         yield see(*rays(first, min(n_rays, first + n_rays_at_once)))
 
 
-def _points(
-    samples: Samples, origins: Tensor, directions: Tensor, n_at_once: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _points(samples: Samples, origins: Tensor, directions: Tensor, n_at_once: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Middles of the samples and the directions they are seen along, some at a time."""
     for first in range(0, samples.n_samples, n_at_once):
         rows = slice(first, first + n_at_once)

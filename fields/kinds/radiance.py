@@ -1,4 +1,4 @@
-"""RadianceField: what absorbs and what shines at each place of a box, seen from each direction (Mildenhall et al. 2020).
+"""RadianceField: what absorbs and what shines at each place of a box (Mildenhall et al. 2020).
 
     {"otype": "RadianceField", "low": [-1.5, -1.5, -1.5], "high": [1.5, 1.5, 1.5],
      "encoding": {"otype": "HashGrid"}, "network": {"otype": "MLP"},

@@ -51,14 +51,16 @@ def test_the_density_alone_is_the_one_beside_the_colour() -> None:
     directions = torch.nn.functional.normalize(directions, dim=-1)
     density, color = field.radiance(points, directions)
     assert torch.equal(density, field.density(points))
-    assert color.shape == (30, 3) and ((color > 0) & (color < 1)).all()
+    assert color.shape == (30, 3)
+    assert ((color > 0) & (color < 1)).all()
 
 
 def test_colour_depends_on_the_direction_and_density_does_not() -> None:
     field = make()
     points = torch.zeros(2, 3)
     density, color = field.radiance(points, torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]))
-    assert density[0] == density[1] and not torch.equal(color[0], color[1])
+    assert density[0] == density[1]
+    assert not torch.equal(color[0], color[1])
 
 
 def test_the_exponential_is_cut_and_keeps_its_slope() -> None:
@@ -68,7 +70,8 @@ def test_the_exponential_is_cut_and_keeps_its_slope() -> None:
     value: Tensor = truncated_exp(far)
     value.sum().backward()
     assert torch.equal(value.detach(), torch.full((2,), 15.0).exp())
-    assert far.grad is not None and torch.equal(far.grad, value.detach())
+    assert far.grad is not None
+    assert torch.equal(far.grad, value.detach())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -55,9 +56,7 @@ def rays_of(n: int, seed: int = 1) -> tuple[Tensor, Tensor]:
     return origins, torch.nn.functional.normalize(to - origins, dim=-1)
 
 
-def sights_of(
-    field: RadianceField, n: int, *, step: float = 0.05, early_stop: float = 0.0, seed: int = 1
-) -> Sights:
+def sights_of(field: RadianceField, n: int, *, step: float = 0.05, early_stop: float = 0.0, seed: int = 1) -> Sights:
     origins, directions = rays_of(n, seed)
     samples = march(origins, directions, OccupancyGrid(LOW, HIGH, 8), step=step)
     code = field.dir_encoding(0.5 * directions + 0.5)
@@ -91,7 +90,7 @@ def exact(field: RadianceField, sights: Sights) -> tuple[list[Tensor], Tensor, T
 
     samples, found = sights.samples, []
     offsets = samples.offsets.tolist()
-    for ray, (first, last) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+    for ray, (first, last) in enumerate(itertools.pairwise(offsets)):
         found.append(
             render_ray(
                 sights.origins[ray].double(), sights.directions[ray].double(),
@@ -130,7 +129,8 @@ def test_gradients_are_those_of_the_loops(activation: str) -> None:
     renderer = renderer_of(field)
     before = [p.clone() for p in renderer.parameters]
     result = renderer.train(sights, target, [SGD] * len(before))
-    assert result.has_moved and result.loss == pytest.approx(value, rel=1e-5)
+    assert result.has_moved
+    assert result.loss == pytest.approx(value, rel=1e-5)
     for old, new, grad in zip(before, renderer.parameters, grads, strict=True):
         moved = (old - new).double() / RATE
         assert float((moved - grad).norm()) < 1e-4 * float(grad.norm())
@@ -203,7 +203,8 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch: pytest.MonkeyPat
     for n_threads in (2, 5):
         again, seen_again = steps(n_threads, monkeypatch)
         assert all(torch.equal(a, b) for a, b in zip(parameters, again, strict=True))
-        assert torch.equal(seen.color, seen_again.color) and torch.equal(seen.depth, seen_again.depth)
+        assert torch.equal(seen.color, seen_again.color)
+        assert torch.equal(seen.depth, seen_again.depth)
 
 
 def test_rays_that_meet_nothing_show_the_background_and_teach_nothing() -> None:
@@ -213,7 +214,9 @@ def test_rays_that_meet_nothing_show_the_background_and_teach_nothing() -> None:
     code, background = field.dir_encoding(0.5 * directions + 0.5), torch.rand(40, 3)
     renderer = renderer_of(field)
     seen = renderer.render(Sights(none, origins, directions, code, background))
-    assert torch.equal(seen.color, background) and not seen.opacity.any() and seen.n_evaluated == 0
+    assert torch.equal(seen.color, background)
+    assert not seen.opacity.any()
+    assert seen.n_evaluated == 0
     before = [p.clone() for p in renderer.parameters]
     sights = Sights(none, origins, directions, code, background)
     result = renderer.train(sights, torch.zeros(40, 3), [SGD] * len(before))
@@ -240,7 +243,8 @@ def test_a_loss_that_is_no_number_moves_nothing(where: str) -> None:
     renderer = renderer_of(field)
     before = [p.clone() for p in renderer.parameters]
     result = renderer.train(sights, target, [SGD] * len(before))
-    assert math.isnan(result.loss) and not result.has_moved
+    assert math.isnan(result.loss)
+    assert not result.has_moved
     assert all(torch.equal(a, b) or where == "table" for a, b in zip(before, renderer.parameters, strict=True))
 
 

@@ -53,7 +53,8 @@ def test_distance_runs_along_the_ray_and_planar_z_along_the_camera() -> None:
     seen = render(origins, directions, wall, grid, step=2e-3)
     first = -(origins * directions).sum(-1) - chord(origins, directions) / 2
     is_hit = chord(origins, directions) > 0.2
-    assert is_hit.any() and (seen.distance - first).abs()[is_hit].max() < 4e-3
+    assert is_hit.any()
+    assert (seen.distance - first).abs()[is_hit].max() < 4e-3
     z = planar_z(seen.distance, directions, -camera.rotation[:, 2])
     points = origins + seen.distance[:, None] * directions
     torch.testing.assert_close(z[is_hit], points[is_hit, 1] + 3)
@@ -62,7 +63,9 @@ def test_distance_runs_along_the_ray_and_planar_z_along_the_camera() -> None:
 
 def test_nothing_is_infinitely_far() -> None:
     seen = render(torch.tensor([[0.0, 0, 3]]), torch.tensor([[1.0, 0, 0]]), colored, OccupancyGrid(*BOX), step=0.1)
-    assert seen.opacity.tolist() == [0] and seen.distance.tolist() == [math.inf] and seen.color.tolist() == [[0, 0, 0]]
+    assert seen.opacity.tolist() == [0]
+    assert seen.distance.tolist() == [math.inf]
+    assert seen.color.tolist() == [[0, 0, 0]]
 
 
 def test_occupancy_and_early_stop_give_the_dense_picture_from_few_samples() -> None:
@@ -110,7 +113,8 @@ def test_parts_and_pieces_change_nothing() -> None:
 
 def test_no_rays_are_a_picture_too() -> None:
     seen = render(torch.empty(0, 3), torch.empty(0, 3), colored, OccupancyGrid(*BOX), step=0.1, density=ball)
-    assert seen.color.shape == (0, 3) and seen.opacity.shape == (0,)
+    assert seen.color.shape == (0, 3)
+    assert seen.opacity.shape == (0,)
 
 
 def test_gradients_of_a_picture_are_those_of_finite_differences() -> None:
