@@ -23,9 +23,9 @@ from fieldforge.fields.kinds.image import ImageField
 from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.fields.kinds.shape import ShapeField
 
-ONLY_IMAGES = {"scale": None, "crop": None, "bits": 8}
-ONLY_SHAPES = {"view": None, "mode": None, "up": "y", "frames": 120}
-ONLY_SCENES = {"split": None, "data": None, "path": None}
+ONLY_IMAGES: dict[str, object] = {"scale": None, "crop": None, "bits": 8}
+ONLY_SHAPES: dict[str, object] = {"view": None, "mode": None, "up": "y", "frames": 120}
+ONLY_SCENES: dict[str, object] = {"split": None, "data": None, "path": None}
 """Options that one kind of field has, with the value that means nobody asked."""
 
 

@@ -45,7 +45,8 @@ def look(eye: Eye, cameras: Cameras, view: int, *, n_rays_at_once: int = 2**13) 
             n_rays_at_once=n_rays_at_once,
         )
     )  # fmt: skip
-    color, distance, opacity = (torch.cat([part[k] for part in parts]) for k in range(3))
+    color = torch.cat([part.color for part in parts])
+    distance, opacity = torch.cat([part.distance for part in parts]), torch.cat([part.opacity for part in parts])
     depth = planar_z(distance, directions, cameras.forwards[view])
     return Picture(
         color.clamp(0, 1).view(height, width, 3).numpy(),

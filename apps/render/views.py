@@ -67,7 +67,7 @@ def _render_split(field: RadianceField, metadata: dict[str, Any], options: argpa
         raise UsageError(f"--split {options.split}: {options.data} has no such views")
     folder.mkdir(parents=True, exist_ok=True)
     expect_writable(folder / "metrics.json")
-    eye, rows = Eye(field), []
+    eye, rows = Eye(field), list[dict[str, Any]]()
     with progress_bar("rendering", is_silent=options.quiet) as observe:
         for number, view in enumerate(views):
             found, name = compare(scene, view, eye), _file_name(scene, view)
@@ -125,10 +125,10 @@ def _shown(picture: Picture, field: RadianceField, mode: str | None) -> np.ndarr
 
 def _write(path: Path, picture: np.ndarray) -> None:
     height, width, n_channels = picture.shape
-    space = "linear" if path.suffix.lower() in (".exr", ".hdr") else "srgb"
+    is_light = path.suffix.lower() in (".exr", ".hdr")
     with ImageWriter(
-        path, width=width, height=height, n_channels=n_channels, bits=8, color_space=space
-    ) as writer:  # fmt: skip
+        path, width=width, height=height, n_channels=n_channels, bits=8, color_space="linear" if is_light else "srgb"
+    ) as writer:
         writer.write(np.ascontiguousarray(picture, dtype=np.float32))
 
 

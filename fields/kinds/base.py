@@ -70,7 +70,7 @@ class Field(nn.Module, ABC):
         self.box = box
         self.n_input_dims, self.n_output_dims = len(box[0]), n_output_dims
         self.encoding = part_of("encoding", encoding, Encoding, n_input_dims=self.n_input_dims, generator=generator)
-        sizes = {"n_input_dims": self.encoding.n_output_dims, "n_output_dims": n_output_dims}
+        sizes: dict[str, Any] = {"n_input_dims": self.encoding.n_output_dims, "n_output_dims": n_output_dims}
         self.network = part_of("network", network, nn.Module, **sizes, generator=generator)
 
     @property

@@ -120,7 +120,7 @@ class RadianceField(Field):
         self.dir_encoding: Encoding = part_of(
             "dir_encoding", dir_encoding, Encoding, n_input_dims=3, generator=generator, kind="encoding"
         )
-        sizes = {"n_input_dims": n_geometry + self.dir_encoding.n_output_dims, "n_output_dims": 3}
+        sizes: dict[str, Any] = {"n_input_dims": n_geometry + self.dir_encoding.n_output_dims, "n_output_dims": 3}
         self.rgb_network: nn.Module = part_of(
             "rgb_network", rgb_network, nn.Module, **sizes, generator=generator, kind="network"
         )

@@ -112,7 +112,7 @@ class SceneJob(Job[RadianceField]):
         self.step: SceneStep | None = None
 
     @cached_property
-    def digest(self) -> str | None:  # type: ignore[override]
+    def digest(self) -> str | None:
         """Of cameras, splits and some pixels of every photo."""
         scene, digest = self.scene, hashlib.sha256()
         digest.update(scene.cameras.poses.double().numpy().tobytes())
