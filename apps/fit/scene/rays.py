@@ -10,7 +10,8 @@ from torch import Tensor
 from fieldforge.apps.fit.samplers import offsets, permute
 from fieldforge.apps.scenes import Scene
 
-_BLOCK = 2**16
+_BLOCK = 2**14
+"""Rays that are prepared at a time: many small tensor operations cost more than a few large ones."""
 
 
 class Rays(NamedTuple):
@@ -44,41 +45,37 @@ class RayDraw:
         self._ends = sizes.prod(-1).cumsum(0)
         self._width = sizes[:, 0].contiguous()
         self.n_pixels = int(self._ends[-1])
-        self._number, self._block = -1, torch.empty(0, dtype=torch.int64)
+        self._number, self._block = -1, Rays(*(torch.empty(0),) * 5)
 
     def __call__(self, position: int, n: int) -> Rays:
         """The rays at the positions [position, position + n) of the endless order."""
-        index = self._indices(position, n)
+        parts = []
+        while n:
+            number, first = divmod(position, _BLOCK)
+            if number != self._number:
+                self._block, self._number = self._prepare(torch.arange(number * _BLOCK, (number + 1) * _BLOCK)), number
+            parts.append([column[first : first + n] for column in self._block])
+            n_taken = len(parts[-1][0])
+            position, n = position + n_taken, n - n_taken
+        return Rays(*map(torch.cat, zip(*parts, strict=True)))
+
+    def _prepare(self, position: Tensor) -> Rays:
+        key = position // self.n_pixels * 1_000_003 + self.seed
+        index = permute(position % self.n_pixels, self.n_pixels, key)
         which = torch.searchsorted(self._ends, index, right=True)
         inside = index - torch.where(which > 0, self._ends[which - 1], 0)
         width = self._width[which]
         view, pixels = self.views[which], torch.stack([inside % width, inside // width], -1)
         origins, directions = self.cameras.rays(view, pixels)
         color = self.photos.gather(view, pixels)
-        positions = torch.arange(position, position + n)
-        numbers = offsets(positions, self.seed)
+        numbers = offsets(position, self.seed)
         if self.background is not None:
-            background = torch.tensor(self.background).expand(n, 3)
+            background = torch.tensor(self.background).expand(len(position), 3)
         elif self.has_alpha:
-            background = torch.cat([numbers[:, 1:], offsets(positions, self.seed + 1)], -1)
+            background = torch.cat([numbers[:, 1:], offsets(position, self.seed + 1)], -1)
         else:
-            background = torch.zeros(n, 3)
+            background = torch.zeros(len(position), 3)
         if self.has_alpha:
             alpha = color[:, 3:]
             color = color[:, :3] * alpha + background * (1 - alpha)
-        return Rays(
-            origins.contiguous(), directions.contiguous(), color.contiguous(), background.contiguous(),
-            numbers[:, 0].contiguous(),
-        )  # fmt: skip
-
-    def _indices(self, position: int, n: int) -> Tensor:
-        parts = []
-        while n:
-            number, first = divmod(position, _BLOCK)
-            if number != self._number:
-                at = torch.arange(number * _BLOCK, (number + 1) * _BLOCK)
-                key = at // self.n_pixels * 1_000_003 + self.seed
-                self._block, self._number = permute(at % self.n_pixels, self.n_pixels, key), number
-            parts.append(self._block[first : first + n])
-            position, n = position + len(parts[-1]), n - len(parts[-1])
-        return torch.cat(parts)
+        return Rays(origins, directions, color, background, numbers[:, 0])
