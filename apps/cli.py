@@ -88,7 +88,7 @@ class UsageError(ValueError):
 def _exit_code(error: BaseException) -> int:
     """1 for what files hold and what the machine lacks, 2 for what was asked for."""
     from fieldforge.apps.images import ImageError
-    from fieldforge.apps.scenes import SceneError
+    from fieldforge.apps.scenes.scene import SceneError
     from fieldforge.apps.shapes.read import ShapeError
     from fieldforge.backends import BackendError
     from fieldforge.fields.file import FieldFileError

@@ -9,8 +9,9 @@ Files come from strangers: sizes are checked before memory is taken, names of fi
 nothing is unpickled. Whatever is wrong is a `SceneError` of one sentence.
 """
 
+from fieldforge.apps.scenes.describe import describe
 from fieldforge.apps.scenes.photos import Photos
 from fieldforge.apps.scenes.read import read_scene
 from fieldforge.apps.scenes.scene import Bounds, Scene, SceneError, View
 
-__all__ = ["Bounds", "Photos", "Scene", "SceneError", "View", "read_scene"]
+__all__ = ["Bounds", "Photos", "Scene", "SceneError", "View", "describe", "read_scene"]

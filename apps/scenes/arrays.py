@@ -10,6 +10,7 @@ import numpy as np
 
 from fieldforge.apps.scenes.bounds import around_object
 from fieldforge.apps.scenes.draft import Lens, cameras_of, rotations_checked
+from fieldforge.apps.scenes.files import shrink
 from fieldforge.apps.scenes.photos import Photos
 from fieldforge.apps.scenes.scene import Scene, SceneError, Split, View, hold_out
 
@@ -37,11 +38,11 @@ def open_npz(path: Path, limit: int = MAX_BYTES) -> dict[str, np.ndarray]:
         raise SceneError(f"{path}: is no NPZ file that can be read ({' '.join(str(error).split())[:120]})") from error
 
 
-def read_arrays(path: Path, arrays: dict[str, Any], hold: int) -> Scene:
+def read_arrays(path: Path, arrays: dict[str, Any], downscale: int, hold: int) -> Scene:
     """A scene out of images (n, h, w, 3 or 4), poses (n, 4, 4) and focal ().
 
     The first 100 views are for training and the rest for tests, as in tiny_nerf's notebook; up to 100 views, every
-    `hold`-th is for tests.
+    `hold`-th is for tests. The photos are taken to show an object whole, seen by cameras around it.
 
     Raises:
         SceneError: arrays that are absent or do not go together.
@@ -53,6 +54,8 @@ def read_arrays(path: Path, arrays: dict[str, Any], hold: int) -> Scene:
     if images.ndim != 4 or images.shape[3] not in (3, 4) or 0 in images.shape:
         raise SceneError(f"{path}: images: expected (n, height, width, 3 or 4), got {images.shape}")
     n, height, width, _ = images.shape
+    if downscale > min(height, width):
+        raise SceneError(f"{path}: images have less than downscale={downscale} pixels on a side")
     if poses.shape not in ((n, 4, 4), (n, 3, 4)) or poses.dtype.kind not in "fiu":
         raise SceneError(f"{path}: poses: expected ({n}, 4, 4) numbers, got {poses.shape} {poses.dtype}")
     if focal.size != 1 or focal.dtype.kind not in "fiu" or not 0 < float(focal.reshape(())) < np.inf:
@@ -63,11 +66,12 @@ def read_arrays(path: Path, arrays: dict[str, Any], hold: int) -> Scene:
     names = [f"images[{i}]" for i in range(n)]
     length = float(focal.reshape(()))
     lens = Lens("pinhole", width, height, length, length, width / 2, height / 2)
-    cameras = cameras_of([lens] * n, rotations_checked(poses.astype(np.float64), names, notes))
+    cameras = cameras_of([lens] * n, rotations_checked(poses.astype(np.float64), names, notes)).downscaled(downscale)
+    photos = Photos.from_array(images if downscale == 1 else np.stack([shrink(image, downscale) for image in images]))
     views = tuple(View(name, None, split) for name, split in zip(names, _splits(n, hold), strict=True))
     return Scene(
-        str(path), "tiny_nerf arrays: images, poses, focal", cameras, views, Photos.from_array(images),
-        around_object(cameras, "an object that all photos show whole"), None, tuple(notes),
+        str(path), "tiny_nerf arrays: images, poses, focal", cameras, views, photos,
+        around_object(cameras, "an object that all photos show whole"), notes=tuple(notes),
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from fieldforge.renderers.cameras import MODELS, Cameras
 MAX_VIEWS = 100_000
 DRIFT = 1e-5  # how far a rotation may be from orthonormal before it is said
 WRONG = 2e-2  # and before it is refused
+LARGEST = 1e12  # coordinates, focal lengths and the like beyond it are damage
 HUGE = 1e5  # coordinates, in units of the distances between cameras, whose float32 would show
 
 
@@ -63,6 +64,7 @@ class Frame:
         pose: (4, 4) camera to world, OpenGL camera axes.
         lens: at the photo's size.
         split, time, mask: as in View.
+        mask_hides: whether the mask is 0 where pixels count.
         ranges: nearest and farthest depth seen, or None.
     """
 
@@ -74,6 +76,7 @@ class Frame:
     split: Split | None = None
     time: float | None = None
     mask: Path | None = None
+    mask_hides: bool = False
     ranges: tuple[float, float] | None = None
 
 
@@ -108,6 +111,8 @@ def rotations_checked(poses: np.ndarray, names: Sequence[str], notes: list[str])
     for pose, name in zip(poses, names, strict=True):
         if not np.isfinite(pose).all():
             raise SceneError(f"{name}: its pose holds {pose[~np.isfinite(pose)][0]}; leave this view out")
+        if np.abs(pose).max() > LARGEST:
+            raise SceneError(f"{name}: its pose holds {np.abs(pose).max():.3g}, and {LARGEST:g} is the most")
     turn = poses[:, :3, :3]
     drift = np.abs(np.einsum("nji,njk->nik", turn, turn) - np.eye(3)).max((1, 2), initial=0)
     sign = np.linalg.det(turn)
@@ -141,6 +146,10 @@ def cameras_of(lenses: Sequence[Lens], poses: np.ndarray) -> Cameras:
     if len(models) != 1:
         raise SceneError(f"cameras: {' and '.join(sorted(models))} lenses in one scene; split it into one for each")
     model = models.pop()
+    for lens in lenses:
+        values = (lens.fx, lens.fy, lens.cx, lens.cy, *lens.coefficients)
+        if max(map(abs, values)) > LARGEST or min(lens.fx, lens.fy) < 1 / LARGEST:
+            raise SceneError(f"cameras: {values[:4]} are no focal lengths and centre, in pixels")
     n_coefficients = MODELS[model]
     coefficients = [[*lens.coefficients, *[0.0] * n_coefficients][:n_coefficients] for lens in lenses]
     return Cameras(

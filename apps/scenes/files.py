@@ -126,7 +126,9 @@ def read_header(path: Path) -> Header:
     try:
         with quiet(), Image.open(path) as picture:
             if picture.format in ("PNG", "JPEG", "WEBP"):
-                orientation = picture.getexif().get(0x0112, 1)
+                # Of a PNG, getexif() would decode all of it in search of a chunk behind the pixels.
+                has_exif = picture.format != "PNG" or "exif" in picture.info
+                orientation = picture.getexif().get(0x0112, 1) if has_exif else 1
                 width, height = picture.size if orientation not in (5, 6, 7, 8) else picture.size[::-1]
                 has_alpha = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
                 return Header(width, height, has_alpha, orientation not in (0, 1))
@@ -166,6 +168,33 @@ def read_photo(path: Path, n_channels: int, downscale: int = 1) -> np.ndarray:
     color = np.broadcast_to(color, (*color.shape[:2], 3)) if color.shape[2] == 1 else color
     whole = np.concatenate([color, alpha], -1) if n_channels == 4 else np.ascontiguousarray(color)
     return shrink(whole, downscale)
+
+
+def read_mask(path: Path, width: int, height: int, downscale: int, hides: bool) -> np.ndarray:
+    """(height // downscale, width // downscale, 1) uint8, 255 for pixels that count.
+
+    Args:
+        path: of a picture; 0 stands for pixels that do not count, or, where it hides, for those that do.
+        width, height: of the photo, which the mask has to have too.
+        downscale: a block counts when all its pixels do.
+        hides: whether other values than 0 hide.
+
+    Raises:
+        SceneError: it cannot be read, or is of another size.
+    """
+    try:
+        picture = read_image(path)
+    except ImageError as error:
+        raise SceneError(str(error)) from error
+    if (picture.width, picture.height) != (width, height):
+        raise SceneError(
+            f"{path}: this mask has {picture.width}x{picture.height} pixels, and its photo has {width}x{height}"
+        )
+    n_colors = picture.n_channels - picture.has_alpha
+    counts = (picture.pixels[..., :n_colors] > 0).any(-1) != hides
+    height, width = height // downscale, width // downscale
+    blocks = counts[: height * downscale, : width * downscale].reshape(height, downscale, width, downscale)
+    return np.asarray(blocks.all((1, 3)), dtype=np.uint8)[..., None] * 255
 
 
 def shrink(pixels: np.ndarray, factor: int) -> np.ndarray:

@@ -9,11 +9,13 @@ a cache of bounded size.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,9 @@ from fieldforge.apps.scenes.scene import SceneError
 
 MEMORY = 2**30
 """Bytes of decoded photos that are kept in memory unless told otherwise."""
+
+
+_DECODERS = 4  # threads; each holds one decoded photo
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ def plan(sizes: np.ndarray, n_channels: int, *, memory: int = MEMORY, disk: int 
     what = f"{len(sizes)} photos {shape}: {_amount(n_bytes)} decoded; kept as bytes "
     if n_bytes <= memory:
         return Plan("memory", n_bytes, what + "in memory")
-    disk = shutil.disk_usage(tempfile.gettempdir()).free if disk is None else disk
+    disk = _roomiest()[1] if disk is None else disk
     if n_bytes <= 0.9 * disk:
         return Plan("file", n_bytes, what + "in a temporary file that is mapped into memory")
     largest = int(areas.max()) * n_channels
@@ -68,7 +73,7 @@ def plan(sizes: np.ndarray, n_channels: int, *, memory: int = MEMORY, disk: int 
     return Plan(
         "cache", n_bytes,
         f"{len(sizes)} photos {shape}: {_amount(n_bytes)} decoded; {_amount(disk)} free for temporary files, so at "
-        f"most {_amount(memory)} are kept and the rest decoded again each time: slow (use downscale, or a larger TMPDIR)",
+        f"most {_amount(memory)} are kept and the rest decoded each time, which is slow; downscale, or enlarge TMPDIR",
     )  # fmt: skip
 
 
@@ -129,11 +134,20 @@ class Photos:
         """Decode now what would be decoded when first needed; with plan "cache" this does nothing."""
         if self._pixels is None:
             return
-        for view in range(len(self)) if views is None else np.unique(np.asarray(views)).tolist():
-            if not self._is_loaded[view]:
-                first, (width, height) = int(self._first[view]), self.sizes[view]
-                self._pixels[first : first + width * height] = self._decoded(view).reshape(-1, self.n_channels)
-                self._is_loaded[view] = True
+        wanted = np.arange(len(self)) if views is None else np.unique(np.asarray(views))
+        waiting = wanted[~self._is_loaded[wanted]].tolist()
+        if len(waiting) > 1:
+            with ThreadPoolExecutor(min(_DECODERS, os.cpu_count() or 1)) as pool:
+                for _ in pool.map(self._store, waiting):  # raises what a decoder raised
+                    pass
+        elif waiting:
+            self._store(waiting[0])
+
+    def _store(self, view: int) -> None:
+        assert self._pixels is not None
+        first, (width, height) = int(self._first[view]), self.sizes[view]
+        self._pixels[first : first + width * height] = self._decoded(view).reshape(-1, self.n_channels)
+        self._is_loaded[view] = True
 
     def gather(self, view: Tensor, pixels: Tensor) -> Tensor:
         """Colours of pixels of any mixture of views.
@@ -198,13 +212,37 @@ class Photos:
         return picture
 
 
-def _temporary(n_pixels: int, n_channels: int) -> np.ndarray:
-    """Mapped bytes of a file that is gone when the array is."""
-    folder = tempfile.mkdtemp(prefix="fieldforge-photos-")
+def _roomiest() -> tuple[str, int]:
+    """A folder for temporary files that is on a disk, not itself in memory, and its free bytes."""
+    places = [tempfile.gettempdir(), "/var/tmp"]
+    on_disk = [place for place in places if Path(place).is_dir() and not _in_memory(place)]
+    return max(((place, shutil.disk_usage(place).free) for place in on_disk), key=lambda one: one[1], default=("", 0))
+
+
+def _in_memory(place: str) -> bool:
+    """Whether a folder is a tmpfs, as /tmp is on many machines; where that cannot be found out, no."""
     try:
-        mapped = np.memmap(Path(folder) / "pixels", np.uint8, "w+", shape=(n_pixels, n_channels))
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    weakref.finalize(mapped, shutil.rmtree, folder, ignore_errors=True)
+        mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    except OSError:
+        return False
+    path = Path(place).resolve()
+    holding = sorted((len(point), i) for i, (point, _) in enumerate(mounts) if path.is_relative_to(point))
+    return bool(holding) and mounts[holding[-1][1]][1] in ("tmpfs", "ramfs")
+
+
+def _temporary(n_pixels: int, n_channels: int) -> np.ndarray:
+    """Mapped bytes of a file that no other program sees, and that is gone when the array is, even after a crash."""
+    folder = tempfile.mkdtemp(prefix="fieldforge-photos-", dir=_roomiest()[0] or None)
+    path = Path(folder) / "pixels"
+    try:
+        with path.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a crash later
+                os.posix_fallocate(file.fileno(), 0, n_pixels * n_channels)
+            else:
+                file.truncate(n_pixels * n_channels)
+        mapped = np.memmap(path, np.uint8, "r+", shape=(n_pixels, n_channels))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # the mapping keeps the file's content
+    if path.exists():  # where open files cannot be removed
+        weakref.finalize(mapped, shutil.rmtree, folder, ignore_errors=True)
     return mapped

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from fieldforge.apps.scenes import bounds as where
+from fieldforge.apps.scenes import colmap, dtu, llff
 from fieldforge.apps.scenes.arrays import open_npz, read_arrays
-from fieldforge.apps.scenes.draft import HUGE, Draft, cameras_of, named, rotations_checked, times_checked
-from fieldforge.apps.scenes.files import read_photo
-from fieldforge.apps.scenes.photos import MEMORY, Photos
-from fieldforge.apps.scenes.scene import Bounds, Scene, SceneError, View, hold_out
+from fieldforge.apps.scenes.assemble import assemble
+from fieldforge.apps.scenes.draft import Draft
+from fieldforge.apps.scenes.photos import MEMORY
+from fieldforge.apps.scenes.scene import Scene, SceneError
 from fieldforge.apps.scenes.transforms import read_one, read_splits
-from fieldforge.renderers.cameras import Cameras
 
-FORMATS = "transforms_train.json, transforms.json or an NPZ file of images, poses and focal"
+FORMATS = (
+    "transforms_train.json, poses_bounds.npy, transforms.json, a COLMAP model (sparse/0), cameras_sphere.npz, or an "
+    "NPZ file of images, poses and focal"
+)
 
 
 def read_scene(
@@ -36,97 +36,59 @@ def read_scene(
         hold: where the files tell no test views, every so-many-th is held out (the first, the ninth, ...); 0 for none.
         memory: bytes of decoded photos that may be kept in memory.
 
+    Where a folder holds several formats, the first of this order is read, and a note names the others: transforms for
+    each split, poses_bounds.npy, transforms.json, COLMAP, cameras*.npz.
+
     Raises:
         SceneError: nothing that is known, or something wrong with it; which file, what, and the way out.
     """
     path = Path(path)
     if downscale < 1:
         raise SceneError(f"downscale: expected 1 or more, got {downscale}")
-    if path.is_file() and path.suffix == ".npz":
-        scene = read_arrays(path, open_npz(path), hold)
-        if downscale > 1:
-            raise SceneError(f"{path}: downscale is for photos in files; these are arrays")
-        return scene
-    return _assembled(path, _look(path), downscale, allow_missing, hold, memory)
+    if path.is_file() and path.suffix == ".npz" and "images" in (arrays := open_npz(path)):
+        return read_arrays(path, arrays, downscale, hold)
+    return assemble(path, _look(path), downscale=downscale, allow_missing=allow_missing, hold=hold, memory=memory)
 
 
 def _look(path: Path) -> Draft:
-    if path.is_file() and path.suffix == ".json":
-        return read_one(path.parent, path)
+    """Of what a folder holds the first of these formats, and a note of the others."""
+    if path.is_file():
+        return _named_file(path)
     if not path.is_dir():
         raise SceneError(f"{path}: there is no such folder")
+    model = colmap.model_folder(path)
+    npz = next((path / name for name in dtu.NAMES if (path / name).is_file()), None)
+    readers: dict[str, Callable[[], Draft]] = {}
     if (path / "transforms_train.json").is_file():
-        return read_splits(path)
+        readers["transforms_train.json"] = lambda: read_splits(path)
+    if (path / "poses_bounds.npy").is_file():
+        readers["poses_bounds.npy"] = lambda: llff.read_llff(path, path / "poses_bounds.npy")
     if (path / "transforms.json").is_file():
-        return read_one(path, path / "transforms.json")
-    raise SceneError(f"{path}: holds no scene that is known; expected {FORMATS}")
+        readers["transforms.json"] = lambda: read_one(path, path / "transforms.json")
+    if model is not None:
+        place = model
+        readers[str(colmap.either(model, "images").relative_to(path))] = lambda: colmap.read_colmap(path, place)
+    if npz is not None:
+        file = npz
+        readers[npz.name] = lambda: dtu.read_dtu(path, file)
+    if not readers:
+        raise SceneError(f"{path}: holds no scene that is known; expected {FORMATS}")
+    first, *others = readers
+    draft = readers[first]()
+    if others:
+        draft.notes.append(f"there is {', '.join(others)} too; name that file to read it instead")
+    return draft
 
 
-def _assembled(path: Path, draft: Draft, downscale: int, allow_missing: bool, hold: int, memory: int) -> Scene:
-    frames, notes = draft.frames, draft.notes
-    if draft.missing and not allow_missing:
-        raise SceneError(
-            f"{path}: {len(draft.missing)} photos are missing: {named(draft.missing)}; "
-            "go on without them with --allow-missing"
-        )
-    if draft.missing:
-        notes.append(f"{len(draft.missing)} views without a photo are left out: {named(draft.missing)}")
-    if not frames:
-        raise SceneError(f"{path}: has no view with a photo")
-    names = [frame.name for frame in frames]
-    poses = rotations_checked(np.stack([frame.pose for frame in frames]), names, notes)
-    cameras = cameras_of([frame.lens for frame in frames], poses)
-    small = [frame for frame in frames if min(frame.header.width, frame.header.height) < downscale]
-    if small:
-        raise SceneError(f"{small[0].name}: has less than downscale={downscale} pixels on a side")
-    cameras = cameras.downscaled(downscale)
-    splits = [frame.split for frame in frames]
-    if "test" not in splits and hold and len(frames) > 1:
-        free = [i for i, split in enumerate(splits) if split != "val"]
-        for i, split in zip(free, hold_out(len(free), hold), strict=True):
-            splits[i] = split
-        notes.append(f"every {hold}th view is held out for tests, the first of them {names[free[0]]}")
-    times = times_checked(frames, notes)
-    views = tuple(
-        View(frame.name, frame.photo, split or "train", time, frame.mask)
-        for frame, split, time in zip(frames, splits, times, strict=True)
-    )
-    n_channels = 4 if any(frame.header.has_alpha for frame in frames) else 3
-    turned = [frame.name for frame in frames if frame.header.is_turned]
-    if turned:
-        notes.append(f"{len(turned)} photos are turned upright by their EXIF orientation: {named(turned)}")
-    files = [frame.photo for frame in frames]
-    photos = Photos(
-        cameras.sizes.numpy(), n_channels, lambda view: read_photo(files[view], n_channels, downscale), memory=memory
-    )
-    bounds = _bounds(draft, cameras, n_channels == 4)
-    _notice_places(cameras, bounds, notes)
-    points = None if draft.points is None else torch.from_numpy(draft.points)
-    return Scene(str(path), draft.format, cameras, views, photos, bounds, points, tuple(notes))
-
-
-def _bounds(draft: Draft, cameras: Cameras, has_alpha: bool) -> Bounds:
-    if draft.box is not None:
-        return where.given_box(cameras, draft.box, draft.box_reason)
-    if all(frame.ranges is not None for frame in draft.frames):
-        return where.between_depths(cameras, np.array([frame.ranges for frame in draft.frames]), draft.box_reason)
-    if draft.points is not None and len(draft.points) >= 100:
-        return where.around_points(cameras, draft.points, f"{len(draft.points)} points of the model")
-    if has_alpha:
-        return where.around_object(cameras, "an object that all photos show whole, before a transparent background")
-    return where.around_cameras(cameras, "a guess from how the cameras stand; more may lie beyond the box")
-
-
-def _notice_places(cameras: Cameras, bounds: Bounds, notes: list[str]) -> None:
-    """Say what about the places of cameras could surprise."""
-    places = cameras.positions
-    n_outside = int(((places < bounds.box[0]) | (places > bounds.box[1])).any(1).sum())
-    if n_outside and not bounds.is_bounded:
-        notes.append(f"{n_outside} of {len(cameras)} cameras stand outside the box")
-    spread = float((bounds.box[1] - bounds.box[0]).max())
-    largest = float(places.abs().max())
-    if largest > HUGE * spread:
-        notes.append(
-            f"coordinates up to {largest:.3g} in a scene of size {spread:.3g} lose digits in float32; "
-            "use bounds.to_unit"
-        )
+def _named_file(path: Path) -> Draft:
+    """The format that a file's name says."""
+    if path.suffix == ".json":
+        return read_splits(path.parent) if path.name == "transforms_train.json" else read_one(path.parent, path)
+    if path.suffix == ".npy":
+        return llff.read_llff(path.parent, path)
+    if path.suffix == ".npz":
+        return dtu.read_dtu(path.parent, path)
+    if path.stem in ("cameras", "images") and path.suffix in (".bin", ".txt"):
+        above = [place for place in path.parents if place.name not in ("sparse", "colmap") and not place.name.isdigit()]
+        return colmap.read_colmap(above[0], path.parent)
+    raise SceneError(f"{path}: is no scene that is known; expected {FORMATS}")

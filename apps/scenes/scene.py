@@ -80,6 +80,7 @@ class Scene:
         views: one for each camera.
         photos: their pixels.
         bounds: where the scene is.
+        masks: 255 for pixels that count in training and 0 for the others, or None where all do.
         points: (m, 3) float64 points of a COLMAP model, or None.
         notes: what a user should know of the reading.
     """
@@ -90,12 +91,22 @@ class Scene:
     views: tuple[View, ...]
     photos: Photos
     bounds: Bounds
+    masks: Photos | None = None
     points: Tensor | None = None
     notes: tuple[str, ...] = field(default_factory=tuple)
 
     def of(self, *splits: str) -> Tensor:
         """Indices (int64) of the views of these splits, in order."""
         return torch.tensor([i for i, view in enumerate(self.views) if view.split in splits], dtype=torch.int64)
+
+    def counts(self, view: Tensor, pixels: Tensor) -> Tensor | None:
+        """(n,) which pixels count: outside masks hide, and beyond what the lens shows; None where all do.
+
+        Args:
+            view: (n,) int64.
+            pixels: (n, 2) int64 x and y.
+        """
+        return None if self.masks is None else self.masks.gather(view, pixels)[:, 0] > 0
 
     @property
     def has_alpha(self) -> bool:

@@ -57,7 +57,7 @@ def read_one(folder: Path, path: Path) -> Draft:
         or any(f"{split}_filenames" in content for split in SPLITS)
         or (isinstance(frames, list) and any(isinstance(frame, dict) and "mask_path" in frame for frame in frames))
     )
-    is_ngp = any(key in content for key in ("aabb_scale", "scale", "offset"))
+    is_ngp = any(key in content for key in ("aabb_scale", "scale", "offset", "aabb"))
     family = "nerfstudio" if is_nerfstudio else "instant-ngp" if is_ngp else "transforms"
     draft = Draft(f"{family}: {path.name}")
     splits: dict[str, Split] = {}
@@ -93,6 +93,8 @@ def _flat(name: str) -> str:
 
 def _ngp_box(content: dict[str, Any], path: Path) -> tuple[np.ndarray, str]:
     """instant-ngp's unit cube, aabb_scale times as large around its middle, back in the file's coordinates."""
+    if "aabb" in content:
+        return _given_box(content["aabb"], path), f"aabb in {path.name}"
     size = number(f"{path}: aabb_scale", content.get("aabb_scale", 1), low=0, open_low=True)
     scale = number(f"{path}: scale", content.get("scale", 0.33), low=0, open_low=True)
     offset = content.get("offset", [0.5, 0.5, 0.5])
@@ -103,6 +105,15 @@ def _ngp_box(content: dict[str, Any], path: Path) -> tuple[np.ndarray, str]:
     middle = (0.5 - shift) / scale
     half = size / 2 / scale
     return np.stack([middle - half, middle + half]), f"aabb_scale {size:g} in {path.name}"
+
+
+def _given_box(corners: Any, path: Path) -> np.ndarray:
+    if not isinstance(corners, list) or [len(c) if isinstance(c, list) else 0 for c in corners] != [3, 3]:
+        raise SceneError(f"{path}: aabb: expected two corners of three numbers, got {short(corners)}")
+    box = np.array([[number(f"{path}: aabb", value) for value in corner] for corner in corners])
+    if not (box[0] < box[1]).all():
+        raise SceneError(f"{path}: aabb: the first corner has to be the lowest, got {short(corners)}")
+    return box
 
 
 def _add_frames(
@@ -131,9 +142,11 @@ def _add_frames(
         header = read_header(photo)
         keys = {**general, **{key: frame[key] for key in _LENS_KEYS if key in frame}}
         time = number(f"{place}: time", frame["time"]) if frame.get("time") is not None else None
-        mask = None
+        beside = photo.with_name(f"dynamic_mask_{photo.stem}.png")  # instant-ngp's: 0 where pixels count
+        hides = beside.is_file()
+        mask = beside if hides else None
         if frame.get("mask_path") is not None:
-            mask = inside(folder, frame["mask_path"], f"{place}: mask_path")
+            mask, hides = inside(folder, frame["mask_path"], f"{place}: mask_path"), False
             if not mask.is_file():
                 draft.missing.append(str(frame["mask_path"]))
                 continue
@@ -141,6 +154,7 @@ def _add_frames(
             Frame(
                 str(name), photo, header, matrix(f"{place}: transform_matrix", frame["transform_matrix"]),
                 _lens(keys, header.width, header.height, place), splits.get(_flat(str(name)), split), time, mask,
+                hides,
             )
         )  # fmt: skip
 

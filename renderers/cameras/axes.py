@@ -1,0 +1,69 @@
+"""Poses between conventions; here poses are camera to world with OpenGL camera axes. See `renderers/cameras.md`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_COLUMNS = {
+    "opengl": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],  # right, up, backward: Blender, NeRF, instant-ngp, nerfstudio
+    "opencv": [[1, 0, 0], [0, -1, 0], [0, 0, -1]],  # right, down, forward: COLMAP, DTU
+    "llff": [[0, -1, 0], [1, 0, 0], [0, 0, 1]],  # down, right, backward
+}
+"""Columns of our axes in terms of the other's: ours = other @ matrix."""
+
+
+def from_axes(poses: np.ndarray, axes: str) -> np.ndarray:
+    """Camera-to-world poses (..., 3 or 4, 4) whose camera axes are "opengl", "opencv" or "llff", in OpenGL's.
+
+    Example:
+        >>> from_axes(np.eye(4), "opencv")[:3, :3].tolist()
+        [[1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, -1.0]]
+    """
+    turned = np.array(poses, dtype=np.float64)
+    turned[..., :, :3] = turned[..., :, :3] @ np.array(_COLUMNS[axes], dtype=np.float64)
+    return turned
+
+
+def from_world_to_camera(rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
+    """(..., 4, 4) pose of x_camera = rotation @ x_world + translation in OpenCV's axes, as COLMAP writes it."""
+    back = np.swapaxes(rotation, -1, -2)
+    pose = np.zeros((*rotation.shape[:-2], 4, 4))
+    pose[..., :3, :3] = back
+    pose[..., :3, 3] = -(back @ translation[..., None])[..., 0]
+    pose[..., 3, 3] = 1
+    return from_axes(pose, "opencv")
+
+
+def from_quaternion(wxyz: np.ndarray) -> np.ndarray:
+    """(..., 3, 3) rotations of quaternions (..., 4), scalar first, of any length but 0."""
+    w, x, y, z = np.moveaxis(wxyz / np.linalg.norm(wxyz, axis=-1, keepdims=True), -1, 0)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return np.stack([np.stack(row, -1) for row in rows], -2)
+
+
+def decompose(projection: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Intrinsics and pose of a projection matrix (RQ decomposition; Hartley and Zisserman 2004, A4.1.1).
+
+    Args:
+        projection: (3, 4) P = K [R | t] in OpenCV's axes, of any scale and sign.
+
+    Returns:
+        K (3, 3) upper triangular with a positive diagonal and K[2, 2] = 1, and the (4, 4) pose in OpenGL axes.
+
+    Raises:
+        ValueError: the left part of P is singular.
+    """
+    left = projection[:, :3]
+    if not np.isfinite(projection).all() or not abs(np.linalg.det(left)) > 1e-12 * np.linalg.norm(left) ** 3:
+        raise ValueError("projection: its left 3x3 part is singular; it is no camera")
+    left, last = (left, projection[:, 3]) if np.linalg.det(left) > 0 else (-left, -projection[:, 3])
+    turn = np.eye(3)[::-1]
+    q, r = np.linalg.qr((turn @ left).T)  # QR of the rows in reverse order is RQ
+    inside, rotation = turn @ r.T @ turn, turn @ q.T
+    signs = np.diag(np.sign(np.diag(inside)))
+    inside, rotation = inside @ signs, signs @ rotation
+    return inside / inside[2, 2], from_world_to_camera(rotation, np.linalg.solve(inside, last))
