@@ -21,8 +21,9 @@ from fieldforge.apps.fit.scene.presets import PRESETS
 from fieldforge.apps.fit.scene.rays import RayDraw
 from fieldforge.apps.fit.scene.step import scene_step
 from fieldforge.apps.images import read_image
+from fieldforge.apps.metrics import psnr
 from fieldforge.apps.render.radiance import Eye
-from fieldforge.apps.render.scene import compare, look, orbit
+from fieldforge.apps.render.scene import compare, look, orbit, photo_of
 from fieldforge.apps.scenes import Scene, read_scene
 from fieldforge.backends import use_backend
 from fieldforge.fields.file import load_field
@@ -101,8 +102,8 @@ def test_distances_are_those_of_the_ball(fitted: SceneFit) -> None:
     under = RADIUS**2 - (origins.square().sum(-1) - nearest**2)
     distance = (nearest - under.clamp(min=0).sqrt()).view(SIDE, SIDE)
     is_ball = (under > 0.3 * RADIUS**2).view(SIDE, SIDE).numpy()
-    z = (distance * -(directions @ cameras.poses[3, :, 2]).neg().view(SIDE, SIDE).neg()).numpy()
-    error = np.abs(picture.planar_z - np.abs(z))[is_ball]
+    z = (distance * (directions @ cameras.forwards[3]).view(SIDE, SIDE)).numpy()
+    error = np.abs(picture.planar_z - z)[is_ball]
     assert np.median(error) < 0.03 * DISTANCE
     assert (picture.opacity[is_ball] > 0.95).all()
     assert not np.isfinite(picture.planar_z[0, 0]) or picture.opacity[0, 0] < 0.05
@@ -119,16 +120,14 @@ def test_the_file_holds_all_that_is_needed_to_look_at_it(fitted: SceneFit) -> No
     assert str(fitted.path.parent) not in json.dumps(metadata)
 
 
-def test_occupancy_gives_the_dense_picture_from_a_quarter_of_the_samples(fitted: SceneFit) -> None:
+def test_occupancy_shows_no_less_than_the_dense_picture_from_a_quarter_of_the_samples(fitted: SceneFit) -> None:
+    """It may show more: the thin fog that is left in empty cells, where training does not look, is not seen."""
     field = fitted.field
     origins, directions = fitted.scene.cameras.to(torch.float32).picture_rays(0)
     dense = Eye(field, OccupancyGrid(field.low, field.high, 4), early_stop=0.0)(origins, directions)
     seen = Eye(field)(origins, directions)
-    from fieldforge.apps.fit.scene.job import psnr_of
-    from fieldforge.apps.render.scene import photo_of
-
     photo = photo_of(fitted.scene, 0, torch.ones(3)).view(-1, 3)
-    assert psnr_of(seen.color, photo, 1.0) == pytest.approx(psnr_of(dense.color, photo, 1.0), abs=0.1)
+    assert psnr(seen.color, photo) > psnr(dense.color, photo) - 0.1
     assert seen.n_evaluated < dense.n_evaluated / 4
 
 
