@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,6 +85,13 @@ def occupancy_of(field: RadianceField) -> OccupancyGrid:
     for _ in range(2):
         grid.update(field.density, 0, generator=torch.Generator().manual_seed(0))
     return grid
+
+
+def eye_of(field: RadianceField, metadata: Mapping[str, Any]) -> Eye:
+    """That looks at a field from a file as its training did, whose samples its header remembers."""
+    fit = metadata.get("run", {}).get("fit", {})
+    step = math.dist(field.low, field.high) / fit["samples_across"] if "samples_across" in fit else None
+    return Eye(field, step=step, early_stop=fit.get("early_stop", 1e-4))
 
 
 class Eye:

@@ -15,7 +15,7 @@ from fieldforge.apps.cli import UsageError
 from fieldforge.apps.fit.command import expect_writable
 from fieldforge.apps.images import ImageWriter
 from fieldforge.apps.mesh import progress_bar
-from fieldforge.apps.render.radiance import Eye
+from fieldforge.apps.render.radiance import eye_of
 from fieldforge.apps.render.scene import Picture, compare, look, orbit
 from fieldforge.apps.render.video import VideoWriter
 from fieldforge.apps.scenes import Scene, read_scene
@@ -33,7 +33,7 @@ def render_scene(field: RadianceField, metadata: dict[str, Any], options: argpar
     if options.mode not in (None, "depth"):
         raise UsageError(f"--{options.mode}: of scenes there is colour and --depth")
     cameras = _path(field, metadata, options.size, options.frames if is_video else 1)
-    eye = Eye(field)
+    eye = eye_of(field, metadata)
     width, height = cameras.sizes[0].tolist()
     if not is_video:
         with progress_bar("rendering", is_silent=options.quiet) as observe:
@@ -67,7 +67,7 @@ def _render_split(field: RadianceField, metadata: dict[str, Any], options: argpa
         raise UsageError(f"--split {options.split}: {options.data} has no such views")
     folder.mkdir(parents=True, exist_ok=True)
     expect_writable(folder / "metrics.json")
-    eye, rows = Eye(field), list[dict[str, Any]]()
+    eye, rows = eye_of(field, metadata), list[dict[str, Any]]()
     with progress_bar("rendering", is_silent=options.quiet) as observe:
         for number, view in enumerate(views):
             found, name = compare(scene, view, eye), _file_name(scene, view)

@@ -22,11 +22,12 @@ from fieldforge.apps.fit.scene.rays import RayDraw
 from fieldforge.apps.fit.scene.step import scene_step
 from fieldforge.apps.images import read_image
 from fieldforge.apps.metrics import psnr
-from fieldforge.apps.render.radiance import Eye
+from fieldforge.apps.render.radiance import Eye, eye_of
 from fieldforge.apps.render.scene import compare, look, orbit, photo_of
 from fieldforge.apps.scenes import Scene, read_scene
 from fieldforge.backends import use_backend
 from fieldforge.fields.file import load_field
+from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.kernels import cpu_door
 from fieldforge.renderers.occupancy import OccupancyGrid
 
@@ -112,8 +113,9 @@ def test_distances_are_those_of_the_ball(fitted: SceneFit) -> None:
 def test_the_file_holds_all_that_is_needed_to_look_at_it(fitted: SceneFit) -> None:
     assert fitted.path is not None
     field, metadata = load_field(fitted.path)
+    assert isinstance(field, RadianceField)
     view = int(fitted.scene.of("test")[0])
-    again, first = (compare(fitted.scene, view, Eye(one)) for one in (field, fitted.field))  # type: ignore[arg-type]
+    again, first = (compare(fitted.scene, view, eye_of(one, metadata)) for one in (field, fitted.field))
     assert np.array_equal(again.picture.color, first.picture.color)
     assert metadata["signal"]["held_out"] == 2
     assert metadata["metrics"]["psnr"] == pytest.approx(fitted.psnr)
@@ -134,10 +136,10 @@ def test_occupancy_shows_no_less_than_the_dense_picture_from_a_quarter_of_the_sa
 @needs_native
 def test_the_native_renderer_shows_what_the_plain_one_shows(fitted: SceneFit) -> None:
     origins, directions = fitted.scene.cameras.to(torch.float32).picture_rays(5)
-    native = Eye(fitted.field)
+    native = Eye(fitted.field, step=0.02)
     assert native.renderer is not None
     with use_backend("reference"):
-        plain = Eye(fitted.field)
+        plain = Eye(fitted.field, step=0.02)
         assert plain.renderer is None
         expected = plain(origins[200:300], directions[200:300])
     seen = native(origins[200:300].contiguous(), directions[200:300].contiguous())
@@ -281,7 +283,12 @@ def test_the_commands(photos: Path, fitted: SceneFit, tmp_path: Path, capsys: py
     ],
 )
 def test_wrong_options_are_one_sentence(
-    options: list[str], sentence: str, photos: Path, fitted: SceneFit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str],
+    sentence: str,
+    photos: Path,
+    fitted: SceneFit,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     output = tmp_path / ("views" if "--split" in options else "x.png")
     given = [str(photos) if one == "PHOTOS" else one for one in options]

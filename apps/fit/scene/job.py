@@ -188,7 +188,7 @@ class SceneJob(Job[RadianceField]):
     def measure(self, fitted: RadianceField, tell: Callable[[str], None]) -> dict[str, float | None]:
         if len(self.test):
             tell(f"rendering {len(self.test)} held-out views")
-        return self._measure(fitted, Eye(fitted))
+        return self._measure(fitted, self._eye(fitted))
 
     def metadata(self) -> dict[str, Any]:
         cameras = self.scene.cameras
@@ -221,9 +221,9 @@ class SceneJob(Job[RadianceField]):
         }
 
     def _eye(self, fitted: RadianceField) -> Eye:
-        """That looks at a field under way."""
+        """That looks at a field as training does."""
         assert self.step is not None
-        return Eye(fitted, self.step.grid, step=self.step.step_length)
+        return Eye(fitted, self.step.grid, step=self.step.step_length, early_stop=self.step.options.early_stop)
 
     def _near(self, fitted: RadianceField) -> float:
         """PSNR over some pixels of the held-out views."""

@@ -29,7 +29,7 @@ class SceneOptions(Options):
     """
 
     n_steps: int = 4000
-    batch_size: int = 2**16
+    batch_size: int = 2**14
     samples_across: int = 512
     occupancy: int = 64
     update_every: int = 16
