@@ -19,7 +19,7 @@ from fieldforge.apps.fit.scene.job import SceneFit, SceneJob, fit_scene
 from fieldforge.apps.fit.scene.options import SceneOptions
 from fieldforge.apps.fit.scene.presets import PRESETS
 from fieldforge.apps.fit.scene.rays import RayDraw
-from fieldforge.apps.fit.scene.step import scene_step
+from fieldforge.apps.fit.scene.step import close_unseen, scene_step
 from fieldforge.apps.images import read_image
 from fieldforge.apps.metrics import psnr
 from fieldforge.apps.render.radiance import Eye, eye_of
@@ -204,6 +204,24 @@ def test_rays_fill_the_budget_of_samples(scene: Scene) -> None:
         costs.append(step.n_evaluated + step.n_marched / 8)
     assert 0.5 * 4096 < np.median(costs[20:]) < 1.5 * 4096
     assert step.n_rays > 200
+
+
+def test_cells_that_no_camera_sees_are_closed_for_good() -> None:
+    grid = OccupancyGrid((-1, -1, -1), (1, 1, 1), 32)
+    cameras = orbit(
+        torch.zeros(3), distance=3.0, up=torch.tensor([0.0, 0.0, 1.0]), elevation=0.0, n_frames=2, width=20, height=20,
+        focal=60.0,
+    )  # fmt: skip
+    share = close_unseen(grid, cameras, torch.tensor([0]))
+    assert 0.5 < share < 0.9
+    generator = torch.Generator().manual_seed(0)
+    points = 2 * torch.rand(4000, 3, generator=generator) - 1
+    is_seen = cameras.sees(torch.tensor(0), points)
+    assert grid.occupied(points[is_seen]).all()
+    assert grid.occupied(points[~is_seen]).float().mean() < 0.3  # a cell's width around what is seen
+    grid.update(lambda points: torch.full_like(points[:, 0], 9.0), 0, generator=generator)
+    assert float((grid.density < 0).float().mean()) == share
+    assert not grid.occupied(torch.tensor([[0.9, 0.9, 0.9]])).any()
 
 
 def test_every_pixel_is_drawn_once_before_any_is_drawn_again(scene: Scene) -> None:

@@ -163,7 +163,8 @@ class SceneJob(Job[RadianceField]):
     def training(self, fitted: RadianceField, config: Config, seed: int, hooks: Sequence[Hook]) -> Iterator[Training]:
         options = SceneOptions.of(config["fit"])
         draw = RayDraw(self.scene, self.train, background=BACKGROUNDS[options.background], seed=seed)
-        self.step = step = scene_step(fitted, draw, config, options, seed=seed, hooks=hooks)
+        sees_all = self.scene.bounds.is_bounded
+        self.step = step = scene_step(fitted, draw, config, options, sees_all=sees_all, seed=seed, hooks=hooks)
         yield Training(step, step.optimizer, step.why_plain)
         with torch.no_grad():
             fitted.bricks.copy_(step.grid.bricks)

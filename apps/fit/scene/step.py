@@ -27,6 +27,7 @@ from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.kernels.cpu_radiance import RadianceRenderer, Sights
 from fieldforge.registry import build
 from fieldforge.renderers import volume
+from fieldforge.renderers.cameras import Cameras
 from fieldforge.renderers.marching import march
 from fieldforge.renderers.occupancy import OccupancyGrid
 
@@ -58,6 +59,36 @@ class SceneOptimizer(Optimizer):
             "occupancy.bricks": grid.bricks,
             "occupancy.superbricks": grid.superbricks,
         }
+
+
+@torch.no_grad()
+def close_unseen(grid: OccupancyGrid, cameras: Cameras, views: Tensor, *, resolution: int = 32) -> float:
+    """Close the cells of a grid that none of some views sees; returns their share.
+
+    Args:
+        grid: of one cascade, before its first update.
+        cameras: float32.
+        views: (n,) int64 which of them.
+        resolution: of the coarser cells that are looked at as a whole: their middles and corners.
+    """
+    coarse = OccupancyGrid(grid.cascades.low[0], grid.cascades.high[0], resolution)
+
+    def is_seen(points: Tensor) -> Tensor:
+        seen = torch.zeros(len(points), dtype=torch.bool)
+        for view in views:
+            left = (~seen).nonzero()[:, 0]
+            if not len(left):
+                break
+            seen[left] = cameras.sees(view, points[left])
+        return seen
+
+    coarse.mark_invisible(is_seen)
+    every = torch.arange(grid.density.numel())
+    middles = grid.points_in(every, torch.full((len(every), 3), 0.5))
+    closed = ~coarse.occupied(middles).view_as(grid.density)
+    grid.density[closed] = -1.0
+    grid.repack(-0.5)
+    return float(closed.float().mean())
 
 
 class SceneStep:
@@ -181,11 +212,21 @@ def scene_step(
     config: Mapping[str, Any],
     options: SceneOptions,
     *,
+    sees_all: bool = True,
     seed: int = 0,
     hooks: Sequence[Hook] = (),
 ) -> SceneStep:
-    """The step of a configuration with the sections optimizer and loss."""
+    """The step of a configuration with the sections optimizer and loss.
+
+    Args:
+        field, draw, options, seed, hooks: as for `SceneStep`.
+        config: with those sections.
+        sees_all: whether the cameras of `draw` see all of the box; where not, the cells that none sees are closed.
+    """
     parameters = Parameters.of(field, [field.network, field.rgb_network])
     optimizer: Optimizer = build("optimizer", config["optimizer"], path="optimizer", parameters=parameters)
     loss: Loss = build("loss", config["loss"], path="loss")
-    return SceneStep(field, draw, loss, optimizer, options, seed=seed, hooks=hooks)
+    step = SceneStep(field, draw, loss, optimizer, options, seed=seed, hooks=hooks)
+    if not sees_all:
+        close_unseen(step.grid, draw.cameras, draw.views)
+    return step
