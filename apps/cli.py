@@ -124,13 +124,17 @@ def _add_fit(commands: Commands) -> None:
     stop.add_argument("--psnr", type=_positive, metavar="DB", help="as soon as the picture is that good")
     image.add_argument("--report", type=Path, help="picture of source, fit and error; default: beside the output")
     image.add_argument("--no-report", action="store_true", help="write no report picture")
-    shape = _command(kinds, "shape", _fit_shape, "fit a shape field to a mesh")
-    shape.add_argument("shape", help="OBJ, PLY, STL, OFF, GLB or NPZ file")
+    shape = _command(kinds, "shape", _fit_shape, "fit a shape field to a mesh or a cloud of points")
+    shape.add_argument("shape", help="OBJ, PLY, STL, OFF, GLB or NPZ file; of points, PLY, XYZ, NPY, NPZ or LAS")
     shape.add_argument(
         "--kind", choices=("sdf", "occupancy", "udf"), default="sdf",
         help="signed distance, inside or outside, or distance without a sign (for open sheets)",
     )  # fmt: skip
-    stop = _add_fit_options(shape, "fast, balanced, best, tiny, siren or finer")
+    shape.add_argument(
+        "--smooth-derivatives", type=_positive_int, default=0, metavar="N",
+        help="N further steps that bring normals by autodiff nearer to those of a local fit, for rough fits, e.g. 400",
+    )  # fmt: skip
+    stop = _add_fit_options(shape, "fast, balanced, best, tiny, siren or finer; of points also igr")
     stop.add_argument("--iou", type=_share, metavar="Q", help="as soon as the volume IoU is that good, e.g. 0.99")
     scene = _command(kinds, "scene", _fit_scene, "fit a radiance field to posed photos")
     scene.add_argument("scene", help="folder with transforms.json and kin, or an NPZ file of images, poses and focal")
@@ -210,12 +214,22 @@ def _add_render(commands: Commands) -> None:
     scene.add_argument("--path", choices=("orbit",), help="where a video flies along; default: orbit")
     shape = render.add_argument_group("of shapes")
     sides = ("front", "back", "left", "right", "top", "iso", "turntable")
-    shape.add_argument("--view", choices=sides, help="from where; default: iso, and turntable for an MP4")
+    shape.add_argument(
+        "--view", choices=sides,
+        help="from where: front looks along -z where y points up, along +y where z does; iso is 35 degrees to the "
+        "right of it and 25 above; default: iso, and turntable for an MP4",
+    )  # fmt: skip
     shape.add_argument("--up", choices=("x", "y", "z"), default="y", help="the axis that points up")
+    shape.add_argument("--shadows", action="store_true", help="of --clay: the light throws soft shadows")
     shape.add_argument("--frames", type=_positive_int, default=120, metavar="N", help="of a turntable, 30 a second")
     look = shape.add_mutually_exclusive_group()
-    for mode in ("clay", "normals", "depth", "curvature"):
-        look.add_argument(f"--{mode}", dest="mode", action="store_const", const=mode, help=f"show {mode}")
+    for mode, text in (
+        ("clay", "lit, with ambient occlusion (the default)"),
+        ("normals", "(n + 1) / 2 as colours, n out of the shape"),
+        ("depth", "near is bright"),
+        ("curvature", "red where the surface bulges, blue where it is hollow"),
+    ):
+        look.add_argument(f"--{mode}", dest="mode", action="store_const", const=mode, help=text)
     render.add_argument("--quiet", action="store_true", help="say nothing but errors")
     render.add_argument("--backend", type=_backend, default="auto", help="what computes: auto, reference, cpu or cuda")
 
@@ -247,7 +261,7 @@ def _mesh(options: argparse.Namespace) -> int:
 
 
 def _add_evaluate(commands: Commands) -> None:
-    evaluate = _command(commands, "evaluate", _evaluate, "say how good a shape field is against its mesh")
+    evaluate = _command(commands, "evaluate", _evaluate, "say how good a shape field is against its mesh or its points")
     evaluate.add_argument("field", type=Path, help=".field file of a shape")
     evaluate.add_argument("source", type=Path, help="the mesh it should be")
     evaluate.add_argument(
@@ -268,14 +282,19 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _add_info(commands: Commands) -> None:
-    info = _command(commands, "info", _info, "say what a .field file is")
-    info.add_argument("field", type=Path, help=".field file")
+    info = _command(commands, "info", _info, "say what a .field file, or a folder of posed photos, is")
+    info.add_argument("field", type=Path, help=".field file, folder of posed photos, or NPZ file of them")
     info.add_argument("--json", action="store_true", help="the whole header as JSON")
 
 
 def _info(options: argparse.Namespace) -> int:
     from fieldforge.apps.info import print_info
 
+    if options.field.is_dir() or options.field.suffix in (".npz", ".npy"):
+        from fieldforge.apps.scenes import describe, read_scene
+
+        print("\n".join(describe(read_scene(options.field, allow_missing=True))))
+        return 0
     return print_info(options.field, as_json=options.json)
 
 
@@ -305,8 +324,14 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _add_bench(commands: Commands) -> None:
     bench = _command(commands, "bench", _bench, "measure against plain PyTorch; rows go to data/bench")
-    bench.add_argument("suite", choices=("cpu", "encodings", "image", "presets", "report"), help="what to measure")
-    bench.add_argument("--data", type=Path, help="folder of pictures for the suite 'presets'")
+    bench.add_argument(
+        "suite",
+        choices=("cpu", "encodings", "image", "presets", "shape", "clouds", "operators", "report"),
+        help="what to measure",
+    )
+    bench.add_argument(
+        "--data", type=Path, help="folder of pictures ('presets') or meshes ('shape', 'clouds', 'operators')"
+    )
     bench.add_argument("--rows", type=Path, default=Path("data/bench"), help="folder of the JSON lines")
     bench.add_argument("--quick", action="store_true", help="small sizes, no rows written: does it run?")
     bench.add_argument(

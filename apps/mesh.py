@@ -22,11 +22,13 @@ from fieldforge.backends import use_backend
 from fieldforge.fields.container import replacing
 from fieldforge.fields.file import load_field
 from fieldforge.fields.kinds.shape import ShapeField
-from fieldforge.renderers.isosurface import Isosurface, isosurface
+from fieldforge.renderers.isosurface import MAX_RESOLUTION, EmptyLevelError, Isosurface, isosurface
 
 FORMATS = (".ply", ".obj", ".stl", ".off", ".glb")
 SLOPE = 1.5
 """How much steeper than a distance a fitted one is taken to be at most."""
+_BYTES_A_SQUARE = 800
+"""Memory over resolution², of a statue that fills its cube (armadillo at 1024³, less the 0.3 GiB of Python)."""
 
 
 def mesh_command(options: argparse.Namespace) -> int:
@@ -36,6 +38,13 @@ def mesh_command(options: argparse.Namespace) -> int:
         raise UsageError(f"{output}: expected a name that ends in one of {', '.join(FORMATS)}, got '{output.suffix}'")
     expect_writable(output)
     expect_another_file(output, options.field)
+    if options.resolution > MAX_RESOLUTION:
+        needed = _BYTES_A_SQUARE * options.resolution**2
+        raise UsageError(
+            f"--resolution {options.resolution}: expected at most {MAX_RESOLUTION}; the surface alone would take about "
+            f"{needed / 2**30:,.0f} GiB of memory. 1024 takes about 1 GiB, {MAX_RESOLUTION} about "
+            f"{_BYTES_A_SQUARE * MAX_RESOLUTION**2 / 2**30:.0f}"
+        )
     field = load_shape(options.field)
     with use_backend(options.backend), progress_bar("meshing", is_silent=options.quiet) as observe:
         surface = extract(field, resolution=options.resolution, level=options.level, observe=observe)
@@ -83,22 +92,38 @@ def extract(
         observe: told the share of the work that is done.
 
     Raises:
-        EmptyLevelError: the field does not take the level.
+        EmptyLevelError: the field does not take the level; says which ones it takes.
+        TooLargeError: the surface would not fit into the memory that is free.
     """
     if level is None:
         level = 0.0 if field.is_signed else field.side / resolution
     # in cells of a unit cube, so that places far from the origin keep their digits
-    unit = isosurface(
-        field.level_in_cube,
-        ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-        resolution=resolution,
-        level=level / field.side if field.is_distance else level,
-        is_distance=field.is_distance,
-        slope=SLOPE,
-        observe=observe,
-    )
+    unit_length = field.side if field.is_distance else 1.0
+    try:
+        unit = isosurface(
+            field.level_in_cube,
+            ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+            resolution=resolution,
+            level=level / unit_length,
+            is_distance=field.is_distance,
+            slope=SLOPE,
+            observe=observe,
+            max_bytes=free_memory(),
+        )
+    except EmptyLevelError as error:
+        raise EmptyLevelError(level, error.smallest * unit_length, error.largest * unit_length) from None
     vertices = unit.vertices * field.side + np.asarray(field.low)
     return Isosurface(vertices, unit.faces, unit.n_evaluated, unit.n_cells)
+
+
+def free_memory() -> int | None:
+    """Bytes that a program can still ask for; None where the system does not say."""
+    try:
+        with open("/proc/meminfo") as lines:
+            rows = dict(line.split(":", 1) for line in lines)
+        return int(rows["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
 
 
 def simplify(surface: Isosurface, share: float) -> Isosurface:

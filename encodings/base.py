@@ -27,8 +27,9 @@ class Encoding(nn.Module, ABC):
       as (v + 1) / 2 in the unit cube.
     - ``outside``: one sentence on what happens outside the domain.
 
-    Instance attributes: ``n_input_dims``, ``n_output_dims``, and ``smoothness``, the number of continuous
-    derivatives in x (-1: jumps; 0: continuous; ``math.inf``: all).
+    Instance attributes: ``n_input_dims``, ``n_output_dims``; ``smoothness``, the number of continuous derivatives in x
+    (-1: jumps; 0: continuous; ``math.inf``: all); and ``finest_cell``, the side of the smallest cells between whose
+    corners it interpolates, in the unit cube (None: there are none).
     """
 
     otype: ClassVar[str]
@@ -38,6 +39,7 @@ class Encoding(nn.Module, ABC):
     n_input_dims: int
     n_output_dims: int
     smoothness: float
+    finest_cell: float | None = None
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

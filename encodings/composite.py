@@ -97,6 +97,8 @@ class Composite(Encoding):
             raise ValueError(f"nested: reduction {self.reduction} needs parts of equal width, got {widths}")
         self.n_output_dims = sum(widths) if self.reduction == "Concatenation" else widths[0]
         self.smoothness = min(part.smoothness for part in self._encodings())
+        cells = [part.finest_cell for part in self._encodings() if part.finest_cell is not None]
+        self.finest_cell = min(cells, default=None)
 
     def forward(self, x: Tensor) -> Tensor:
         expect_points(x, self.n_input_dims, owner=self)

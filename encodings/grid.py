@@ -261,6 +261,7 @@ class Grid(Encoding):
             per_level_scale=self.per_level_scale,
         )
         self.n_output_dims = n_levels * n_features_per_level
+        self.finest_cell = 1 / max(1.0, *(level.scale for level in self.levels))
         self.smoothness = {"Linear": 0, "Smoothstep": 1, "Nearest": -1}[self.interpolation]
         self.table = nn.Parameter(torch.empty(_n_entries(self.levels, n_features_per_level), n_features_per_level))
         self._initialise(expect_generator(generator))

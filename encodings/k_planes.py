@@ -77,6 +77,7 @@ class KPlanes(Encoding):
         expect_affordable("resolution", resolution, sum(map(math.prod, shapes)))
         expect_generator(generator)
         self.n_output_dims = len(self.multiscale) * n_features
+        self.finest_cell = 1 / (resolution * max(self.multiscale) - 1)
         self.planes = nn.ParameterList()
         for shape, pair in zip(shapes, self.axes * len(self.multiscale), strict=True):
             if TIME in pair:

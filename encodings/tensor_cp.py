@@ -57,6 +57,7 @@ class TensorCP(Encoding):
         self.n_input_dims = expect_int("n_input_dims", n_input_dims, 2, 3)
         self.resolution = expect_int("resolution", resolution, 2, 2**14)
         self.n_components = self.n_output_dims = expect_int("n_components", n_components, 1, 2**16)
+        self.finest_cell = 1 / (resolution - 1)
         expect_affordable("resolution", resolution, n_input_dims * resolution * n_components)
         expect_generator(generator)
         shape = (n_input_dims, resolution, n_components)

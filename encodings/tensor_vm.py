@@ -64,6 +64,7 @@ class TensorVM(Encoding):
         expect_affordable("resolution", resolution, 3 * (resolution**2 + resolution) * n_components)
         expect_generator(generator)
         self.n_output_dims = 3 * n_components
+        self.finest_cell = 1 / (resolution - 1)
         plane, line = (3, resolution, resolution, n_components), (3, resolution, n_components)
         self.planes = table(plane, lambda entries: entries.normal_(0, 0.1, generator=generator))
         self.lines = table(line, lambda entries: entries.normal_(0, 0.1, generator=generator))

@@ -65,6 +65,7 @@ class TriPlane(Encoding):
         self.reduction = expect_choice("reduction", reduction, REDUCTIONS)
         expect_affordable("resolution", resolution, 3 * resolution**2 * n_features)
         expect_generator(generator)
+        self.finest_cell = 1 / (resolution - 1)
         self.n_output_dims = 3 * n_features if self.reduction == "Concatenation" else n_features
         mean = 1.0 if self.reduction == "Product" else 0.0
         shape = (3, resolution, resolution, n_features)

@@ -8,6 +8,7 @@ polynomial to its values around the point and differentiate that (Chetan et al.,
     quadratic: min over b, g, H    of  Σ_j (b + g·e_j + ½ e_jᵀ H e_j - y_j)²   gradient g/σ, Hessian H/σ²
 
 σ sets what is kept: below the size of the finest cells noise passes, far above it the shape's own curvature is lost.
+Twice the finest cells for normals and four times for second derivatives did best; data/studies/derivatives.md.
 
 Where we differ from the released code: coordinates are centred and divided by σ before the fit (its float32 normal
 equations in plain coordinates are off by a factor of 3.6 in curvature on a sphere of radius 0.5 at σ = 0.002); samples
@@ -22,6 +23,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -32,17 +34,26 @@ Scalar = Callable[[Tensor], Tensor]
 """(N, d) points -> (N,) values."""
 
 METHODS = ("autodiff", "taps6", "taps4", "plane", "quadratic")
+SIGMA = 1e-2
+
+
+class Samples(TypedDict, total=False):
+    """Where a fit looks at the field.
+
+    Keys:
+        sigma: standard deviation of the samples, in the units of the points; 0.01. A `ShapeField` knows its cells and
+            chooses by them. The taps of second derivatives lie that far.
+        n_samples: for each point; an even number; 64.
+        generator: of the samples; None is a fixed seed, so that two calls agree.
+    """
+
+    sigma: float
+    n_samples: int
+    generator: torch.Generator | None
 
 
 def gradient(
-    f: Scalar,
-    points: Tensor,
-    method: str = "autodiff",
-    *,
-    step: float = 1e-3,
-    sigma: float = 1e-2,
-    n_samples: int = 64,
-    generator: torch.Generator | None = None,
+    f: Scalar, points: Tensor, method: str = "autodiff", *, step: float = 1e-3, **samples: Unpack[Samples]
 ) -> Tensor:
     """df/dx at each point.
 
@@ -50,11 +61,10 @@ def gradient(
         f: (N, d) -> (N,).
         points: (*batch, d) in the units of f.
         method: "autodiff"; "taps6", central differences along each axis; "taps4", the four corners of a tetrahedron
-            (3-D only; Neuralangelo's, second-order accurate like the six); "plane" or "quadratic", fits as above.
+            (3-D only; Neuralangelo's): an error of first order in the step where f bends across two axes, so that it
+            wants shorter steps than the six; "plane" or "quadratic", fits as above, whose gradients are equal.
         step: distance of the taps along an axis, in the units of the points; with "taps4" the corners lie that far.
-        sigma: standard deviation of the samples of a fit, in the units of the points.
-        n_samples: of a fit, for each point; an even number.
-        generator: of the samples; None is a fixed seed, so that two calls agree.
+        samples: of a fit, see `Samples`.
 
     Returns:
         (*batch, d), not normalised. With "autodiff" it can be differentiated again where gradients are enabled.
@@ -69,78 +79,53 @@ def gradient(
     expect_choice("method", method, METHODS)
     flat, d = _flat(points)
     if method == "autodiff":
-        return _autodiff(f, flat).view(points.shape)
-    if method == "taps6":
-        offsets, weights = torch.eye(d), torch.eye(d) / 2
-        both = torch.cat((offsets, -offsets))
-        return (_around(f, flat, both, _step(step)) @ torch.cat((weights, -weights)).to(flat) / step).view(points.shape)
-    if method == "taps4":
-        corners = _tetrahedron(d)
-        return (
-            _around(f, flat, corners, _step(step) / math.sqrt(3)) @ corners.to(flat) * (math.sqrt(3) / (4 * step))
-        ).view(points.shape)
-    fit = _Fit(d, sigma, n_samples, generator, is_quadratic=method == "quadratic")
-    return fit.coefficients(f, flat)[:, 1 : d + 1].div(sigma).view(points.shape)
+        found = _autodiff(f, flat)
+    elif method == "taps6":
+        taps = torch.cat((torch.eye(d), -torch.eye(d)))
+        found = _around(f, flat, taps, _step(step)) @ taps.to(flat) / (2 * step)
+    elif method == "taps4":
+        corners, h = _tetrahedron(d), _step(step) / math.sqrt(3)
+        found = _around(f, flat, corners, h) @ corners.to(flat) / (4 * h)
+    else:
+        found = _Fit(d, is_quadratic=method == "quadratic", **samples).first_and_second(f, flat)[0]
+    return found.view(points.shape)
 
 
-def hessian(
-    f: Scalar,
-    points: Tensor,
-    method: str = "quadratic",
-    *,
-    sigma: float = 1e-2,
-    n_samples: int = 64,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """d²f/dx², symmetric, (*batch, d, d); arguments as for `gradient`.
+def hessian(f: Scalar, points: Tensor, method: str = "quadratic", **samples: Unpack[Samples]) -> Tensor:
+    """d²f/dx², symmetric, (*batch, d, d).
 
     Args:
+        f: (N, d) -> (N,).
+        points: (*batch, d) in the units of f.
         method: "autodiff", "taps6" (differences of values at sigma along the axes) or "quadratic".
+        samples: see `Samples`.
     """
-    return _first_and_second(f, points, method, sigma, n_samples, generator)[1]
+    return _first_and_second(f, points, method, samples)[1]
 
 
-def laplacian(
-    f: Scalar,
-    points: Tensor,
-    method: str = "quadratic",
-    *,
-    sigma: float = 1e-2,
-    n_samples: int = 64,
-    generator: torch.Generator | None = None,
-) -> Tensor:
+def laplacian(f: Scalar, points: Tensor, method: str = "quadratic", **samples: Unpack[Samples]) -> Tensor:
     """The trace of the Hessian, (*batch,); arguments as for `hessian`, and "taps4" for five values a point in 3-D."""
     if expect_choice("method", method, METHODS) == "taps4":
         flat, d = _flat(points)
-        h = _step(sigma) / math.sqrt(3)
+        h = _step(samples.get("sigma", SIGMA)) / math.sqrt(3)
         corners = _around(f, flat, _tetrahedron(d), h).sum(-1)
         return ((corners / 2 - 2 * f(flat)) / h**2).view(points.shape[:-1])
-    return hessian(f, points, method, sigma=sigma, n_samples=n_samples, generator=generator).diagonal(0, -2, -1).sum(-1)
+    return hessian(f, points, method, **samples).diagonal(0, -2, -1).sum(-1)
 
 
-def mean_curvature(
-    f: Scalar,
-    points: Tensor,
-    method: str = "quadratic",
-    *,
-    sigma: float = 1e-2,
-    n_samples: int = 64,
-    generator: torch.Generator | None = None,
-) -> Tensor:
+def mean_curvature(f: Scalar, points: Tensor, method: str = "quadratic", **samples: Unpack[Samples]) -> Tensor:
     """div(∇f/|∇f|)/(d - 1) of the level set through each point, (*batch,), in 1/units of the points.
 
     Positive on a ball's surface whose field is positive outside: 1/r. Arguments as for `hessian`.
     """
-    g, h = _first_and_second(f, points, method, sigma, n_samples, generator)
+    g, h = _first_and_second(f, points, method, samples)
     squared = (g * g).sum(-1)
     bent = torch.einsum("...i,...ij,...j->...", g, h, g)
     trace = h.diagonal(0, -2, -1).sum(-1)
     return (trace * squared - bent) / (squared**1.5 * max(1, points.shape[-1] - 1))
 
 
-def _first_and_second(
-    f: Scalar, points: Tensor, method: str, sigma: float, n_samples: int, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
+def _first_and_second(f: Scalar, points: Tensor, method: str, samples: Samples) -> tuple[Tensor, Tensor]:
     """Gradient and Hessian from the same values."""
     expect_choice("method", method, ("autodiff", "taps6", "quadratic"))
     flat, d = _flat(points)
@@ -152,15 +137,11 @@ def _first_and_second(
         second = torch.stack([torch.zeros_like(flat) if row is None else row for row in rows], 1)
         first = g.detach()
     elif method == "taps6":
+        sigma = samples.get("sigma", SIGMA)
         first = gradient(f, flat, "taps6", step=sigma)
         second = _second_differences(f, flat, _step(sigma))
     else:
-        fit = _Fit(d, sigma, n_samples, generator, is_quadratic=True)
-        c = fit.coefficients(f, flat)
-        first = c[:, 1 : d + 1] / sigma
-        second = torch.zeros(len(flat), d, d, dtype=c.dtype, device=c.device)
-        for column, (i, j) in enumerate(_pairs(d), start=d + 1):
-            second[:, i, j] = second[:, j, i] = c[:, column] / sigma**2
+        first, second = _Fit(d, is_quadratic=True, **samples).first_and_second(f, flat)
     return first.view(points.shape), second.view(*points.shape, d)
 
 
@@ -171,7 +152,13 @@ class _Fit:
     """
 
     def __init__(
-        self, d: int, sigma: float, n_samples: int, generator: torch.Generator | None, *, is_quadratic: bool
+        self,
+        d: int,
+        *,
+        is_quadratic: bool,
+        sigma: float = SIGMA,
+        n_samples: int = 64,
+        generator: torch.Generator | None = None,
     ) -> None:
         self.sigma = expect_float("sigma", sigma, 0.0, open_low=True)
         n_unknown = 1 + d + (d * (d + 1) // 2 if is_quadratic else 0)
@@ -192,6 +179,16 @@ class _Fit:
         values = _around(f, points, self.offsets, self.sigma)
         centre = values.mean(1, keepdim=True)  # a constant is fitted exactly; taking it out first keeps its digits
         return (values - centre) @ self.solution.T.to(values)
+
+    def first_and_second(self, f: Scalar, points: Tensor) -> tuple[Tensor, Tensor]:
+        """The polynomial's gradient (N, d) and Hessian (N, d, d); that of a plane is 0."""
+        n, d = points.shape
+        c = self.coefficients(f, points)
+        second = c.new_zeros(n, d, d)
+        if c.shape[1] > d + 1:
+            for column, (i, j) in enumerate(_pairs(d), start=d + 1):
+                second[:, i, j] = second[:, j, i] = c[:, column] / self.sigma**2
+        return c[:, 1 : d + 1] / self.sigma, second
 
 
 def _around(f: Scalar, points: Tensor, offsets: Tensor, scale: float, chunk: int = 2**18) -> Tensor:

@@ -26,13 +26,36 @@ from fieldforge.renderers.marching_cubes import marching_cubes
 
 BLOCK = 4
 """Cells along a side of the finest blocks."""
+MAX_RESOLUTION = 4096
+BYTES_A_BLOCK = 3000
+"""What a kept block costs at most: its values, and the triangles through it while they are put together (measured)."""
 _FACTOR = 4
-_MAX_RESOLUTION = 4096
+_N_LOOKED = 32
 _OUTWARD = tuple(np.array(move) for move in ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)))
 
 
 class EmptyLevelError(ValueError):
-    """The function does not take the level inside the box; the message gives the range that was seen."""
+    """The function does not take the level inside the box; the message gives the range that was seen.
+
+    Attributes: `level`, `smallest`, `largest`, in the units of the function.
+    """
+
+    def __init__(self, level: float, smallest: float, largest: float) -> None:
+        super().__init__(
+            f"level: {level:g} is nowhere in the box; the values seen there go from {smallest:g} to {largest:g}"
+        )
+        self.level, self.smallest, self.largest = level, smallest, largest
+
+
+class TooLargeError(ValueError):
+    """The surface needs more memory than it may take; `needed` and `max_bytes`, in bytes."""
+
+    def __init__(self, resolution: int, needed: int, max_bytes: int) -> None:
+        super().__init__(
+            f"resolution: {resolution} cells a side need about {needed / 2**30:.1f} GiB for this surface, and there "
+            f"are {max_bytes / 2**30:.1f} GiB; {int(resolution * (max_bytes / needed) ** 0.5)} should do"
+        )
+        self.needed, self.max_bytes = needed, max_bytes
 
 
 @dataclass(frozen=True)
@@ -71,6 +94,7 @@ def isosurface(
     slope: float = 1.5,
     observe: Callable[[float], None] = lambda share: None,
     chunk: int = 2**18,
+    max_bytes: int | None = None,
 ) -> Isosurface:
     """The surface f = level inside a box.
 
@@ -83,23 +107,62 @@ def isosurface(
         slope: the steepest that such an f is, 1 for an exact distance.
         observe: told the share of the work that is done, 0 to 1.
         chunk: points asked for at a time.
+        max_bytes: memory that the surface may take, as far as its blocks say beforehand; None: any.
 
     Raises:
         EmptyLevelError: the level is nowhere in the box.
+        TooLargeError: it would take more than `max_bytes`.
         ValueError: resolution, level, slope or box out of range, or f gives values that are not finite.
     """
-    expect_int("resolution", resolution, 2, _MAX_RESOLUTION)
+    expect_int("resolution", resolution, 2, MAX_RESOLUTION)
     expect_float("level", level)
     expect_float("slope", slope, 1.0, 100.0)
     lattice = _Lattice(f, box, resolution, level, chunk)
-    blocks = lattice.near_by_bound(slope) if is_distance else lattice.near_by_corners()
-    observe(0.1)
-    values, blocks = lattice.follow(blocks, lambda share: observe(0.1 + 0.8 * share))
+    first = 0.1 if is_distance else 0.5  # of the work, about: corners are asked everywhere
+    blocks = (
+        lattice.near_by_bound(slope) if is_distance else lattice.near_by_corners(lambda share: observe(first * share))
+    )
+    observe(first)
+    if max_bytes is not None and BYTES_A_BLOCK * len(blocks) > max_bytes:
+        raise TooLargeError(resolution, BYTES_A_BLOCK * len(blocks), max_bytes)
+    values, blocks = lattice.follow(blocks, lambda share: observe(first + (0.9 - first) * share))
     corners = blocks * BLOCK
     _forget_beyond(values, lattice.n_cells - corners)
     vertices, faces = marching_cubes(values, corners, lattice.n_cells + 1)
     observe(1.0)
     return Isosurface(lattice.low + vertices * lattice.cell, faces, lattice.n_evaluated, int(lattice.n_cells.prod()))
+
+
+def surface_blocks(
+    f: Callable[[Tensor], Tensor],
+    box: tuple[Sequence[float], Sequence[float]],
+    *,
+    n_blocks: int = 128,
+    level: float = 0.0,
+    is_distance: bool = False,
+    slope: float = 1.5,
+    margin: float = 0.0,
+    chunk: int = 2**18,
+) -> tuple[Tensor, int]:
+    """Which of the blocks that fill a box the surface f = level can pass through, found as `isosurface` finds them.
+
+    Args:
+        f, box, level, is_distance, slope, chunk: as `isosurface`.
+        n_blocks: along the longest side of the box.
+        margin: blocks that come so close to the surface are kept too, in the units of the box. Where f is no distance,
+            a block that has corners on both sides is kept with its neighbours, whatever the margin.
+
+    Returns:
+        (X, Y, Z) bool, and how often f was asked.
+    """
+    expect_int("n_blocks", n_blocks, 1, MAX_RESOLUTION // BLOCK)
+    expect_float("margin", margin, 0.0)
+    lattice = _Lattice(f, box, n_blocks * BLOCK, expect_float("level", level), chunk)
+    expect_float("slope", slope, 1.0, 100.0)
+    kept = lattice.near_by_bound(slope, margin) if is_distance else lattice.near_by_corners()
+    cells = torch.zeros(tuple(lattice.n_blocks), dtype=torch.bool)
+    cells[tuple(torch.from_numpy(kept.T))] = True
+    return cells, lattice.n_evaluated
 
 
 class _Lattice:
@@ -139,14 +202,14 @@ class _Lattice:
             raise ValueError("f: gives values that are not finite; the field is damaged")
         return found
 
-    def near_by_bound(self, slope: float) -> np.ndarray:
-        """Finest blocks whose centre is no farther from the surface than their half diagonal, from coarse to fine."""
+    def near_by_bound(self, slope: float, margin: float = 0.0) -> np.ndarray:
+        """Finest blocks whose centre is no farther from the surface than half diagonal and margin, coarse to fine."""
         size = BLOCK * _FACTOR**2
         counts = -(-self.n_cells // size)
         blocks = np.stack(np.meshgrid(*(np.arange(count) for count in counts), indexing="ij"), -1).reshape(-1, 3)
         while True:
             distance = np.abs(self.ask((blocks + 0.5) * size)) / slope
-            blocks = blocks[distance <= size * self.cell * np.sqrt(3) / 2]
+            blocks = blocks[distance <= size * self.cell * np.sqrt(3) / 2 + margin]
             if size == BLOCK:
                 return blocks
             size //= _FACTOR
@@ -154,7 +217,7 @@ class _Lattice:
             blocks = (blocks[:, None] * _FACTOR + steps).reshape(-1, 3)
             blocks = blocks[(blocks * size < self.n_cells).all(1)]
 
-    def near_by_corners(self) -> np.ndarray:
+    def near_by_corners(self, observe: Callable[[float], None] = lambda share: None) -> np.ndarray:
         """Finest blocks with corners on both sides of the level, and their neighbours."""
         shape = self.n_blocks + 1
         inside = np.empty(shape, bool)
@@ -162,6 +225,7 @@ class _Lattice:
         for x in range(shape[0]):
             corners = np.minimum(np.column_stack([np.full(len(yz), x), yz]) * BLOCK, self.n_cells)
             inside[x] = (self.ask(corners) < 0).reshape(shape[1:])
+            observe((x + 1) / shape[0])
         count = sum(
             inside[_part(dx), _part(dy), _part(dz)].astype(np.int8) for dx in (0, 1) for dy in (0, 1) for dz in (0, 1)
         )
@@ -178,13 +242,15 @@ class _Lattice:
         steps = np.stack(np.meshgrid(*(np.arange(BLOCK + 1),) * 3, indexing="ij"), -1).reshape(-1, 3)
         all_blocks, all_values = [], []
         rows = max(1, self.chunk // len(steps))
+        n_known, n_done = len(blocks), 0
         while len(blocks):
             found = []
             for first in range(0, len(blocks), rows):
                 part = blocks[first : first + rows]
                 corners = np.minimum((part[:, None] * BLOCK + steps).reshape(-1, 3), self.n_cells)
                 found.append(self.ask(corners).reshape(len(part), *(BLOCK + 1,) * 3))
-                observe(min(1.0, (first + rows) / len(blocks)))
+                n_done += len(part)
+                observe(n_done / n_known)
             values = np.concatenate(found)
             all_blocks.append(blocks)
             all_values.append(values)
@@ -193,12 +259,16 @@ class _Lattice:
             behind = np.unique(behind[~is_kept[tuple(behind.T)]], axis=0)
             is_kept[tuple(behind.T)] = True
             blocks = behind
+            n_known += len(blocks)
         if not all_blocks or not any((values < 0).any() and (values >= 0).any() for values in all_values):
-            raise EmptyLevelError(
-                f"level: {self.level:g} is nowhere in the box; the values seen there go from {self.smallest:g} to "
-                f"{self.largest:g}"
-            )
+            self._look_around()
+            raise EmptyLevelError(self.level, float(self.smallest), float(self.largest))
         return np.concatenate(all_values), np.concatenate(all_blocks)
+
+    def _look_around(self) -> None:
+        """Ask all over the box, so that `smallest` and `largest` are the function's range and not that of one place."""
+        middles = np.stack(np.meshgrid(*(np.arange(_N_LOOKED) + 0.5,) * 3, indexing="ij"), -1).reshape(-1, 3)
+        self.ask(middles * self.n_cells / _N_LOOKED)
 
 
 def _part(step: int) -> slice:

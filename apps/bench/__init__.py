@@ -6,8 +6,13 @@ Candidates take turns, on one thread, and are timed by the CPU time of the proce
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
+
+OF_DATA = ("presets", "shape", "clouds", "operators")
+"""Suites that measure on files of a folder."""
+SUITES = ("cpu", "encodings", "image", *OF_DATA, "report")
 
 
 def main(
@@ -26,20 +31,15 @@ def main(
         return run_cpu(rows, is_quick=is_quick, only=only, repeats=repeats)
     if only or repeats is not None:
         raise ValueError(f"only, repeats: are for the suite 'cpu', not '{suite}'")
-    if suite == "encodings":
-        from fieldforge.apps.bench.encodings import run as run_encodings
-
-        run_encodings(rows, is_quick=is_quick)
-    elif suite == "image":
-        from fieldforge.apps.bench.image import run as run_image
-
-        run_image(rows, is_quick=is_quick)
-    elif suite == "presets":
-        from fieldforge.apps.bench.presets import run as run_presets
-
-        run_presets(rows, data, is_quick=is_quick)
-    else:
+    if suite == "report":
         from fieldforge.apps.bench.report import write_tables
 
-        write_tables(rows, Path("README.md"))
+        for page in (Path("README.md"), *sorted(Path("data/studies").glob("*.md"))):
+            write_tables(rows, page)
+        return 0
+    run = importlib.import_module(f"fieldforge.apps.bench.{suite}").run
+    if suite in OF_DATA:
+        run(rows, data, is_quick=is_quick)
+    else:
+        run(rows, is_quick=is_quick)
     return 0

@@ -1,4 +1,4 @@
-"""``fieldforge bench report``: the README's tables, from the rows of the last runs.
+"""``fieldforge bench report``: the tables of the README and of the studies, from the rows of the last runs.
 
 A table stands between ``<!-- bench:NAME -->`` and ``<!-- /bench -->``; only what is between is replaced.
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 from fieldforge.apps.bench.cpu.table import limits_line, lines, memory_line
 from fieldforge.apps.bench.harness import latest, say
+from fieldforge.apps.bench.operators_page import tables
 
 Rows = list[dict[str, Any]]
 
@@ -67,12 +68,58 @@ def _ratios(unit: str) -> Callable[[Rows], str]:
     return table
 
 
+def _shape(rows: Rows) -> str:
+    """Three tables: quality by shape and preset, the step against plain PyTorch, recipes."""
+
+    def of(part: str) -> Rows:
+        return [row for row in rows if row["case"].startswith(part)]
+
+    lines = [
+        _line(["shape", "preset", "volume IoU", "near IoU", "F-score at 1 %", "at 0.5 %", "Chamfer", "stray",
+               "training", "file"]),
+        _line(["---"] * 10),
+    ]  # fmt: skip
+    for row in of("quality "):
+        q = row["quality"]
+        lines.append(
+            _line([row["case"].removeprefix("quality "), f"`{row['candidate']}`", f"{q['volume_iou']:.4f}",
+                   f"{q['near_iou']:.4f}", f"{q['f_score_0.01']:.4f}", f"{q['f_score_0.005']:.4f}",
+                   f"{100 * q['chamfer']:.3f} %", f"{100 * q['stray']:.2f} %", f"{row['seconds']:.1f} s",
+                   _size(q["bytes"])])
+        )  # fmt: skip
+    lines += ["", _line(["case", "candidate", "samples per second", "ratio to plain PyTorch"]), _line(["---"] * 4)]
+    steps = of("step of ")
+    for case in dict.fromkeys(row["case"] for row in steps):
+        of_case = [row for row in steps if row["case"] == case]
+        for row in of_case:
+            ratio = of_case[0]["seconds"] / row["seconds"]
+            lines.append(_line([case, row["candidate"], f"{row['rate'] / 1e6:.3g} M", f"{ratio:.2g} x"]))
+    recipes = of("recipe ")
+    if recipes:
+        lines += ["", _line(["shape", "samples", "volume IoU", "near IoU", "error near", "error far", "stray"])]
+        lines.append(_line(["---"] * 7))
+    for row in recipes:
+        q = row["quality"]
+        lines.append(
+            _line([row["case"].removeprefix("recipe "), row["candidate"], f"{q['volume_iou']:.4f}",
+                   f"{q['near_iou']:.4f}", f"{100 * q['distance_error_near']:.3f} %",
+                   f"{100 * q['distance_error_far']:.3f} %", f"{100 * q['stray']:.2f} %"])
+        )  # fmt: skip
+    how = "quality and recipes: two cores, wall time; steps: one thread, median of CPU time"
+    said = "Lengths are shares of the diagonal of the mesh's bounding box."
+    return "\n".join([*lines, "", f"{said} {_about(rows, how)}"])
+
+
 def _cpu(rows: Rows) -> str:
     headings, *cells = lines(rows)
     table = [_line(headings), _line(["---"] * len(headings)), *map(_line, cells)]
     said = [limits_line(row) for row in rows if row["case"] == "limits"]
     said += [memory_line(row) for row in rows if row["candidate"] == "memory"]
     return "\n".join([*table, "", *said, "", _about(rows, "one thread, median of CPU time")])
+
+
+def _operators(rows: Rows) -> str:
+    return "\n\n".join([tables(rows), _about(rows, "one thread")])
 
 
 def _about(rows: Rows, how: str) -> str:
@@ -93,8 +140,10 @@ def _size(n_bytes: float) -> str:
 
 TABLES: dict[str, Callable[[Rows], str]] = {
     "presets": _presets,
+    "shape": _shape,
     "cpu": _cpu,
     "encodings": _ratios("points"),
     "image": _ratios("pixels"),
+    "operators": _operators,
 }
 """Suite -> how its table is made."""

@@ -27,7 +27,7 @@ from fieldforge.fields import fused
 from fieldforge.fields.kinds.base import Field
 from fieldforge.fields.kinds.image import ImageField
 from fieldforge.kernels import cpu_door, cpu_encodings, cpu_ops, cpu_training
-from fieldforge.registry import build
+from fieldforge.registry import ConfigError, build
 
 NATIVE_LOSSES: tuple[type[Loss], ...] = (
     squared.L2, squared.RelativeL2, squared.RelativeL2Luminance, absolute.L1, absolute.RelativeL1, absolute.MAPE,
@@ -179,6 +179,8 @@ def make_step(
     parameters = Parameters.of(fitted, [fitted.network])
     optimizer: Optimizer = build("optimizer", config["optimizer"], path="optimizer", parameters=parameters)
     loss = build("loss", config["loss"], path="loss")
+    if not isinstance(loss, Loss):
+        raise ConfigError(f"loss: {loss.otype} looks at the slopes or levels of a signed distance, and this is none")
     step = why_plain or fused_step(learner, draw, loss, optimizer, hooks)
     if isinstance(step, str):
         return PlainStep(query=query, draw=draw, loss=loss, optimizer=optimizer, hooks=hooks), optimizer, step

@@ -206,6 +206,9 @@ class Job(ABC, Generic[F]):
     def expect_target(self, value: float) -> None:
         """Raise ValueError if the target cannot be reached by such a field."""
 
+    def refine(self, fitted: F, seed: int, observe: Silent) -> None:
+        """Called when training is over and the field is not yet rounded; moves its parameters in place."""
+
     def finish(self, result: Any) -> None:
         """Called when all is measured and written."""
 
@@ -274,6 +277,8 @@ class Job(ABC, Generic[F]):
             return result
         storage = self.options.of(config["fit"]).storage
         fitted.requires_grad_(False)
+        if state.stopped_by != "signal":
+            self.refine(fitted, plan.seed, observe)
         round_to(fitted, storage)
         result.figures = self.measure(fitted, lambda text: observe(Progress(state, message=text)))
         if path is not None:

@@ -72,19 +72,24 @@ class ShapeOptions(Options):
     """Of a shape fit.
 
     Args:
-        recipe: where samples are taken, one of `fieldforge.apps.shapes.samples.RECIPES`.
+        recipe: where samples are taken, one of `fieldforge.apps.shapes.samples.RECIPES`; for losses that need no
+            distance (SIREN, IGR), one of `SURFACE_RECIPES` there.
         pool_size: samples that are prepared at a time.
         n_passes: how often each pool is gone through before the next.
+        sphere: radius, in sides of the cube, of the sphere whose distance the untrained field is; 0: not a sphere but
+            what the network's own initialisation gives. Of signed distances.
     """
 
     recipe: str = "layers"
     pool_size: int = 2**18
     n_passes: int = 4
+    sphere: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        from fieldforge.apps.shapes.samples import RECIPES
+        from fieldforge.apps.shapes.samples import RECIPES, SURFACE_RECIPES
 
-        expect_choice("recipe", self.recipe, RECIPES)
+        expect_choice("recipe", self.recipe, [*RECIPES, *(SURFACE_RECIPES.keys() - RECIPES.keys())])
+        expect_float("sphere", self.sphere, 0.0, 1.0)
         expect_int("pool_size", self.pool_size, self.batch_size, 2**26)
         expect_int("n_passes", self.n_passes, 1, 10**6)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import numpy as np
 from rich.progress import track
@@ -13,19 +14,32 @@ from fieldforge.apps.fit.command import expect_another_file, expect_writable
 from fieldforge.apps.images import ImageWriter
 from fieldforge.apps.mesh import progress_bar
 from fieldforge.apps.render.image import render_strips, view_of
+<<<<<<< HEAD
 from fieldforge.apps.render.shape import VIEWS, orbit, render_shape
 from fieldforge.apps.render.video import VideoWriter
 from fieldforge.apps.render.views import render_scene
+=======
+from fieldforge.apps.render.scene import Scene
+from fieldforge.apps.render.shape import VIEWS, orbit
+from fieldforge.apps.render.shape import render_strips as render_shape_strips
+from fieldforge.apps.render.video import MAX_VIDEO_SIDE, VideoWriter
+>>>>>>> main
 from fieldforge.backends import use_backend
 from fieldforge.fields.file import load_field
 from fieldforge.fields.kinds.base import Field
 from fieldforge.fields.kinds.image import ImageField
 from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.fields.kinds.shape import ShapeField
+from fieldforge.renderers.cameras import MAX_SIDE, Pinhole
 
+<<<<<<< HEAD
 ONLY_IMAGES: dict[str, object] = {"scale": None, "crop": None, "bits": 8}
 ONLY_SHAPES: dict[str, object] = {"view": None, "mode": None, "up": "y", "frames": 120}
 ONLY_SCENES: dict[str, object] = {"split": None, "data": None, "path": None}
+=======
+ONLY_IMAGES = {"scale": None, "crop": None, "bits": 8}
+ONLY_SHAPES = {"view": None, "mode": None, "up": "y", "frames": 120, "shadows": False}
+>>>>>>> main
 """Options that one kind of field has, with the value that means nobody asked."""
 
 
@@ -72,22 +86,32 @@ def _render_image(field: ImageField, options: argparse.Namespace) -> int:
 
 def _render_shape(field: ShapeField, options: argparse.Namespace) -> int:
     width, height = options.size or (800, 800)
-    mode = options.mode or "clay"
     is_video = options.output.suffix.lower() == ".mp4"
+    longest = MAX_VIDEO_SIDE if is_video else MAX_SIDE
+    if not (1 <= width <= longest and 1 <= height <= longest):
+        raise UsageError(
+            f"--size {width}x{height}: {'videos' if is_video else 'pictures'} of shapes are 1x1 to {longest}x{longest}"
+        )
+    mode = options.mode or "clay"
     name = options.view or ("turntable" if is_video else "iso")
     if (name == "turntable") != is_video:
         raise UsageError(
             f"--view {name}: {'a turntable goes to an .mp4' if not is_video else 'an .mp4 is a turntable'}"
         )
+    if options.shadows and mode != "clay":
+        raise UsageError(f"--shadows: belong to --clay, not to --{mode}")
+    scene = Scene(field)  # what all frames share is made once
     if not is_video:
         azimuth, elevation = VIEWS[name]
         camera = orbit(azimuth, elevation, size=(width, height), up=options.up)
-        with progress_bar("rendering", is_silent=options.quiet) as observe:
-            picture = render_shape(field, camera, mode, observe=observe)
-        with ImageWriter(
-            options.output, width=width, height=height, n_channels=3, bits=8, color_space="srgb"
-        ) as writer:
-            writer.write(on_white(picture))
+        with (
+            ImageWriter(
+                options.output, width=width, height=height, n_channels=3, bits=8, color_space="srgb"
+            ) as writer,
+            progress_bar("rendering", is_silent=options.quiet) as observe,
+        ):  # fmt: skip
+            for rows in _strips(scene, camera, mode, options.shadows, observe):
+                writer.write(rows)
     else:
         with (
             VideoWriter(options.output, width=width, height=height) as video,
@@ -95,12 +119,26 @@ def _render_shape(field: ShapeField, options: argparse.Namespace) -> int:
         ):
             for frame in range(options.frames):
                 camera = orbit(360 * frame / options.frames, 15.0, size=(width, height), up=options.up)
-                picture = on_white(render_shape(field, camera, mode))
+                done = partial(_of_a_part, observe, frame, options.frames)
+                picture = np.concatenate(list(_strips(scene, camera, mode, options.shadows, done)))
                 video.write(np.round(picture * 255).astype(np.uint8))
-                observe((frame + 1) / options.frames)
     if not options.quiet:
         print(f"{options.output}: {width}x{height} pixels{f', {options.frames} frames' if is_video else ''}")
     return 0
+
+
+def _strips(
+    scene: Scene, camera: Pinhole, mode: str, shadows: bool, observe: Callable[[float], None]
+) -> Iterator[np.ndarray]:
+    n_rows = 0
+    for strip in render_shape_strips(scene, camera, mode, shadows=shadows):
+        yield on_white(strip)
+        n_rows += len(strip)
+        observe(n_rows / camera.height)
+
+
+def _of_a_part(observe: Callable[[float], None], part: int, n_parts: int, share: float) -> None:
+    observe((part + share) / n_parts)
 
 
 def on_white(picture: np.ndarray) -> np.ndarray:

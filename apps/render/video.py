@@ -7,6 +7,9 @@ from types import TracebackType
 
 import numpy as np
 
+MAX_VIDEO_SIDE = 4096
+"""Of an H.264 picture that players show (level 5.2), in pixels."""
+
 
 class VideoError(RuntimeError):
     """A video cannot be written; the message says why and what would do."""

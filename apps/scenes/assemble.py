@@ -9,7 +9,16 @@ import numpy as np
 import torch
 
 from fieldforge.apps.scenes import bounds as where
-from fieldforge.apps.scenes.draft import HUGE, Draft, Frame, cameras_of, named, rotations_checked, times_checked
+from fieldforge.apps.scenes.draft import (
+    HUGE,
+    LARGEST,
+    Draft,
+    Frame,
+    cameras_of,
+    named,
+    rotations_checked,
+    times_checked,
+)
 from fieldforge.apps.scenes.files import read_mask, read_photo
 from fieldforge.apps.scenes.photos import Photos
 from fieldforge.apps.scenes.scene import Bounds, Scene, SceneError, Split, View, hold_out
@@ -149,6 +158,9 @@ def _bounds(draft: Draft, cameras: Cameras, has_alpha: bool) -> Bounds:
         ranges = np.array([frame.ranges for frame in draft.frames])
         return _noticed(where.between_depths(cameras, ranges, draft.box_reason), cameras, draft.notes, inside=False)
     if draft.box is not None:
+        low, high = draft.box
+        if not (np.abs(draft.box).max() <= LARGEST and (high - low).min() > 1e-9 * np.abs(draft.box).max()):
+            raise SceneError(f"{draft.box_reason}: says a box from {low} to {high}, in which nothing fits")
         found = where.given_box(cameras, draft.box, draft.box_reason)
     elif draft.points is not None and len(draft.points) >= 100:
         found = where.around_points(cameras, draft.points, f"{len(draft.points)} points of the model")

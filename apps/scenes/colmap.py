@@ -156,10 +156,9 @@ def _floats(place: str, words: list[str]) -> list[float]:
 
 
 def _ints(place: str, words: list[str]) -> list[int]:
-    try:
-        return [int(word) for word in words]
-    except ValueError:
-        raise SceneError(f"{place}: expected whole numbers, got {' '.join(words)[:60]!r}") from None
+    if not all(word.isdecimal() and len(word) < 19 for word in words):
+        raise SceneError(f"{place}: expected whole numbers of at least 0, got {' '.join(words)[:60]!r}")
+    return [int(word) for word in words]
 
 
 def read_cameras(path: Path) -> dict[int, Lens]:
@@ -217,8 +216,8 @@ def read_images(path: Path) -> dict[int, Posed]:
             if len(words) < 10:
                 raise SceneError(f"{place}: expected an image of 10 words, got {len(words)}; each image has two lines")
             numbers = np.array(_floats(place, seen), dtype=np.float64)
-            if numbers.size % 3:
-                raise SceneError(f"{place}: the next line: expected x, y, point in threes, got {numbers.size} numbers")
+            if numbers.size % 3 or not (np.abs(numbers) < 2**53).all():
+                raise SceneError(f"{place}: the next line: expected x, y, point in threes, got {' '.join(seen)[:60]!r}")
             numbers = numbers.reshape(-1, 3)
             number, camera = _ints(place, [words[0], words[8]])
             pose = _pose(place, np.array(_floats(place, words[1:8])))

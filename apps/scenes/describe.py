@@ -10,8 +10,8 @@ from fieldforge.apps.scenes.scene import SPLITS, Scene
 def describe(scene: Scene) -> list[str]:
     """What was found: format, views, sizes, cameras, where the scene is, how photos are kept, what to know.
 
-    Example:
-        >>> print("\\n".join(describe(read_scene("lego"))))  # doctest: +SKIP
+    For lego these are::
+
         lego: NeRF-synthetic: transforms_train.json, transforms_val.json, transforms_test.json
         130 views: 100 train, 5 val, 25 test; 400x400 RGBA, pinhole, focal length 555.6 px
         box (-1.45, -1.45, -1.45) to (1.45, 1.45, 1.45), rays from 1.51 to 6.54: an object that all photos show whole

@@ -9,7 +9,8 @@ Lengths are reported as shares of the diagonal of the mesh's bounding box, so th
 - F-score at τ: harmonic mean of the shares of points of either surface that lie within τ of the other.
 - normal consistency: mean of |n · n'| over points of the mesh, n' at the nearest place of the field's surface.
 - distance error: mean |field - truth| near (within 1 %) and far, over the diagonal; of fields that are distances.
-- gradient norm: quantiles of |∇ level| at uniform points; 1 everywhere for a distance.
+- gradient norm: quantiles of |∇ level| at uniform points, and a histogram, `BINS` shares from 0 to 2, the last with all
+  that is steeper; 1 everywhere for a distance.
 - stray: the farthest that the field's surface gets away from the mesh.
 """
 
@@ -20,6 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from fieldforge.apps.shapes.cloud import PointSurface
+from fieldforge.apps.shapes.points import PointTruth
 from fieldforge.apps.shapes.surface import Surface
 from fieldforge.apps.shapes.truth import Truth
 from fieldforge.fields.kinds.shape import ShapeField
@@ -27,11 +30,19 @@ from fieldforge.renderers.isosurface import Isosurface
 
 CHUNK = 2**18
 NEAR = 0.01
+BINS = 20
 IOU_POINTS = 2**20
 """Points of the cube that a volume IoU is taken over, unless told."""
 
 
-def volume_iou(field: ShapeField, truth: Truth, surface: Surface, *, n: int | None = None, seed: int = 0) -> float:
+def volume_iou(
+    field: ShapeField,
+    truth: Truth | PointTruth,
+    surface: Surface | PointSurface,
+    *,
+    n: int | None = None,
+    seed: int = 0,
+) -> float:
     """Share of the union of both insides that is in both, over n uniform points of the cube (None: `IOU_POINTS`)."""
     n = IOU_POINTS if n is None else n
     points = np.random.default_rng(seed).random((n, 3)).astype(np.float32)
@@ -40,8 +51,8 @@ def volume_iou(field: ShapeField, truth: Truth, surface: Surface, *, n: int | No
 
 def evaluate(
     field: ShapeField, surface: Surface, extracted: Isosurface, *, n: int = 2**18, seed: int = 0
-) -> dict[str, float]:
-    """All figures of the module's docstring, by name.
+) -> dict[str, Any]:
+    """All figures of the module's docstring, by name: numbers, and one list, the histogram.
 
     Args:
         field: in world units.
@@ -53,7 +64,7 @@ def evaluate(
     truth = Truth(surface.vertices, surface.faces, is_solid=surface.health.is_closed)
     random = np.random.default_rng(seed)
     diagonal = float(np.linalg.norm(np.ptp(surface.vertices, axis=0)))
-    figures: dict[str, float] = {}
+    figures: dict[str, Any] = {}
     on, normals = truth.sample_surface(n, random)
     near = np.clip(on + random.normal(0, NEAR * diagonal / 2, on.shape), 0, 1).astype(np.float32)
     far = random.random((n, 3)).astype(np.float32)
@@ -66,9 +77,11 @@ def evaluate(
             error = np.abs(_level(field, surface, points) / surface.cube.side - exact(points.astype(np.float64)))
             figures[f"distance_error_{name}"] = float(error.mean()) / diagonal
     figures |= compare_surfaces(surface, truth, extracted, on, normals, random)
-    slopes = _gradient_norms(field, surface, far[: min(n, 2**15)])
+    slopes = gradient_norms(field, surface, far[: min(n, 2**15)])
     for quantile in (0.05, 0.5, 0.95):
         figures[f"gradient_norm_{round(100 * quantile):02d}"] = float(np.quantile(slopes, quantile))
+    counts, _ = np.histogram(slopes.clip(max=2), BINS, (0, 2))
+    figures["gradient_norm_histogram"] = [round(float(share), 6) for share in counts / len(slopes)]
     return figures
 
 
@@ -103,7 +116,7 @@ def _iou(a: np.ndarray, b: np.ndarray) -> float:
     return float((a & b).sum() / union) if union else 1.0
 
 
-def _level(field: ShapeField, surface: Surface, unit: np.ndarray) -> np.ndarray:
+def _level(field: ShapeField, surface: Surface | PointSurface, unit: np.ndarray) -> np.ndarray:
     """The field's level at points of the unit cube, in world units."""
     found = np.empty(len(unit), np.float32)
     with torch.no_grad():
@@ -113,7 +126,8 @@ def _level(field: ShapeField, surface: Surface, unit: np.ndarray) -> np.ndarray:
     return found
 
 
-def _gradient_norms(field: ShapeField, surface: Surface, unit: np.ndarray) -> np.ndarray:
+def gradient_norms(field: ShapeField, surface: Surface | PointSurface, unit: np.ndarray) -> np.ndarray:
+    """|∇ level| at points of the unit cube, (n, 3) -> (n,)."""
     parts: list[Any] = []
     for first in range(0, len(unit), 2**14):
         gradient = field.gradient(torch.from_numpy(surface.cube.to_world(unit[first : first + 2**14])).float())

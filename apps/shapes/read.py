@@ -1,4 +1,4 @@
-"""Read meshes and point clouds: OBJ, PLY, STL, OFF, GLB, glTF, XYZ, NPY, NPZ.
+"""Read meshes and point clouds: OBJ, PLY, STL, OFF, GLB, glTF, XYZ, NPY, NPZ, LAS.
 
     shape = read_shape("bunny.obj")     # a Mesh or a Cloud
 
@@ -22,9 +22,14 @@ from typing import Any
 
 import numpy as np
 
+from fieldforge.apps.shapes.las import is_las, read_las
+
 MAX_FACES = 20_000_000
 MAX_BYTES = 4 * 2**30
-FORMATS = "OBJ, PLY, STL, OFF, GLB, XYZ, NPY or NPZ"
+FORMATS = "OBJ, PLY, STL, OFF, GLB, XYZ, NPY, NPZ or LAS"
+BYTES_PER_FACE = 1000
+"""Memory for reading, cleaning and the two search trees of a fit (its own and its worker's), at their height: measured
+on tori of 0.5, 1 and 10 million faces, where an OFF file takes the most."""
 
 
 class ShapeError(ValueError):
@@ -81,13 +86,61 @@ def read_shape(path: str | Path) -> Mesh | Cloud:
         raise ShapeError(f"{path}: {error.strerror or error}") from error
     kind = _kind(data, path.suffix.lower())
     if kind is None:
+        if path.suffix.lower() == ".stl" and len(data) >= 84:
+            announced = struct.unpack_from("<I", data, 80)[0]
+            raise ShapeError(
+                f"{path}: announces {announced:,} triangles, which take {84 + 50 * announced:,} bytes in an STL file, "
+                f"and it has {len(data):,}; it is cut short or no STL file"
+            )
         raise ShapeError(f"{path}: is neither of {FORMATS}; it begins with {data[:16]!r}")
+    expect_room(_n_faces(data, kind), str(path))
     shape = _parse(data, kind, str(path))
     shape.source, shape.sha256 = str(path), hashlib.sha256(data).hexdigest()
     named = path.suffix.lower().lstrip(".")
     if named not in _NAMES[kind]:
         shape.notes.append(f"{path.name} is {kind.upper()} inside, whatever its name says")
     return shape
+
+
+def expect_room(n_faces: int, source: str) -> None:
+    """Refuse more faces than the limit, or than there is memory for, before the memory is asked for.
+
+    Raises:
+        ShapeError: with the figure.
+    """
+    if n_faces > MAX_FACES:
+        raise ShapeError(
+            f"{source}: has {n_faces:,} faces, and {MAX_FACES:,} is the most that is fitted; simplify it first"
+        )
+    free, need = _free_memory(), n_faces * BYTES_PER_FACE
+    if free is not None and n_faces > 100_000 and need > free:
+        raise ShapeError(
+            f"{source}: has {n_faces:,} faces, which take about {need / 2**30:.1f} GiB to read and to search, and "
+            f"{free / 2**30:.1f} GiB of memory are free; simplify it first"
+        )
+
+
+def _free_memory() -> int | None:
+    """Bytes that can be had without swapping; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError, IndexError):
+        return None
+
+
+def _n_faces(data: bytes, kind: str) -> int:
+    """Faces that a file announces, or has lines for; 0 where only reading it tells."""
+    if kind == "ply":
+        found = re.search(rb"element +face +(\d+)", data[:65536])
+    elif kind == "off":
+        found = re.search(rb"OFF\s+(?:#[^\n]*\n\s*)*\d+\s+(\d+)", data[:65536])
+    elif kind == "stl":
+        binary = struct.unpack_from("<I", data, 80)[0] if len(data) >= 84 else 0
+        return binary if 84 + 50 * binary == len(data) else data.count(b"endfacet")
+    else:
+        return data.count(b"\nf ") if kind == "obj" else 0
+    return int(found.group(1)) if found else 0
 
 
 _NAMES = {
@@ -100,6 +153,7 @@ _NAMES = {
     "xyz": ("xyz", "txt", "csv", "pts", "asc"),
     "npy": ("npy",),
     "npz": ("npz",),
+    "las": ("las",),
 }
 
 
@@ -114,6 +168,8 @@ def _kind(data: bytes, suffix: str) -> str | None:
         return "npy"
     if data[:2] == b"PK":
         return "npz"
+    if is_las(data):
+        return "las"
     if re.match(rb"(ST)?C?N?4?n?OFF\b", head):
         return "off"
     if len(data) >= 84 and 84 + 50 * struct.unpack_from("<I", data, 80)[0] == len(data):
@@ -122,14 +178,11 @@ def _kind(data: bytes, suffix: str) -> str | None:
         return "stl"
     if head[:1] == b"{":
         return "gltf"
-    try:
-        lines = [
-            line.strip()
-            for line in data[:65536].decode("utf-8", "strict" if len(data) < 65536 else "ignore").splitlines()
-        ]
-    except UnicodeDecodeError:
+    if b"\0" in data[:65536]:
         return None
-    lines = [line for line in lines if line and not line.startswith(("#", "//"))]
+    # a comment may be in any encoding; what counts is ASCII in all of these texts
+    lines = data[:65536].decode("ascii", "replace").splitlines()
+    lines = [line for line in (re.split("#|//", line)[0].strip() for line in lines) if line]
     if any(re.match(r"(v|vn|vt|f|o|g|usemtl|mtllib|s)\s", line) for line in lines[:64]):
         return "obj"
     if lines and all(re.fullmatch(r"[-+0-9.eE,;\s]+", line) for line in lines[:16]):
@@ -141,6 +194,8 @@ def _parse(data: bytes, kind: str, source: str) -> Mesh | Cloud:
     try:
         if kind == "xyz":
             return _cloud_of(_text_columns(data, source), source)
+        if kind == "las":
+            return _cloud_of(read_las(data), source)
         if kind in ("npy", "npz"):
             return _arrays(data, kind, source)
         if kind == "ply":
@@ -175,10 +230,6 @@ def _by_trimesh(data: bytes, kind: str, source: str) -> Mesh | Cloud:
         normals = _ply_normals(loaded, len(vertices))
         return Cloud(vertices, normals, notes=["it has no faces: taken for a point cloud"] if kind != "ply" else [])
     faces = np.asarray(loaded.faces, np.int64)
-    if len(faces) > MAX_FACES:
-        raise ShapeError(
-            f"{source}: has {len(faces):,} faces, and {MAX_FACES:,} is the most that is fitted; simplify it first"
-        )
     if faces.min() < 0 or faces.max() >= len(vertices):
         raise ShapeError(
             f"{source}: faces name vertex {int(faces.max())}, and there are {len(vertices):,}; it is damaged"
@@ -189,7 +240,8 @@ def _by_trimesh(data: bytes, kind: str, source: str) -> Mesh | Cloud:
 def _ply_normals(loaded: Any, n: int) -> np.ndarray | None:
     """nx, ny, nz of a PLY cloud, which trimesh keeps among its raw columns."""
     raw = getattr(loaded, "metadata", {}).get("_ply_raw", {}).get("vertex", {}).get("data")
-    names = getattr(getattr(raw, "dtype", None), "names", None) or ()
+    # one array with named columns of a binary file, a table of arrays of a text
+    names = raw.keys() if isinstance(raw, dict) else getattr(getattr(raw, "dtype", None), "names", None) or ()
     if raw is None or not {"nx", "ny", "nz"} <= set(names):
         return None
     return _unit(np.stack([np.asarray(raw[name], np.float64).reshape(n) for name in ("nx", "ny", "nz")], 1))

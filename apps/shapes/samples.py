@@ -13,10 +13,11 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from fieldforge.apps.shapes.points import PointTruth
 from fieldforge.apps.shapes.truth import Truth
 
 
@@ -51,8 +52,15 @@ RECIPES: Mapping[str, Recipe] = {
 }
 """Published sampling recipes by name."""
 
+SURFACE_RECIPES: Mapping[str, tuple[float, float, float]] = {
+    "siren": (1 / 2, 0.0, 1 / 2),
+    # as many near as on the surface, as far as the 50th neighbour, and an eighth of that anywhere (their code)
+    "igr": (8 / 17, 8 / 17, 1 / 17),
+}
+"""Of losses that need no distance: shares of samples on the surface, near it, and anywhere in the cube."""
 
-def draw(truth: Truth, recipe: Recipe, n: int, seed: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+
+def draw(truth: Truth | PointTruth, recipe: Recipe, n: int, seed: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """n samples in random order: points (n, 3) float32 in the unit cube and signed distances (n,) float32.
 
     The same seed gives the same samples, whatever was drawn before.
@@ -85,21 +93,31 @@ class Pools:
     started, pools are made on demand.
 
     Args:
-        vertices, faces: the mesh in the unit cube; `is_solid` as for `Truth`.
+        vertices, faces: the mesh in the unit cube, or, of a cloud, its points and their normals.
+        of: "mesh" or "cloud".
+        is_solid: as for `Truth`.
         recipe: one of `RECIPES` by name.
         n: samples of a pool.
         seed: same seed, same pools.
     """
 
     def __init__(
-        self, vertices: np.ndarray, faces: np.ndarray, *, is_solid: bool, recipe: str, n: int, seed: int
+        self,
+        vertices: np.ndarray,
+        faces: np.ndarray,
+        *,
+        of: Literal["mesh", "cloud"] = "mesh",
+        is_solid: bool = False,
+        recipe: str,
+        n: int,
+        seed: int,
     ) -> None:
-        self._job = {"is_solid": is_solid, "recipe": recipe, "n": n, "seed": seed}
+        self._job = {"of": of, "is_solid": is_solid, "recipe": recipe, "n": n, "seed": seed}
         self._mesh = vertices, faces
         self._folder = tempfile.TemporaryDirectory(prefix="fieldforge-")
         self._asked: set[int] = set()
         self._made: set[int] = set()
-        self._truth: Truth | None = None
+        self._truth: Truth | PointTruth | None = None
         self._worker = self._start()
 
     def get(self, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -135,13 +153,13 @@ class Pools:
 
     def _make_here(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         if self._truth is None:
-            self._truth = Truth(*self._mesh, is_solid=bool(self._job["is_solid"]))
+            self._truth = _truth(*self._mesh, self._job)
         return _make(self._truth, self._job, number)
 
     def _start(self) -> subprocess.Popen[str] | None:
         mesh = Path(self._folder.name) / "mesh.npz"
         np.savez(mesh, vertices=self._mesh[0], faces=self._mesh[1])
-        words = [str(self._job[key]) for key in ("is_solid", "recipe", "n", "seed")]
+        words = [str(self._job[key]) for key in ("of", "is_solid", "recipe", "n", "seed")]
         try:
             return subprocess.Popen(
                 [sys.executable, "-m", "fieldforge.apps.shapes.samples", self._folder.name, *words],
@@ -164,14 +182,20 @@ class Pools:
             pass  # it died; the next read says so
 
 
-def _make(truth: Truth, job: Mapping[str, Any], number: int) -> tuple[np.ndarray, np.ndarray]:
+def _truth(vertices: np.ndarray, faces: np.ndarray, job: Mapping[str, Any]) -> Truth | PointTruth:
+    if job["of"] == "cloud":
+        return PointTruth(vertices, faces)
+    return Truth(vertices, faces, is_solid=bool(job["is_solid"]))
+
+
+def _make(truth: Truth | PointTruth, job: Mapping[str, Any], number: int) -> tuple[np.ndarray, np.ndarray]:
     return draw(truth, RECIPES[job["recipe"]], job["n"], (job["seed"], number))
 
 
 def _serve(folder: Path, job: Mapping[str, Any]) -> None:
     """The worker: numbers in, files out, until the other side goes away."""
     with np.load(folder / "mesh.npz", allow_pickle=False) as mesh:
-        truth = Truth(mesh["vertices"], mesh["faces"], is_solid=job["is_solid"])
+        truth = _truth(mesh["vertices"], mesh["faces"], job)
     for line in sys.stdin:
         number = int(line)
         points, distance = _make(truth, job, number)
@@ -183,5 +207,11 @@ def _serve(folder: Path, job: Mapping[str, Any]) -> None:
 if __name__ == "__main__":
     _serve(
         Path(sys.argv[1]),
-        {"is_solid": sys.argv[2] == "True", "recipe": sys.argv[3], "n": int(sys.argv[4]), "seed": int(sys.argv[5])},
+        {
+            "of": sys.argv[2],
+            "is_solid": sys.argv[3] == "True",
+            "recipe": sys.argv[4],
+            "n": int(sys.argv[5]),
+            "seed": int(sys.argv[6]),
+        },
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fieldforge.apps.shapes.read import Mesh, ShapeError
+from fieldforge.apps.shapes.read import Mesh, ShapeError, expect_room
 
 MARGIN = 0.05
 """Free space around the shape on each side of the cube, as a share of its longest side."""
@@ -109,10 +109,11 @@ class Surface:
         """Merge equal vertices, drop what has no area, count what is wrong, turn it right side out.
 
         Raises:
-            ShapeError: no face is left.
+            ShapeError: no face is left, or there are more than memory has room for.
         """
         if not len(mesh.faces):
             raise ShapeError(f"{mesh.source}: has no faces")
+        expect_room(len(mesh.faces), mesh.source)
         vertices, faces = _merged(mesh.vertices, mesh.faces)
         corners = vertices[faces]
         with np.errstate(invalid="ignore", over="ignore"):

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from fieldforge.checks import expect_float
 from fieldforge.encodings.base import Encoding
 from fieldforge.fields import operators
+from fieldforge.fields.geometric import draw_sphere
 from fieldforge.fields.kinds.base import Field
 from fieldforge.registry import register
 
@@ -81,26 +82,42 @@ class ShapeField(Field):
     def level_in_cube(self, unit: Tensor) -> Tensor:
         """`level` at points of the unit cube (*batch, 3), distances in its sides: for work far from the origin."""
 
+    @property
+    def finest_cell(self) -> float:
+        """Side of the encoding's finest cells in world units; of one without cells, 1/256 of the cube."""
+        return (self.encoding.finest_cell or 1 / 256) * self.side
+
     def gradient(self, points: Tensor, method: str = "autodiff", **options: Any) -> Tensor:
-        """Gradient of `level` at world points, (*batch, 3); not of unit length. See `operators.gradient`."""
+        """Gradient of `level` at world points, (*batch, 3); not of unit length. See `operators.gradient`.
+
+        Unless told, taps lie 2 finest cells away (those of "taps4" one), and the samples of a fit spread over 2.
+        """
+        if method in ("taps6", "taps4"):
+            options.setdefault("step", (1 if method == "taps4" else 2) * self.finest_cell)
+        elif method in ("plane", "quadratic"):
+            options.setdefault("sigma", 2 * self.finest_cell)
         return operators.gradient(self.level, points, method, **options)
 
     def normal(self, points: Tensor, method: str = "autodiff", **options: Any) -> Tensor:
-        """Unit vectors out of the shape, (*batch, 3); 0 where the gradient vanishes."""
+        """Unit vectors out of the shape, (*batch, 3); 0 where the gradient vanishes. Options as for `gradient`."""
         g = self.gradient(points, method, **options)
         return g / torch.linalg.vector_norm(g, dim=-1, keepdim=True).clamp(min=1e-20)
 
     def hessian(self, points: Tensor, method: str = "quadratic", **options: Any) -> Tensor:
-        """Second derivatives of `level`, (*batch, 3, 3). See `operators.hessian`."""
-        return operators.hessian(self.level, points, method, **options)
+        """Second derivatives of `level`, (*batch, 3, 3). See `operators.hessian`; sigma: 4 finest cells unless told."""
+        return operators.hessian(self.level, points, method, **self._wide(options))
 
     def laplacian(self, points: Tensor, method: str = "quadratic", **options: Any) -> Tensor:
-        """Sum of the second derivatives of `level`, (*batch,). See `operators.laplacian`."""
-        return operators.laplacian(self.level, points, method, **options)
+        """Sum of the second derivatives of `level`, (*batch,). See `operators.laplacian`; sigma as for `hessian`."""
+        return operators.laplacian(self.level, points, method, **self._wide(options))
 
     def mean_curvature(self, points: Tensor, method: str = "quadratic", **options: Any) -> Tensor:
-        """Mean curvature of the level set through each point, 1/length, (*batch,). See `operators.mean_curvature`."""
-        return operators.mean_curvature(self.level, points, method, **options)
+        """Mean curvature of the level set through each point, 1/length, (*batch,); sigma as for `hessian`."""
+        return operators.mean_curvature(self.level, points, method, **self._wide(options))
+
+    def _wide(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Second derivatives are noisier than first ones: samples spread twice as far."""
+        return {"sigma": 4 * self.finest_cell} | options
 
 
 class DistanceField(ShapeField):
@@ -117,7 +134,10 @@ class DistanceField(ShapeField):
         """
         unit = self.to_unit(points)
         nearest = unit.clamp(0, 1)
-        beyond = torch.linalg.vector_norm(unit - nearest, dim=-1)  # in sides of the cube
+        way = unit - nearest  # in sides of the cube
+        is_outside = (way != 0).any(-1)
+        # the length of nothing has no second derivative (NaN): it is only taken outside
+        beyond = torch.linalg.vector_norm(torch.where(is_outside[..., None], way, 1.0), dim=-1) * is_outside
         return (self.level_in_cube(nearest) + beyond) * self.side
 
     def level(self, points: Tensor) -> Tensor:
@@ -129,6 +149,11 @@ class DistanceField(ShapeField):
 class SDFField(DistanceField):
     """Signed distance to a surface: negative inside.
 
+    Args:
+        encoding, network, low, side, generator: as for `ShapeField`.
+        sphere: radius in sides of the cube of the sphere in its middle whose distance the untrained field is, see
+            `fieldforge.fields.geometric`; 0: none, the network as it is drawn.
+
     Example:
         >>> field = SDFField(encoding="Identity", network={"otype": "MLP", "n_neurons": 16}, low=[0, 0, 0], side=10)
         >>> field.distance(torch.rand(4, 3) * 10).shape
@@ -137,6 +162,21 @@ class SDFField(DistanceField):
 
     otype = "SDFField"
     is_signed = True
+
+    def __init__(
+        self,
+        *,
+        encoding: str | Mapping[str, Any] | Encoding,
+        network: str | Mapping[str, Any] | nn.Module,
+        low: Sequence[float] = (-1.0, -1.0, -1.0),
+        side: float = 2.0,
+        sphere: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(encoding=encoding, network=network, low=low, side=side, generator=generator)
+        self.sphere = expect_float("sphere", sphere, 0.0, 1.0)
+        if sphere:
+            draw_sphere(self.encoding, self.network, sphere, generator)
 
     def level_in_cube(self, unit: Tensor) -> Tensor:
         return self.raw(unit)

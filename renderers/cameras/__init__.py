@@ -9,6 +9,6 @@ from (i, j) to (i + 1, j + 1), row j counted from the top; its ray goes through 
 
 from fieldforge.renderers.cameras.batch import Cameras
 from fieldforge.renderers.cameras.lenses import MODELS
-from fieldforge.renderers.cameras.single import Pinhole, look_at
+from fieldforge.renderers.cameras.single import MAX_SIDE, Pinhole, look_at
 
-__all__ = ["MODELS", "Cameras", "Pinhole", "look_at"]
+__all__ = ["MAX_SIDE", "MODELS", "Cameras", "Pinhole", "look_at"]

@@ -185,7 +185,7 @@ class Cameras:
     def _table(self) -> Tensor | None:
         """(height, width, 3) unit directions in camera axes, where all views have one distorted lens and it is small.
 
-        Undoing a distortion takes twenty Newton steps; training asks for the same pixels again and again.
+        Undoing a distortion takes some ten Newton steps; training asks for the same pixels again and again.
         """
         lens = torch.cat([self.intrinsics, self._coefficients, self._size], -1)
         if not MODELS[self.model] or not len(self) or lens.requires_grad or not (lens == lens[0]).all():

@@ -98,14 +98,19 @@ def undistort(a: Tensor, b: Tensor, coefficients: Tensor, limit: Tensor) -> tupl
         scale = torch.where(wanted > 0, radius / wanted, torch.ones_like(wanted))
         x, y = a * scale, b * scale
         for _ in range(_PLANE_STEPS):
-            x, y, _ = _plane_step(x, y, a, b, coefficients)
+            new_x, new_y, _ = _plane_step(x, y, a, b, coefficients)
+            moved = torch.maximum((new_x - x).abs(), (new_y - y).abs())
+            x, y = new_x, new_y
+            if bool((moved <= 8 * torch.finfo(x.dtype).eps * (1 + wanted)).all()):
+                break
     x, y, determinant = _plane_step(x, y, a, b, coefficients)
     with torch.no_grad():
         back_a, back_b = distort(x, y, coefficients)
         miss = torch.hypot(back_a - a, back_b - b)
         tolerance = 64 * torch.finfo(a.dtype).eps * (1 + wanted)
-        # A point beyond the radial limit is on the other branch, unless the tangential part moves the fold outwards.
-        is_good = (miss <= tolerance) & (determinant > 0) & (torch.hypot(x, y) <= limit * 1.05)
+        # A point beyond the radial limit is on the other branch; where the tangential part moves the fold outwards, the
+        # sliver in between is given up, so that rays exist just where points land.
+        is_good = (miss <= tolerance) & (determinant > 0) & (torch.hypot(x, y) <= limit * (1 + 1e-9))
     nan = torch.full_like(x, math.nan)
     return torch.where(is_good, x, nan), torch.where(is_good, y, nan)
 
@@ -166,5 +171,9 @@ def _invert(value_and_slope: object, wanted: Tensor, limit: Tensor) -> Tensor:
         step = r + (wanted - value) / slope
         middle = torch.where(high.isinf(), 2 * low + 1, (low + high) / 2)
         is_inside = (step >= low) & (step <= high)
-        r = torch.where(is_inside, step, middle)
+        step = torch.where(is_inside, step, middle)
+        is_done = bool(((step - r).abs() <= 8 * torch.finfo(r.dtype).eps * step).all())
+        r = step
+        if is_done:
+            break
     return torch.where(wanted <= reach * (1 + 4 * torch.finfo(wanted.dtype).eps), r, torch.full_like(r, math.nan))

@@ -12,6 +12,9 @@ from torch import Tensor
 from fieldforge.checks import expect_float, expect_int
 from fieldforge.renderers.cameras.batch import Cameras
 
+MAX_SIDE = 2**16
+"""No picture is wider or higher, in pixels."""
+
 
 @dataclass(frozen=True)
 class Pinhole:
@@ -31,8 +34,8 @@ class Pinhole:
     focal: float
 
     def __post_init__(self) -> None:
-        expect_int("width", self.width, 1, 2**16)
-        expect_int("height", self.height, 1, 2**16)
+        expect_int("width", self.width, 1, MAX_SIDE)
+        expect_int("height", self.height, 1, MAX_SIDE)
         expect_float("focal", self.focal, 0.0, open_low=True)
         if self.position.shape != (3,) or self.rotation.shape != (3, 3):
             raise ValueError(
@@ -43,6 +46,10 @@ class Pinhole:
     def rays(self, first_row: int = 0, last_row: int | None = None) -> tuple[Tensor, Tensor]:
         """Origins and unit directions, (rows * width, 3) each, of the rows [first_row, last_row) from the top."""
         return self.cameras().picture_rays(0, first_row, last_row)
+
+    def through(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Origins and unit directions, (N, 3) each, of rays through places of the picture, (N,) in pixels."""
+        return self.cameras().rays(torch.tensor(0), torch.stack([x, y], -1))
 
     def cameras(self) -> Cameras:
         """The same as a batch of one."""

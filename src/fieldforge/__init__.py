@@ -17,13 +17,21 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from fieldforge.apps.fit.image.job import ImageFit as ImageFit
     from fieldforge.apps.fit.image.job import fit as fit
+    from fieldforge.apps.fit.shape.job import ShapeFit as ShapeFit
+    from fieldforge.apps.fit.shape.job import fit_shape as fit_shape
+    from fieldforge.apps.mesh import extract as extract
     from fieldforge.apps.render.image import render as render
+    from fieldforge.apps.render.shape import orbit as orbit
+    from fieldforge.apps.render.shape import render_shape as render_shape
     from fieldforge.backends import use_backend as use_backend
     from fieldforge.encodings.base import Encoding as Encoding
     from fieldforge.encodings.grid import HashGrid as HashGrid
     from fieldforge.fields.file import load_field as load  # noqa: F401
     from fieldforge.fields.file import save_field as save  # noqa: F401
     from fieldforge.fields.kinds.image import ImageField as ImageField
+    from fieldforge.fields.kinds.shape import OccupancyField as OccupancyField
+    from fieldforge.fields.kinds.shape import SDFField as SDFField
+    from fieldforge.fields.kinds.shape import UDFField as UDFField
     from fieldforge.fields.networks.mlp import MLP as MLP
     from fieldforge.registry import available as available
     from fieldforge.registry import build as build
@@ -35,12 +43,20 @@ _HOMES = {
     "ImageField": "fields.kinds.image",
     "ImageFit": "apps.fit.image.job",
     "MLP": "fields.networks.mlp",
+    "OccupancyField": "fields.kinds.shape",
+    "SDFField": "fields.kinds.shape",
+    "ShapeFit": "apps.fit.shape.job",
+    "UDFField": "fields.kinds.shape",
     "available": "registry",
     "build": "registry",
+    "extract": "apps.mesh",
     "fit": "apps.fit.image.job",
+    "fit_shape": "apps.fit.shape.job",
     "load": "fields.file:load_field",
+    "orbit": "apps.render.shape",
     "register": "registry",
     "render": "apps.render.image",
+    "render_shape": "apps.render.shape",
     "save": "fields.file:save_field",
     "use_backend": "backends",
 }

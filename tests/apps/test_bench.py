@@ -8,16 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from fieldforge.apps.bench import main
 from fieldforge.apps.bench.harness import Row, latest, save, spread
+from fieldforge.apps.bench.operators_page import u_curves
 from fieldforge.apps.bench.peers import PlainFrequency, PlainHashGrid
 from fieldforge.apps.bench.report import TABLES, write_tables
 from fieldforge.encodings.frequency import Frequency
 from fieldforge.encodings.grid import HashGrid
 
 
-@pytest.mark.parametrize("suite", ["encodings", "image", "presets"])
+@pytest.mark.parametrize("suite", ["clouds", "encodings", "image", "operators", "presets", "shape"])
 def test_suites_run_quickly_and_leave_no_rows(suite: str, tmp_path: Path) -> None:
     assert main(suite, rows=tmp_path, data=None, is_quick=True) == 0
     assert not list(tmp_path.iterdir())
@@ -81,3 +83,24 @@ def test_the_readme_tables_are_those_of_the_rows() -> None:
             f"the README's table {name} is not that of data/bench: run fieldforge bench report"
         )
         assert all(json.dumps(row) for row in rows)
+
+
+def test_the_study_of_operators_shows_every_figure(tmp_path: Path) -> None:
+    """Tables and picture from rows of one field: the best step is the best, the ratio is that of the medians."""
+    rows = []
+    for method in ("autodiff", "taps6", "taps4", "quadratic"):
+        for cells in (None,) if method == "autodiff" else (1.0, 2.0, 4.0):
+            degrees = 2.0 if cells is None else cells / 4
+            figures = {"median_degrees": degrees, "mean_degrees": 3.0, "curvature_error": degrees / 100}
+            name = method if cells is None else f"{method}, {cells:g} cells"
+            rows.append(
+                Row("operators", "ball, fast", name, {"method": method, "cells": cells}, 1.0, 0.0, 1.0, quality=figures)
+            )
+    save(tmp_path, "operators", rows)
+    text = TABLES["operators"](latest(tmp_path, "operators"))
+    assert "| ball, fast | 2.000 (3.00) |  | 0.250 (3.00) at 1 |" in text
+    assert "| 0.500 (3.00) | 0.250 (3.00) at 1 | 4.0 |" in text
+    assert "| ball, fast | 2.0% | 0.2% | 0.5% | 1.0% |" in text
+    u_curves(latest(tmp_path, "operators"), tmp_path / "u.webp")
+    with Image.open(tmp_path / "u.webp") as picture:
+        assert picture.width > 300

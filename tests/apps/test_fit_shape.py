@@ -102,6 +102,10 @@ def test_a_perfect_field_gets_perfect_figures() -> None:
     assert figures["chamfer"] < 2e-4
     assert figures["normal_consistency"] > 0.998
     assert figures["gradient_norm_50"] == pytest.approx(1.0, abs=1e-3)
+    shares = figures["gradient_norm_histogram"]
+    assert len(shares) == 20
+    assert sum(shares) == pytest.approx(1.0, abs=1e-4)
+    assert shares[9] + shares[10] > 0.999  # slopes of 1 lie on the edge of the two in the middle
     assert figures["distance_error_far"] < 1e-3
 
 
@@ -165,6 +169,9 @@ def test_the_commands_of_the_page(files: Path, capsys: pytest.CaptureFixture[str
     assert main(evaluated) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["volume_iou"] > 0.95
+    assert len(figures["gradient_norm_histogram"]) == 20
+    assert main(evaluated[:-1]) == 0
+    assert sum(bar in "▁▂▃▄▅▆▇█" for bar in capsys.readouterr().out) > 2  # the histogram, drawn
     assert main(["info", field]) == 0
     assert "SDFField" in capsys.readouterr().out
     assert main(["render", field, "-o", str(files / "x.png"), "--size", "64x48", "--quiet"]) == 0
@@ -190,7 +197,11 @@ def test_an_open_mesh_is_fitted_and_said(files: Path, capsys: pytest.CaptureFixt
         (["fit", "shape", "{}/ball.obj", "--kind", "udf", "--iou", "0.9"], "of a field that has an inside", 2),
         (["fit", "shape", "{}/ball.obj", "--iou", "1.5"], "between 0 and 1", 2),
         (["mesh", "{}/ball.field", "-o", "{}/x.xyz"], "expected a name that ends in", 2),
-        (["mesh", "{}/ball.field", "-o", "{}/x.ply", "--resolution", "100000"], "resolution: expected an integer", 2),
+        (
+            ["mesh", "{}/ball.field", "-o", "{}/x.ply", "--resolution", "100000"],
+            "about 7,451 GiB of memory. 1024 takes",
+            2,
+        ),
         (["mesh", "{}/ball.field", "-o", "{}/x.ply", "--level", "50"], "values seen there go from", 2),
         (["mesh", "{}/ball.obj", "-o", "{}/x.ply"], "ball.obj", 1),
         (["render", "{}/ball.field", "-o", "{}/x.png", "--scale", "2"], "--scale", 2),

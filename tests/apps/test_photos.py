@@ -13,7 +13,7 @@ import scene_files
 import torch
 from PIL import Image
 
-from fieldforge.apps.scenes import Photos, SceneError, read_scene
+from fieldforge.apps.scenes import Photos, SceneError, photos, read_scene
 from fieldforge.apps.scenes.files import read_header, read_photo, shrink
 from fieldforge.apps.scenes.photos import plan
 
@@ -101,6 +101,13 @@ def test_the_mapped_file_is_gone_when_the_photos_are(tmp_path: Path, monkeypatch
     photos = Photos([(100, 100)] * 4, 3, lambda view: np.full((100, 100, 3), view, np.uint8), memory=1, disk=2**30)
     assert photos.picture(3)[0, 0, 0] == torch.tensor(3 / 255)
     assert list(tmp_path.iterdir()) == []  # its name is gone at once, so that nothing is left after a crash either
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_mount(), reason="no /dev/shm")
+def test_temporary_files_are_not_put_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert photos._in_memory("/dev/shm")
+    monkeypatch.setattr(tempfile, "tempdir", "/dev/shm")
+    assert photos._roomiest()[0] != "/dev/shm"
 
 
 @pytest.mark.slow

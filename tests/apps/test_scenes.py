@@ -64,8 +64,11 @@ def test_of_several_formats_the_first_is_read_and_a_file_can_be_named(tmp_path: 
     assert read_scene(tmp_path / "sparse/0/images.txt").format.startswith("COLMAP")
 
 
-def test_a_description_says_what_was_found(tmp_path: Path) -> None:
-    assert describe(read_scene(scene_files.colmap_text(tmp_path, "SIMPLE_RADIAL 12 10 11 6 5 0.1"))) == [
+def test_a_description_says_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = describe(read_scene(scene_files.colmap_text(tmp_path, "SIMPLE_RADIAL 12 10 11 6 5 0.1")))
+    assert cli.main(["info", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines() == lines
+    assert lines == [
         f"{tmp_path}: COLMAP: sparse/0/images.txt, photos in images",
         "9 views: 7 train, 2 test; 12x10 RGB, opencv, focal length 11.0 px",
         "box (-4.47, -4.46, -4.46) to (4.47, 4.48, 4.47), rays from 0.223 to 447: a guess from how the cameras stand; "
@@ -381,5 +384,6 @@ def test_arrays_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     np.testing.assert_array_equal(picture.round().numpy(), good["images"][2])
 
 
-def test_a_bad_scene_is_data_and_not_usage() -> None:
-    assert cli._exit_code(SceneError("x")) == 1
+def test_a_bad_scene_is_data_and_not_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith(f"fieldforge: {tmp_path}: holds no scene that is known")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import trimesh
 
+from fieldforge.apps.shapes import read
 from fieldforge.apps.shapes.read import Cloud, Mesh, ShapeError, read_shape
 from fieldforge.apps.shapes.samples import RECIPES, Pools, draw
 from fieldforge.apps.shapes.surface import Surface
@@ -97,6 +98,11 @@ def glb(header: object) -> bytes:
             "more than any mesh",
         ),
         ("outside.gltf", json.dumps({"buffers": [{"uri": "/etc/passwd", "byteLength": 9}]}).encode(), "another file"),
+        (
+            "cut.stl",
+            b"exported".ljust(80) + struct.pack("<I", 3) + bytes(101),
+            "announces 3 triangles, which take 234 b",
+        ),
         ("ragged.xyz", b"1 2 3\n4 5\n", "same number of columns"),
         ("flat.xyz", b"1 2\n3 4\n", "expected columns x y z"),
     ],
@@ -106,6 +112,28 @@ def test_a_hostile_or_broken_file_is_one_sentence(tmp_path: Path, name: str, dat
     with pytest.raises(ShapeError, match=message) as caught:
         read_shape(tmp_path / name)
     assert name in str(caught.value)
+
+
+def test_a_comment_in_any_encoding_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.obj").write_bytes(b"# caf\xe9\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
+    assert isinstance(read_shape(tmp_path / "a.obj"), Mesh)
+
+
+@pytest.mark.parametrize("kind", ["obj", "ply", "stl", "off"])
+def test_faces_without_room_in_memory_are_refused_before_they_are_read(
+    saved: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read, "MAX_FACES", 319)
+    monkeypatch.setattr(read, "_parse", lambda *arguments: pytest.fail("it was read"))
+    with pytest.raises(ShapeError, match="has 320 faces, and 319 is the most"):
+        read_shape(saved / f"ball.{kind}")
+
+
+def test_the_refusal_says_how_much_memory_is_needed_and_how_much_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read, "_free_memory", lambda: 3 * 2**30)
+    read.expect_room(3_000_000, "ten.ply")
+    with pytest.raises(ShapeError, match=r"ten.ply: has 10,000,000 faces, which take about 9.3 GiB .* 3.0 GiB of mem"):
+        read.expect_room(10_000_000, "ten.ply")
 
 
 def test_nothing_is_unpickled(tmp_path: Path) -> None:

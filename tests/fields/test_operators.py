@@ -110,3 +110,18 @@ def test_batch_axes_are_kept_and_none_may_be_there() -> None:
 def test_what_cannot_be_fitted_is_refused(keywords: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         gradient(linear, POINTS, **keywords)  # type: ignore[arg-type]
+
+
+def test_samples_in_pairs_give_a_plane_the_gradient_of_a_quadratic() -> None:
+    options = {"sigma": 0.1, "n_samples": 64}
+    plane, second = gradient(torus, POINTS, "plane", **options), gradient(torus, POINTS, "quadratic", **options)
+    torch.testing.assert_close(plane, second, atol=1e-12, rtol=1e-12)
+
+
+def test_the_error_of_four_taps_is_of_first_order_and_of_six_of_second() -> None:
+    error = {}
+    for method, step in (("taps4", 0.02), ("taps4", 0.01), ("taps6", 0.02), ("taps6", 0.01)):
+        found = gradient(torus, POINTS, method, step=step) - gradient(torus, POINTS).detach()
+        error[method, step] = float(torch.linalg.vector_norm(found))
+    assert error["taps4", 0.02] == pytest.approx(2 * error["taps4", 0.01], rel=0.05)
+    assert error["taps6", 0.02] == pytest.approx(4 * error["taps6", 0.01], rel=0.05)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fieldforge.contracts.field import check_field
+from fieldforge.fields import operators
 from fieldforge.fields.kinds.shape import OccupancyField, SDFField, ShapeField, UDFField
 
 NETWORK = {"otype": "MLP", "n_neurons": 8, "n_hidden_layers": 1, "has_bias": True}
@@ -55,3 +56,33 @@ def test_the_normal_has_unit_length() -> None:
     field = SDFField(encoding="Identity", network=NETWORK | {"activation": "Softplus"})
     normals = field.normal(torch.rand(50, 3) - 0.5)
     torch.testing.assert_close(torch.linalg.vector_norm(normals, dim=-1), torch.ones(50))
+
+
+def test_a_field_spreads_its_samples_by_its_finest_cells() -> None:
+    """Twice for gradients, four times for second derivatives, in world units."""
+    grid = {"otype": "Composite", "nested": [{"otype": "HashGrid", "n_levels": 2, "base_resolution": 33}]}
+    field = SDFField(encoding=grid, network=NETWORK, low=[0, 0, 0], side=10)
+    assert field.finest_cell == pytest.approx(10 / 65)
+    points = torch.rand(20, 3) * 10
+    wide, wider = 2 * field.finest_cell, 4 * field.finest_cell
+    with torch.no_grad():
+        torch.testing.assert_close(
+            field.gradient(points, "plane"), operators.gradient(field.level, points, "plane", sigma=wide)
+        )
+        torch.testing.assert_close(
+            field.gradient(points, "taps6"), operators.gradient(field.level, points, "taps6", step=wide)
+        )
+        torch.testing.assert_close(
+            field.mean_curvature(points), operators.mean_curvature(field.level, points, sigma=wider)
+        )
+
+
+@pytest.mark.parametrize("kind", [SDFField, UDFField])
+def test_second_derivatives_are_finite_and_those_of_the_network(kind: type[ShapeField]) -> None:
+    """In world units, inside and outside the cube: twice the side halves the curvature."""
+    field = kind(encoding="Identity", network=NETWORK | {"activation": "Softplus"}, low=[0, 0, 0], side=2.0)
+    inside = torch.rand(20, 3)
+    found = field.hessian(2 * inside, "autodiff")
+    torch.testing.assert_close(found, operators.hessian(field.level_in_cube, inside, "autodiff") / 2)
+    assert found.abs().max() > 1e-4
+    assert field.hessian(torch.rand(20, 3) + 5, "autodiff").isfinite().all()

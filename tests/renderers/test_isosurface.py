@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from fieldforge.renderers.isosurface import EmptyLevelError, Isosurface, isosurface
+from fieldforge.renderers.isosurface import (
+    BYTES_A_BLOCK,
+    EmptyLevelError,
+    Isosurface,
+    TooLargeError,
+    isosurface,
+    surface_blocks,
+)
 from fieldforge.renderers.marching_cubes import marching_cubes
 
 BOX = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
@@ -101,8 +108,43 @@ def test_two_bodies_are_both_found() -> None:
 def test_an_empty_level_says_what_there_is() -> None:
     with pytest.raises(EmptyLevelError, match="level: 5 is nowhere in the box; the values seen there go from -0"):
         isosurface(sphere, BOX, resolution=32, level=5.0)
-    with pytest.raises(EmptyLevelError, match="level: 5 is nowhere"):
-        isosurface(sphere, BOX, resolution=32, level=5.0, is_distance=True)
+    with pytest.raises(EmptyLevelError, match="level: -5 is nowhere") as found:
+        isosurface(sphere, BOX, resolution=32, level=-5.0, is_distance=True)
+    assert found.value.smallest == pytest.approx(-0.6, abs=0.06)  # of the whole box, not of one block
+    assert found.value.largest == pytest.approx(np.sqrt(3) * 1.05 - 0.6, abs=0.06)
+
+
+@pytest.mark.parametrize("is_distance", [True, False])
+def test_progress_goes_forward_to_its_end(is_distance: bool) -> None:
+    shares: list[float] = []
+    steep = lambda p: torch.where(p[:, 0] > 0, 6 * sphere(p), sphere(p))  # noqa: E731  (blocks are followed in waves)
+    isosurface(steep, BOX, resolution=64, is_distance=is_distance, slope=1.0, observe=shares.append, chunk=2**12)
+    assert len(shares) > 4
+    assert shares[0] < 0.2
+    assert shares[-1] == 1
+    assert max(shares) == 1
+    # following finds new blocks: what was half of the work may turn out to be a little less
+    assert min(np.diff(shares)) > -0.2
+
+
+def test_a_surface_too_large_for_memory_is_refused_with_the_figure() -> None:
+    with pytest.raises(TooLargeError, match=r"64 cells a side need about .* GiB .* should do") as found:
+        isosurface(sphere, BOX, resolution=64, is_distance=True, max_bytes=2**20)
+    assert found.value.needed % BYTES_A_BLOCK == 0
+    isosurface(sphere, BOX, resolution=64, is_distance=True, max_bytes=found.value.needed)
+
+
+@pytest.mark.parametrize("is_distance", [True, False])
+def test_blocks_near_the_surface_hold_all_of_it(is_distance: bool) -> None:
+    margin = 0.03
+    blocks, n_evaluated = surface_blocks(sphere, BOX, n_blocks=24, is_distance=is_distance, slope=1.0, margin=margin)
+    assert blocks.shape == (24, 24, 24)
+    assert 0 < n_evaluated <= 25**3
+    directions = torch.nn.functional.normalize(torch.randn(5000, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    for radius in (0.6 - margin, 0.6, 0.6 + margin):
+        place = ((0.05 + radius * directions + 1) * 12).long()
+        assert blocks[tuple(place.T)].all()
+    assert blocks.float().mean() < 0.3
 
 
 def test_a_function_without_numbers_is_refused() -> None:

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from fieldforge.renderers.cameras import look_at
-from fieldforge.renderers.sphere_tracing import Hits, ambient_occlusion, sphere_trace
+from fieldforge.renderers.marching import march
+from fieldforge.renderers.occupancy import OccupancyGrid
+from fieldforge.renderers.sphere_tracing import Hits, ambient_occlusion, soft_shadow, sphere_trace, walk
 
 RADIUS = 0.5
 
@@ -106,3 +108,48 @@ def test_a_camera_looks_where_it_is_told() -> None:
     torch.testing.assert_close(torch.cat([camera.rays(0, 20)[1], camera.rays(20)[1]]), directions)
     with pytest.raises(ValueError, match="along the direction that is to be up"):
         look_at((0, 0, 3), (0, 0, 0), width=4, height=4)
+
+
+def test_walking_finds_the_first_change_of_sign() -> None:
+    """Of a function that is no distance: two shells, of which the outer one is seen."""
+    origins, directions = look_at((0.3, -3.0, 0.4), (0.0, 0.0, 0.0), width=24, height=24).rays()
+    step = lambda p: torch.sign(sphere(p)) * (sphere(p).abs() > 0.1 - 1e-4).float().add(1)  # noqa: E731
+    grid = OccupancyGrid.from_cells(torch.ones(4, 4, 4, dtype=torch.bool), (-1, -1, -1), (1, 1, 1))
+    hits = walk(step, origins, directions, march(origins.contiguous(), directions, grid, step=0.01))
+    is_hit, t = exact(origins, directions)
+    sure = is_hit & (t < 2.8)
+    assert hits.is_hit[sure].all()
+    assert not hits.is_hit[~is_hit].any()
+    torch.testing.assert_close(hits.t[sure], t[sure], atol=2e-3, rtol=0)
+    assert walk(step, origins[:0], directions[:0], march(origins[:0], directions[:0], grid, step=0.01)).t.shape == (0,)
+
+
+def ball_over_floor(points: Tensor) -> Tensor:
+    return torch.minimum(torch.linalg.vector_norm(points - torch.tensor([0.0, 0, 1]), dim=-1) - 0.3, points[:, 2])
+
+
+def test_the_shadow_of_a_ball_on_a_floor_ends_where_geometry_says() -> None:
+    """Light from straight above: dark below the ball, lit where it passes at an angle of more than `width`."""
+    width, off = 0.2, 1e-3
+    x = torch.linspace(0, 0.8, 161)
+    points = torch.stack([x, torch.zeros_like(x), torch.full_like(x, off)], -1)
+    up = torch.tensor([0.0, 0, 1])
+    lit = soft_shadow(ball_over_floor, points, up, reach=2.0, width=width, slope=1.0, max_steps=200)
+    t = torch.linspace(0.1, 2.0, 4001, dtype=torch.float64)
+    rays = points.double()[:, None] + t[:, None] * up
+    passes = torch.linalg.vector_norm(rays - torch.tensor([0.0, 0, 1], dtype=torch.float64), dim=-1) - 0.3
+    share = (passes / (width * t)).amin(1).clamp(0, 1)
+    expected = share**2 * (3 - 2 * share)
+    assert (lit[x < 0.3] == 0).all()  # umbra: the ball is straight above
+    assert (lit[expected == 1] > 0.97).all()
+    assert ((lit > 0.02) & (lit < 0.98)).sum() > 20  # a penumbra between
+    assert (lit.diff() > -0.01).all()
+    torch.testing.assert_close(lit.double(), expected, atol=0.1, rtol=0)  # between steps it is estimated
+
+
+def test_a_wider_light_has_a_wider_penumbra_and_a_far_thing_throws_none() -> None:
+    point, up = torch.tensor([[0.35, 0.0, 1e-3]]), torch.tensor([0.0, 0, 1])
+    narrow, wide = (soft_shadow(ball_over_floor, point, up, reach=2.0, width=width).item() for width in (0.04, 0.4))
+    assert narrow > 0.9 > 0.2 > wide
+    assert soft_shadow(ball_over_floor, torch.tensor([[0.0, 0, 1e-3]]), up, reach=0.3).item() > 0.9
+    assert soft_shadow(ball_over_floor, point[:0], up, reach=1.0).shape == (0,)

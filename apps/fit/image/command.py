@@ -12,11 +12,12 @@ from fieldforge.apps.fit.image.job import ImageFit, ImageJob
 def fit_image(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     output: Path = options.output or Path(options.photo).with_suffix(".field")
-    report = None if options.no_report else options.report or output.with_suffix(".report.png")
-    job = ImageJob(options.photo, report=report)
     if not options.print_config:
-        for path in filter(None, (output, report)):
-            expect_writable(path)
+        expect_writable(output)
+    report = None if options.no_report else options.report or output.with_suffix(".report.png")
+    if report is not None and not options.print_config:
+        expect_writable(report)
+    job = ImageJob(options.photo, report=report)
 
     def describe(result: ImageFit) -> str:
         similarity = "" if result.ssim is None else f", SSIM {result.ssim:.4f}"

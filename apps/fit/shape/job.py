@@ -1,4 +1,4 @@
-"""Fit a shape field to a mesh.
+"""Fit a shape field to a mesh, or to a cloud of points.
 
     result = fit_shape("bunny.obj")
     result.field.distance(points), result.iou
@@ -8,7 +8,7 @@ Training happens in the unit cube, on samples that a worker prepares; the field 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,20 +19,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fieldforge.apps.fit.derivatives import finetune_derivatives
 from fieldforge.apps.fit.fused import make_step
 from fieldforge.apps.fit.job import Fit, Job, Plan, PlanKeywords, Training
-from fieldforge.apps.fit.loop import LOSS, Figure, Hook
+from fieldforge.apps.fit.loop import LOSS, Figure, Hook, Progress, State
+from fieldforge.apps.fit.losses.shape_base import ShapeLoss
+from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.options import ShapeOptions
+from fieldforge.apps.fit.progress import Silent
 from fieldforge.apps.fit.recipe import Config
 from fieldforge.apps.fit.shape.presets import KINDS, preset
+from fieldforge.apps.fit.shape.step import ShapeStep, SurfaceDraw, WithDistances, turn_outward
+from fieldforge.apps.shapes import quality
+from fieldforge.apps.shapes.cloud import PointSurface
+from fieldforge.apps.shapes.points import PointTruth
 from fieldforge.apps.shapes.quality import volume_iou
-from fieldforge.apps.shapes.read import Cloud, Mesh, ShapeError, read_shape
-from fieldforge.apps.shapes.samples import Pools
+from fieldforge.apps.shapes.read import Cloud, Mesh, read_shape
+from fieldforge.apps.shapes.samples import RECIPES, SURFACE_RECIPES, Pools
 from fieldforge.apps.shapes.surface import Surface
 from fieldforge.apps.shapes.truth import Truth
-from fieldforge.checks import expect_choice
+from fieldforge.checks import expect_choice, expect_int
 from fieldforge.fields.kinds.shape import ShapeField
-from fieldforge.registry import build
+from fieldforge.registry import ConfigError, build
 
 ERROR = Figure("rms_error", "error {:.3f} % of the cube", lambda loss, error: 100 * error**0.5)
 """Root mean square of the distances' errors at the samples, in hundredths of the cube's side."""
@@ -40,33 +48,50 @@ ERROR = Figure("rms_error", "error {:.3f} % of the cube", lambda loss, error: 10
 
 @dataclass(kw_only=True)
 class ShapeFit(Fit[ShapeField]):
-    """What a fit to a mesh came to.
+    """What a fit to a mesh or a cloud came to.
 
     Attributes:
         surface: what was fitted.
     """
 
-    surface: Surface
+    surface: Surface | PointSurface
 
     @property
     def iou(self) -> float:
-        """Volume IoU over a million points of the cube; nan for an unsigned field, which has no inside."""
+        """Volume IoU over a million points of the cube; nan for an unsigned field, which has no inside.
+
+        Of a cloud: against the inside that its points and normals tell of, where no distance was needed too.
+        """
         return self.figure("iou")
 
     def summary(self) -> dict[str, Any]:
         """The figures as a flat table, for JSON and benchmark rows."""
-        return super().summary() | {"faces": self.surface.health.n_faces}
+        return super().summary() | size(self.surface)
+
+
+def size(surface: Surface | PointSurface) -> dict[str, int]:
+    """How many faces or points a fit had."""
+    if isinstance(surface, PointSurface):
+        return {"points": len(surface.vertices)}
+    return {"faces": surface.health.n_faces}
 
 
 def fit_shape(
-    source: str | Path | Mesh, *, kind: str = "sdf", iou: float | None = None, **plan: Unpack[PlanKeywords]
+    source: str | Path | Mesh | Cloud,
+    *,
+    kind: str = "sdf",
+    iou: float | None = None,
+    smooth_derivatives: int = 0,
+    **plan: Unpack[PlanKeywords],
 ) -> ShapeFit:
-    """Fit a shape field to a mesh.
+    """Fit a shape field to a mesh or a cloud of points.
 
     Args:
-        source: a file (OBJ, PLY, STL, OFF, GLB, NPZ), or a Mesh.
+        source: a file (OBJ, PLY, STL, OFF, GLB, NPZ, XYZ, NPY, LAS), a Mesh, or a Cloud.
         kind: "sdf", "occupancy" or "udf".
         iou: stop as soon as the volume IoU is that good.
+        smooth_derivatives: so many further steps that bring the field's own gradient near the one of a polynomial fit,
+            see `fieldforge.apps.fit.derivatives`; if a signal stops these, the field is kept as it was before them.
         plan: output, preset, steps, seconds, ...: see `fieldforge.apps.fit.job.Plan`.
 
     Returns:
@@ -74,35 +99,42 @@ def fit_shape(
         beside it, no field is written, and nothing was measured (iou is nan).
 
     Raises:
-        ShapeError: the mesh cannot be read or fitted.
+        ShapeError: the mesh or cloud cannot be read or fitted.
         ConfigError, ValueError: options or configuration.
         BackendError: the backend asked for cannot run.
     """
-    result: ShapeFit = ShapeJob(source, kind=kind).run(Plan(**plan), iou)
+    result: ShapeFit = ShapeJob(source, kind=kind, smooth_derivatives=smooth_derivatives).run(Plan(**plan), iou)
     return result
 
 
 class ShapeJob(Job[ShapeField]):
-    """A mesh to fit.
+    """A mesh or a cloud to fit.
 
     Args:
-        source, kind: as for `fit_shape`.
+        source, kind, smooth_derivatives: as for `fit_shape`.
 
     Raises:
-        ShapeError: the mesh cannot be read or fitted.
+        ShapeError: the mesh or cloud cannot be read or fitted.
     """
 
     signal = "shape"
     target = "iou"
     options = ShapeOptions
 
-    def __init__(self, source: str | Path | Mesh, *, kind: str = "sdf") -> None:
+    def __init__(self, source: str | Path | Mesh | Cloud, *, kind: str = "sdf", smooth_derivatives: int = 0) -> None:
         self.kind = expect_choice("kind", kind, KINDS)
-        self.surface = Surface.of(source if isinstance(source, Mesh) else _as_mesh(read_shape(source)))
+        self.smooth_derivatives = expect_int("smooth_derivatives", smooth_derivatives, 0, 10**6)
+        if smooth_derivatives and kind == "udf":
+            raise ValueError("smooth_derivatives: an unsigned distance has no normals on its sheet; see kind")
+        shape = source if isinstance(source, (Mesh, Cloud)) else read_shape(source)
+        self.surface: Surface | PointSurface
+        self.surface = Surface.of(shape) if isinstance(shape, Mesh) else PointSurface.of(shape)
 
     @cached_property
-    def truth(self) -> Truth:
-        """Exact distances to the surface."""
+    def truth(self) -> Truth | PointTruth:
+        """Distances to the surface: exact of a mesh, estimated of a cloud."""
+        if isinstance(self.surface, PointSurface):
+            return self.surface.truth()
         return Truth(self.surface.vertices, self.surface.faces, is_solid=self.surface.health.is_closed)
 
     @property
@@ -110,49 +142,97 @@ class ShapeJob(Job[ShapeField]):
         return self.surface.sha256
 
     def identity(self) -> dict[str, Any]:
-        return {"kind": self.kind}
+        tuned = {"smooth_derivatives": self.smooth_derivatives} if self.smooth_derivatives else {}
+        return {"kind": self.kind} | tuned
 
     def expect_target(self, value: float) -> None:
         if self.kind == "udf" or not 0 < value < 1:
             raise ValueError("iou: expected a number between 0 and 1, of a field that has an inside (sdf, occupancy)")
 
     def notices(self) -> list[str]:
-        return [*self.surface.notes, *advice(self.surface, self.truth, self.kind)]
+        truth = self.truth  # of a cloud, making it may add a note
+        if isinstance(truth, PointTruth):
+            assert isinstance(self.surface, PointSurface)
+            return [*self.surface.notes, *cloud_advice(self.surface, truth, self.kind)]
+        assert isinstance(self.surface, Surface)
+        return [*self.surface.notes, *advice(self.surface, truth, self.kind)]
 
     def preset(self, name: str) -> Config:
-        return preset(name, self.kind)
+        return preset(name, self.kind, is_cloud=isinstance(self.surface, PointSurface))
 
     def make_field(self, config: Config, seed: int) -> ShapeField:
         described = {"otype": KINDS[self.kind], "encoding": config["encoding"], "network": config["network"]}
         described |= {"low": list(self.surface.cube.low), "side": self.surface.cube.side}
+        sphere = ShapeOptions.of(config["fit"]).sphere
+        if sphere and self.kind != "sdf":
+            raise ConfigError(f"fit.sphere: is for signed distances, --kind sdf, not {self.kind}")
+        if sphere:
+            described["sphere"] = sphere
         made: ShapeField = build("field", described, generator=torch.Generator().manual_seed(seed))
         return made
 
     @contextmanager
     def training(self, fitted: ShapeField, config: Config, seed: int, hooks: Sequence[Hook]) -> Iterator[Training]:
         options = ShapeOptions.of(config["fit"])
+        loss = build("loss", config["loss"], path="loss")
+        if isinstance(loss, ShapeLoss):
+            expect_loss(loss, fitted, self.kind)
+        if isinstance(loss, ShapeLoss) and loss.reads == "surface":
+            points, normals = self._surface_points(seed)
+            draw = SurfaceDraw(points, normals, _recipe(options, SURFACE_RECIPES), options.batch_size, seed)
+            yield shape_step(fitted, loss, config, draw, hooks)
+            if getattr(loss, "normals", 1.0) == 0:  # the block is over: the parameters are what inference uses
+                turn_outward(fitted)
+            return
         pools = Pools(
             self.surface.vertices,
-            self.surface.faces,
-            is_solid=self.surface.health.is_closed,
-            recipe=options.recipe,
+            self.surface.normals if isinstance(self.surface, PointSurface) else self.surface.faces,
+            of="cloud" if isinstance(self.surface, PointSurface) else "mesh",
+            is_solid=isinstance(self.surface, Surface) and self.surface.health.is_closed,
+            recipe=_recipe(options, RECIPES),
             n=options.pool_size,
             seed=seed,
         )
         with closing(pools):
-            yield step_of(fitted, self.kind, config, PoolDraw(pools, options, self.kind), hooks)
+            pool_draw = PoolDraw(pools, options, self.kind)
+            if isinstance(loss, ShapeLoss):
+                yield shape_step(fitted, loss, config, WithDistances(pool_draw), hooks)
+            else:
+                yield step_of(fitted, self.kind, config, pool_draw, hooks)
+
+    def _surface_points(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Points of the surface and their normals, (n, 3) each, in the unit cube."""
+        if isinstance(self.surface, PointSurface):
+            return self.surface.vertices, self.surface.normals
+        return self.truth.sample_surface(2**18, np.random.default_rng(seed))
+
+    def refine(self, fitted: ShapeField, seed: int, observe: Silent) -> None:
+        if not self.smooth_derivatives:
+            return
+        on, _ = self._surface_points(seed)
+        points = torch.from_numpy(self.surface.cube.to_world(on))
+        observe(Progress(State(), message=f"tuning derivatives for {self.smooth_derivatives} steps"))
+        state = finetune_derivatives(fitted, points, n_steps=self.smooth_derivatives, seed=seed, observe=observe)
+        if state.stopped_by == "signal":
+            observe(Progress(state, message="interrupted: the field is as it was before its derivatives were tuned"))
 
     def shown(self, config: Config) -> Figure:
-        return LOSS if self.kind == "occupancy" else ERROR
+        is_plain = not isinstance(build("loss", config["loss"], path="loss"), ShapeLoss)
+        return ERROR if is_plain and self.kind != "occupancy" else LOSS
 
     def quality(self, fitted: ShapeField, target: float) -> float:
         near = volume_iou(fitted, self.truth, self.surface, n=2**16)
-        return near if near < target else volume_iou(fitted, self.truth, self.surface)
+        return near if near < target else self._iou(fitted)
 
     def measure(self, fitted: ShapeField, tell: Callable[[str], None]) -> dict[str, float | None]:
         if not fitted.is_signed:
             return {"iou": None}
-        return {"iou": round(volume_iou(fitted, self.truth, self.surface), 6)}
+        return {"iou": round(self._iou(fitted), 6)}
+
+    def _iou(self, fitted: ShapeField) -> float:
+        """Over fewer points for a cloud, whose own inside is known less well than they would tell."""
+        n = quality.IOU_POINTS // 8 if isinstance(self.surface, PointSurface) else quality.IOU_POINTS
+        return volume_iou(fitted, self.truth, self.surface, n=n)
 
     def metadata(self) -> dict[str, Any]:
         surface = self.surface
@@ -160,7 +240,7 @@ class ShapeJob(Job[ShapeField]):
             surface.cube.to_world(corner[None])[0].tolist()
             for corner in (surface.vertices.min(0), surface.vertices.max(0))
         ]
-        return {"faces": surface.health.n_faces, "bounds": bounds}
+        return size(surface) | {"bounds": bounds}
 
     def result(self, **parts: Any) -> ShapeFit:
         return ShapeFit(surface=self.surface, **parts)
@@ -186,12 +266,38 @@ def advice(surface: Surface, truth: Truth, kind: str) -> list[str]:
     return sentences
 
 
-def _as_mesh(shape: Mesh | Cloud) -> Mesh:
-    if isinstance(shape, Cloud):
-        raise ShapeError(
-            f"{shape.source}: is a cloud of {len(shape.points):,} points without faces; only meshes can be fitted yet"
+def cloud_advice(surface: PointSurface, truth: PointTruth, kind: str) -> list[str]:
+    """What a user should know of a cloud's normals, which say where inside is."""
+    if kind == "udf":
+        return []
+    where = "its normals" if surface.has_normals else "normals estimated from its neighbours (it has none)"
+    sentences = [] if surface.has_normals else [f"{surface.source}: inside is told by {where}"]
+    wrong = 1 - truth.agreement()
+    if wrong > 0.02:
+        sentences.append(
+            f"{surface.source}: {wrong:.1%} of {where} do not agree with the winding number of all: the sign may be "
+            "wrong there; better normals, or --kind udf, which has no inside"
         )
-    return shape
+    return sentences
+
+
+def expect_loss(loss: ShapeLoss, field: ShapeField, kind: str) -> None:
+    """Refuse a loss that this field cannot be trained with.
+
+    Raises:
+        ConfigError: with the reason.
+    """
+    reason = loss.refuses(field)
+    if kind != "sdf":
+        reason = f"the loss {loss.otype} is of signed distances, --kind sdf, not {kind}"
+    if reason:
+        raise ConfigError(f"loss.otype: {reason}")
+
+
+def _recipe(options: ShapeOptions, known: Mapping[str, Any]) -> str:
+    if options.recipe not in known:
+        raise ConfigError(f"fit.recipe: expected one of {', '.join(known)} with this loss, got {options.recipe!r}")
+    return options.recipe
 
 
 @dataclass
@@ -232,7 +338,7 @@ def step_of(
     hooks: Sequence[Hook] = (),
 ) -> Training:
     """The training step of a configuration."""
-    learner: ShapeField = type(fitted)(encoding=fitted.encoding, network=fitted.network, low=(0.0, 0.0, 0.0), side=1.0)
+    learner = in_unit_cube(fitted)
 
     def query(points: Tensor) -> Tensor:
         raw = learner.outputs(points)
@@ -240,3 +346,18 @@ def step_of(
 
     why = "an unsigned distance is the network's output without its sign" if kind == "udf" else ""
     return Training(*make_step(fitted, learner, query, config, draw, hooks, why))
+
+
+def shape_step(
+    fitted: ShapeField, loss: ShapeLoss, config: Config, draw: Callable[[int], Any], hooks: Sequence[Hook]
+) -> Training:
+    """The training step of a loss that is given the field itself."""
+    parameters = Parameters.of(fitted, [fitted.network])
+    optimizer: Optimizer = build("optimizer", config["optimizer"], path="optimizer", parameters=parameters)
+    why = f"the loss {loss.otype} asks the field itself"
+    return Training(ShapeStep(in_unit_cube(fitted), draw, loss, optimizer, hooks), optimizer, why)
+
+
+def in_unit_cube(fitted: ShapeField) -> ShapeField:
+    """The same parameters over the unit cube."""
+    return type(fitted)(encoding=fitted.encoding, network=fitted.network, low=(0.0, 0.0, 0.0), side=1.0)

@@ -68,6 +68,8 @@ def expect_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torc
         raise TypeError(f"{name}: expected numbers that lie in memory as they are; use to_dense() or resolve_neg()")
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
+    if tensor._is_zerotensor():  # zeros without memory, which PyTorch's own derivatives send (that of sgn, for one)
+        return tensor.clone()
     return tensor
 
 
