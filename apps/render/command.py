@@ -14,16 +14,11 @@ from fieldforge.apps.fit.command import expect_another_file, expect_writable
 from fieldforge.apps.images import ImageWriter
 from fieldforge.apps.mesh import progress_bar
 from fieldforge.apps.render.image import render_strips, view_of
-<<<<<<< HEAD
-from fieldforge.apps.render.shape import VIEWS, orbit, render_shape
-from fieldforge.apps.render.video import VideoWriter
-from fieldforge.apps.render.views import render_scene
-=======
 from fieldforge.apps.render.scene import Scene
 from fieldforge.apps.render.shape import VIEWS, orbit
 from fieldforge.apps.render.shape import render_strips as render_shape_strips
 from fieldforge.apps.render.video import MAX_VIDEO_SIDE, VideoWriter
->>>>>>> main
+from fieldforge.apps.render.views import render_scene
 from fieldforge.backends import use_backend
 from fieldforge.fields.file import load_field
 from fieldforge.fields.kinds.base import Field
@@ -32,14 +27,9 @@ from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.fields.kinds.shape import ShapeField
 from fieldforge.renderers.cameras import MAX_SIDE, Pinhole
 
-<<<<<<< HEAD
 ONLY_IMAGES: dict[str, object] = {"scale": None, "crop": None, "bits": 8}
-ONLY_SHAPES: dict[str, object] = {"view": None, "mode": None, "up": "y", "frames": 120}
+ONLY_SHAPES: dict[str, object] = {"view": None, "mode": None, "up": "y", "frames": 120, "shadows": False}
 ONLY_SCENES: dict[str, object] = {"split": None, "data": None, "path": None}
-=======
-ONLY_IMAGES = {"scale": None, "crop": None, "bits": 8}
-ONLY_SHAPES = {"view": None, "mode": None, "up": "y", "frames": 120, "shadows": False}
->>>>>>> main
 """Options that one kind of field has, with the value that means nobody asked."""
 
 
@@ -57,7 +47,7 @@ def render_to_file(options: argparse.Namespace) -> int:
             _refuse(options, ONLY_IMAGES | ONLY_SCENES, field)
             return _render_shape(field, options)
         if isinstance(field, RadianceField):
-            _refuse(options, ONLY_IMAGES | {"view": None, "up": "y"}, field)
+            _refuse(options, ONLY_IMAGES | {"view": None, "up": "y", "shadows": False}, field)
             return render_scene(field, metadata, options)
     raise UsageError(f"{options.field}: is a {field.otype}, and pictures are made of images, shapes and scenes")
 
