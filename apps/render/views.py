@@ -15,8 +15,8 @@ from fieldforge.apps.cli import UsageError
 from fieldforge.apps.fit.command import expect_writable
 from fieldforge.apps.images import ImageWriter
 from fieldforge.apps.mesh import progress_bar
-from fieldforge.apps.render.radiance import eye_of
 from fieldforge.apps.render.pictures import Picture, compare, look, orbit
+from fieldforge.apps.render.radiance import eye_of
 from fieldforge.apps.render.video import VideoWriter
 from fieldforge.apps.scenes import Scene, read_scene
 from fieldforge.fields.kinds.radiance import RadianceField

@@ -22,8 +22,8 @@ from fieldforge.apps.fit.scene.rays import RayDraw
 from fieldforge.apps.fit.scene.step import close_unseen, scene_step
 from fieldforge.apps.images import read_image
 from fieldforge.apps.metrics import psnr
-from fieldforge.apps.render.radiance import Eye, eye_of
 from fieldforge.apps.render.pictures import compare, look, orbit, photo_of
+from fieldforge.apps.render.radiance import Eye, eye_of
 from fieldforge.apps.scenes import Scene, read_scene
 from fieldforge.backends import use_backend
 from fieldforge.fields.file import load_field

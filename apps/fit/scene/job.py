@@ -27,8 +27,8 @@ from fieldforge.apps.fit.scene.presets import preset
 from fieldforge.apps.fit.scene.rays import RayDraw, Rays
 from fieldforge.apps.fit.scene.step import SceneStep, scene_step
 from fieldforge.apps.metrics import psnr as psnr_of
-from fieldforge.apps.render.radiance import Eye
 from fieldforge.apps.render.pictures import compare
+from fieldforge.apps.render.radiance import Eye
 from fieldforge.apps.scenes import Scene, SceneError, read_scene
 from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.registry import build
