@@ -14,9 +14,9 @@ from fieldforge.apps.fit.command import expect_another_file, expect_writable
 from fieldforge.apps.images import ImageWriter
 from fieldforge.apps.mesh import progress_bar
 from fieldforge.apps.render.image import render_strips, view_of
-from fieldforge.apps.render.scene import Scene
 from fieldforge.apps.render.shape import VIEWS, orbit
 from fieldforge.apps.render.shape import render_strips as render_shape_strips
+from fieldforge.apps.render.traced import TracedShape
 from fieldforge.apps.render.video import MAX_VIDEO_SIDE, VideoWriter
 from fieldforge.apps.render.views import render_scene
 from fieldforge.backends import use_backend
@@ -90,7 +90,7 @@ def _render_shape(field: ShapeField, options: argparse.Namespace) -> int:
         )
     if options.shadows and mode != "clay":
         raise UsageError(f"--shadows: belong to --clay, not to --{mode}")
-    scene = Scene(field)  # what all frames share is made once
+    shape = TracedShape(field)  # what all frames share is made once
     if not is_video:
         azimuth, elevation = VIEWS[name]
         camera = orbit(azimuth, elevation, size=(width, height), up=options.up)
@@ -100,7 +100,7 @@ def _render_shape(field: ShapeField, options: argparse.Namespace) -> int:
             ) as writer,
             progress_bar("rendering", is_silent=options.quiet) as observe,
         ):  # fmt: skip
-            for rows in _strips(scene, camera, mode, options.shadows, observe):
+            for rows in _strips(shape, camera, mode, options.shadows, observe):
                 writer.write(rows)
     else:
         with (
@@ -110,7 +110,7 @@ def _render_shape(field: ShapeField, options: argparse.Namespace) -> int:
             for frame in range(options.frames):
                 camera = orbit(360 * frame / options.frames, 15.0, size=(width, height), up=options.up)
                 done = partial(_of_a_part, observe, frame, options.frames)
-                picture = np.concatenate(list(_strips(scene, camera, mode, options.shadows, done)))
+                picture = np.concatenate(list(_strips(shape, camera, mode, options.shadows, done)))
                 video.write(np.round(picture * 255).astype(np.uint8))
     if not options.quiet:
         print(f"{options.output}: {width}x{height} pixels{f', {options.frames} frames' if is_video else ''}")
@@ -118,10 +118,10 @@ def _render_shape(field: ShapeField, options: argparse.Namespace) -> int:
 
 
 def _strips(
-    scene: Scene, camera: Pinhole, mode: str, shadows: bool, observe: Callable[[float], None]
+    shape: TracedShape, camera: Pinhole, mode: str, shadows: bool, observe: Callable[[float], None]
 ) -> Iterator[np.ndarray]:
     n_rows = 0
-    for strip in render_shape_strips(scene, camera, mode, shadows=shadows):
+    for strip in render_shape_strips(shape, camera, mode, shadows=shadows):
         yield on_white(strip)
         n_rows += len(strip)
         observe(n_rows / camera.height)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fieldforge.apps.render.scene import N_BLOCKS, Scene
+from fieldforge.apps.render.traced import N_BLOCKS, TracedShape
 from fieldforge.checks import expect_choice
 from fieldforge.fields.kinds.shape import ShapeField
 from fieldforge.renderers.cameras import Pinhole, look_at
@@ -86,14 +86,16 @@ def render_shape(
         (height, width, 4) float32: display-encoded colour, not multiplied by the coverage that comes last.
     """
     strips = []
-    for strip in render_strips(Scene(field), camera, mode, shadows=shadows):
+    for strip in render_strips(TracedShape(field), camera, mode, shadows=shadows):
         strips.append(strip)
         observe(sum(map(len, strips)) / camera.height)
     return np.concatenate(strips)
 
 
-def render_strips(scene: Scene, camera: Pinhole, mode: str = "clay", *, shadows: bool = False) -> Iterator[np.ndarray]:
-    """The same from top to bottom, (rows, width, 4) at a time, in bounded memory; a scene serves many cameras.
+def render_strips(
+    shape: TracedShape, camera: Pinhole, mode: str = "clay", *, shadows: bool = False
+) -> Iterator[np.ndarray]:
+    """The same from top to bottom, (rows, width, 4) at a time, in bounded memory; a shape serves many cameras.
 
     Raises:
         ValueError: no such mode, or shadows in another than "clay".
@@ -102,7 +104,7 @@ def render_strips(scene: Scene, camera: Pinhole, mode: str = "clay", *, shadows:
     if shadows and mode != "clay":
         raise ValueError(f"shadows: are thrown in mode 'clay', not in '{mode}'")
     rows = max(1, _RAYS // camera.width)
-    look = _Look(scene, camera, mode, shadows)
+    look = _Look(shape, camera, mode, shadows)
     for first in range(0, camera.height, rows):
         yield look.strip(first, min(camera.height, first + rows))
 
@@ -110,8 +112,8 @@ def render_strips(scene: Scene, camera: Pinhole, mode: str = "clay", *, shadows:
 class _Look:
     """One picture: what is seen along rays of a camera."""
 
-    def __init__(self, scene: Scene, camera: Pinhole, mode: str, shadows: bool) -> None:
-        self.scene, self.camera, self.mode, self.shadows = scene, camera, mode, shadows
+    def __init__(self, shape: TracedShape, camera: Pinhole, mode: str, shadows: bool) -> None:
+        self.shape, self.camera, self.mode, self.shadows = shape, camera, mode, shadows
 
     def strip(self, first: int, last: int) -> np.ndarray:
         """(last - first, width, 4); rows above and below are traced too, to see the edges between."""
@@ -137,7 +139,7 @@ class _Look:
         return picture.view(last - first, width, 4).numpy()
 
     def _trace(self, origins: Tensor, directions: Tensor) -> Tensor:
-        return self.scene.trace(origins.contiguous(), directions, tolerance=0.3 / self.camera.focal).t
+        return self.shape.trace(origins.contiguous(), directions, tolerance=0.3 / self.camera.focal).t
 
     def _colors(self, origins: Tensor, directions: Tensor, t: Tensor) -> Tensor:
         """(N, 4): colour and coverage; zeros where t is infinite."""
@@ -153,12 +155,12 @@ class _Look:
             nearest, farthest = self._span
             return (1 - 0.85 * ((t - nearest) / (farthest - nearest)).clamp(0, 1))[:, None].expand(-1, 3)
         if self.mode == "curvature":
-            bent = torch.tanh(self.scene.curvature(points) / 20)
+            bent = torch.tanh(self.shape.curvature(points) / 20)
             warm, cold = torch.tensor([0.75, 0.15, 0.12]), torch.tensor([0.15, 0.25, 0.75])
             neutral = torch.full((3,), 0.92)
             share = bent.abs()[:, None]
             return neutral * (1 - share) + torch.where(bent[:, None] > 0, warm, cold) * share
-        normals = self.scene.normals(points, directions)
+        normals = self.shape.normals(points, directions)
         if self.mode == "normals":
             return (normals + 1) / 2
         # A surface that is seen faces the camera. Along its outline taps reach around the edge, and their normal may
@@ -173,17 +175,17 @@ class _Look:
         outside = points + 2e-3 * normals
         if self.shadows:
             faces = (lit > 0).nonzero().squeeze(1)
-            lit[faces] *= soft_shadow(self.scene.distance, outside[faces], key, reach=0.7, slope=1.1)
+            lit[faces] *= soft_shadow(self.shape.distance, outside[faces], key, reach=0.7, slope=1.1)
         sky = 0.5 + 0.5 * (normals @ up)
         rim = (1 + (normals * directions).sum(-1)).clamp(0, 1) ** 3
-        openness = ambient_occlusion(self.scene.distance, outside, normals, reach=0.08)
+        openness = ambient_occlusion(self.shape.distance, outside, normals, reach=0.08)
         light = (0.68 * lit + 0.34 * sky * openness + 0.06 * rim) * (0.55 + 0.45 * openness)
         return ((_CLAY * light[:, None]).clamp(0, 1)) ** (1 / 2.2)
 
     @cached_property
     def _span(self) -> tuple[float, float]:
         """The nearest and the farthest that the surface can be."""
-        middles = (self.scene.cells.cells[0].nonzero() + 0.5) / N_BLOCKS
+        middles = (self.shape.cells.cells[0].nonzero() + 0.5) / N_BLOCKS
         away = torch.linalg.vector_norm(middles - self.camera.position, dim=-1)
         return float(away.min()), float(away.max()) + 1 / N_BLOCKS
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from fieldforge.apps.scenes.draft import LARGEST, MAX_VIEWS, Draft, Frame, Lens
 from fieldforge.apps.scenes.files import inside, read_bytes, read_header
-from fieldforge.apps.scenes.llff import find_photos
+from fieldforge.apps.scenes.llff import photo_folders
 from fieldforge.apps.scenes.scene import SceneError
 from fieldforge.renderers.cameras.axes import from_quaternion, from_world_to_camera
 
@@ -67,10 +67,10 @@ def model_folder(folder: Path) -> Path | None:
 
 
 def read_colmap(folder: Path, model: Path) -> Draft:
-    """A sparse model, with the photos in images or images_N below the folder."""
+    """A sparse model, with the photos, by their names in it, in images or images_N below the folder, or in it."""
     lenses = read_cameras(either(model, "cameras"))
     posed = read_images(either(model, "images"))
-    place = find_photos(folder)[0]
+    place = next(iter(photo_folders(folder)), folder)
     end = either(model, "images").suffix
     draft = Draft(f"COLMAP: {model.relative_to(folder) / f'images{end}'}, photos in {place.name}")
     for number, image in sorted(posed.items(), key=lambda item: item[1].name):

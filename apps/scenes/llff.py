@@ -87,19 +87,22 @@ def photos_in(place: Path) -> list[str]:
     return sorted(one.name for one in place.iterdir() if one.suffix in SUFFIXES and not one.name.startswith("."))
 
 
+def photo_folders(folder: Path) -> list[Path]:
+    """The folders of photos that exist: `images`, then `images_N`, the least shrunk first."""
+    numbered = [
+        (int(match[1]), place) for place in folder.iterdir() if (match := re.fullmatch(r"images_(\d{1,4})", place.name))
+    ]
+    return [place for place in (folder / "images", *(place for _, place in sorted(numbered))) if place.is_dir()]
+
+
 def find_photos(folder: Path) -> tuple[Path, list[str]]:
-    """The folder of photos, `images` or else the least shrunk `images_N`, and the names in it, sorted.
+    """The first folder of photos that has any, and the names in it, sorted.
 
     Raises:
         SceneError: there is none.
     """
-    numbered = [
-        (int(match[1]), place) for place in folder.iterdir() if (match := re.fullmatch(r"images_(\d{1,4})", place.name))
-    ]
-    places = [folder / "images", *(place for _, place in sorted(numbered))]
-    for place in places:
-        if place.is_dir():
-            names = photos_in(place)
-            if names:
-                return place, names
+    for place in photo_folders(folder):
+        names = photos_in(place)
+        if names:
+            return place, names
     raise SceneError(f"{folder}: has no photos in a folder images or images_N")

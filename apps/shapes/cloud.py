@@ -43,7 +43,7 @@ class PointSurface:
             ShapeError: too few points are left, or all are at the same place.
         """
         points, normals, notes = cloud.points, cloud.normals, list(cloud.notes)
-        with np.errstate(over="ignore"):  # what float32 cannot hold has no distance either
+        with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold has no distance either
             is_good = np.isfinite(points.astype(np.float32)).all(1)
         if normals is not None:
             is_good &= np.isfinite(normals).all(1) & (np.abs(normals).max(1, initial=0) > 0)

@@ -48,7 +48,7 @@ RECIPES: Mapping[str, Recipe] = {
     # on the surface and anywhere, half and half (Sitzmann et al. 2020; Gropp et al. 2020 add points in between)
     "siren": Recipe(1 / 2, (), 1 / 2),
     # ours: two widths close to the surface, less on it, where the target says nothing of the slope
-    "layers": Recipe(2 / 8, ((3 / 8, "normal", 0.002), (2 / 8, "normal", 0.015)), 1 / 8),
+    "layers": Recipe(4 / 16, ((7 / 16, "normal", 0.002), (3 / 16, "normal", 0.015)), 2 / 16),
 }
 """Published sampling recipes by name."""
 
@@ -116,6 +116,7 @@ class Pools:
         self._mesh = vertices, faces
         self._folder = tempfile.TemporaryDirectory(prefix="fieldforge-")
         self._asked: set[int] = set()
+        self._latest = -1  # a resumed fit asks for older pools too; nothing is begun ahead of these
         self._made: set[int] = set()
         self._truth: Truth | PointTruth | None = None
         self._worker = self._start()
@@ -125,8 +126,9 @@ class Pools:
         if self._worker is None:
             return self._make_here(number)
         for wanted in (number, number + 1):
-            if wanted not in self._asked:
+            if wanted not in self._asked and (wanted == number or wanted > self._latest):
                 self._asked.add(wanted)
+                self._latest = max(self._latest, wanted)
                 self._send(wanted)
         while number not in self._made:
             assert self._worker.stdout is not None

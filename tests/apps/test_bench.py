@@ -15,12 +15,14 @@ from fieldforge.apps.bench.harness import Row, latest, save, spread
 from fieldforge.apps.bench.operators_page import u_curves
 from fieldforge.apps.bench.peers import PlainFrequency, PlainHashGrid
 from fieldforge.apps.bench.report import TABLES, write_tables
+from fieldforge.apps.shapes import quality
 from fieldforge.encodings.frequency import Frequency
 from fieldforge.encodings.grid import HashGrid
 
 
 @pytest.mark.parametrize("suite", ["clouds", "encodings", "image", "operators", "presets", "shape"])
-def test_suites_run_quickly_and_leave_no_rows(suite: str, tmp_path: Path) -> None:
+def test_suites_run_quickly_and_leave_no_rows(suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quality, "IOU_POINTS", 2**12)
     assert main(suite, rows=tmp_path, data=None, is_quick=True) == 0
     assert not list(tmp_path.iterdir())
 
@@ -58,6 +60,36 @@ def test_rows_are_kept_and_tables_written(tmp_path: Path) -> None:
     assert "old" not in text
     assert text.startswith("before\n")
     assert text.endswith("after\n")
+
+
+def test_without_meshes_the_suite_of_shapes_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ValueError, match=r"holds none of ingp_armadillo.obj.*--data FOLDER"):
+        main("shape", rows=tmp_path, data=tmp_path, is_quick=False)
+    assert f"Lucy: skipped, there is no {tmp_path / 'stanford_lucy.ply'}" in capsys.readouterr().out
+
+
+def test_the_table_of_shapes_has_its_three_parts() -> None:
+    about = {
+        "command": "fieldforge bench shape", "processor": "p", "versions": {"torch": "2"}, "time": "2026-01-02T",
+    }  # fmt: skip
+    figures = {
+        "volume_iou": 0.9986, "near_iou": 0.99, "f_score_0.01": 1.0, "f_score_0.005": 0.9999, "chamfer": 1.2e-4,
+        "stray": 0.004, "bytes": 7_000_000, "distance_error_near": 1e-4, "distance_error_far": 1e-3,
+    }  # fmt: skip
+    row = {"quality": figures, "seconds": 15.0, "rate": 1e6} | about
+    table = TABLES["shape"](
+        [
+            row | {"case": "quality cat", "candidate": "balanced"},
+            row | {"case": "step of x", "candidate": "plain", "seconds": 2.0},
+            row | {"case": "step of x", "candidate": "ours", "seconds": 0.1},
+            row | {"case": "recipe cat", "candidate": "nglod"},
+        ]
+    )
+    quality_of = "| cat | `balanced` | 0.9986 | 0.9900 | 1.0000 | 0.9999 | 0.012 % | 0.40 % | 15.0 s | 7.00 MB |"
+    for line in (quality_of, "| step of x | ours | 1 M | 20 x |", "| cat | nglod | 0.9986 | 0.9900 | 0.010 % "):
+        assert line in table
 
 
 def test_a_mark_without_rows_is_an_error(tmp_path: Path) -> None:

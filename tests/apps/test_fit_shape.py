@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import trimesh
 
 from fieldforge.apps.cli import main
 from fieldforge.apps.fit.job import Plan
-from fieldforge.apps.fit.shape.job import ShapeJob, fit_shape
+from fieldforge.apps.fit.options import ShapeOptions
+from fieldforge.apps.fit.shape.job import PoolDraw, ShapeJob, fit_shape
 from fieldforge.apps.fit.shape.presets import PRESETS
 from fieldforge.apps.mesh import extract
 from fieldforge.apps.render.shape import MODES, orbit, render_shape
@@ -28,7 +30,8 @@ from fieldforge.registry import ConfigError
 
 SMALL = [
     "encoding.n_levels=5", "encoding.log2_hashmap_size=13", "encoding.per_level_scale=1.6", "fit.batch_size=4096",
-    "fit.pool_size=16384", "network.n_neurons=32",
+    "fit.pool_size=16384", "fit.n_passes=4",
+    "network.n_neurons=32", "optimizer.learning_rate=5e-3",
 ]  # fmt: skip
 """A field that is fitted to a simple body in a second."""
 
@@ -131,6 +134,23 @@ def test_an_interrupted_fit_resumes_to_the_same_field(tmp_path: Path) -> None:
     first, second = load_field(path)[0], load_field(tmp_path / "whole.field")[0]
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_each_pool_is_gone_through_as_often_as_asked_mixed_with_others() -> None:
+    class Counted:
+        def get(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+            asked.append(number)
+            return np.full((8, 3), number, np.float32), np.arange(8, dtype=np.float32)
+
+    asked: list[int] = []
+    draw = PoolDraw(Counted(), ShapeOptions(batch_size=2, pool_size=8, n_passes=3), "sdf")  # type: ignore[arg-type]
+    seen = Counter((int(points[0, 0]), float(target[0])) for points, target in map(draw, range(12 * 6)))
+    assert asked == list(range(6))
+    assert {seen[number, first] for number in (2, 3) for first in (0.0, 2.0, 4.0, 6.0)} == {3}
+    late = PoolDraw(Counted(), draw.options, "sdf")  # type: ignore[arg-type]
+    for step in (40, 41, 42, 71):  # as after a resume
+        assert torch.equal(late(step)[0], draw(step)[0])
+        assert torch.equal(late(step)[1], draw(step)[1])
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -15,8 +15,8 @@ from fieldforge.apps import mesh as mesh_app
 from fieldforge.apps.cli import main
 from fieldforge.apps.mesh import SLOPE, extract
 from fieldforge.apps.render import command, shape
-from fieldforge.apps.render.scene import N_BLOCKS, Scene
 from fieldforge.apps.render.shape import MODES, VIEWS, orbit, render_shape, render_strips
+from fieldforge.apps.render.traced import N_BLOCKS, TracedShape
 from fieldforge.fields.file import load_field
 from fieldforge.fields.kinds.shape import OccupancyField, SDFField, ShapeField, UDFField
 from fieldforge.renderers.isosurface import BLOCK, isosurface
@@ -96,7 +96,7 @@ def test_strips_do_not_show(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     camera = orbit(30.0, 20.0, size=(50, 41))
     whole = render_shape(BALLS[0], camera, mode)
     monkeypatch.setattr(shape, "_RAYS", 150)
-    strips = list(render_strips(Scene(BALLS[0]), camera, mode))
+    strips = list(render_strips(TracedShape(BALLS[0]), camera, mode))
     assert len(strips) == 14
     np.testing.assert_allclose(np.concatenate(strips), whole, atol=1e-5)
 
@@ -132,7 +132,7 @@ def test_shadows_darken_what_lies_behind_and_nothing_else() -> None:
     assert y.mean() > 55
     assert np.abs(darker[:30, :30]).max() < 0.01
     with pytest.raises(ValueError, match="shadows: are thrown in mode 'clay'"):
-        next(render_strips(Scene(BALLS[0]), camera, "depth", shadows=True))
+        next(render_strips(TracedShape(BALLS[0]), camera, "depth", shadows=True))
 
 
 def test_an_empty_field_is_an_empty_picture() -> None:
@@ -153,10 +153,10 @@ def test_a_picture_asks_few_points_of_a_ray() -> None:
             asked += len(unit)
             return sphere(unit)
 
-    scene = Scene(Counted(**PARTS))
-    assert scene.cells.cells.shape == (1, *(N_BLOCKS,) * 3)
+    shape = TracedShape(Counted(**PARTS))
+    assert shape.cells.cells.shape == (1, *(N_BLOCKS,) * 3)
     asked = 0
-    list(render_strips(scene, orbit(*VIEWS["iso"], size=(300, 300)), "depth"))
+    list(render_strips(shape, orbit(*VIEWS["iso"], size=(300, 300)), "depth"))
     assert asked < 4 * 300 * 300
 
 

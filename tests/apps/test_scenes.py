@@ -128,6 +128,19 @@ def test_lenses_of_colmap(model: str, expected: str, coefficients: Any, tmp_path
     assert (None if cameras.distortion is None else cameras.distortion[0].tolist()) == coefficients
 
 
+def test_photos_of_colmap_may_lie_in_folders_of_their_own(tmp_path: Path) -> None:
+    scene_files.colmap_text(tmp_path)
+    (tmp_path / "images").rename(tmp_path / "left")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "left").rename(tmp_path / "images/left")
+    listed = tmp_path / "sparse/0/images.txt"
+    listed.write_text(listed.read_text().replace(" p0", " left/p0"))
+    assert read_scene(tmp_path).views[3].name == "left/p03.png"
+    listed.write_text(listed.read_text().replace(" left/p0", " ../p0"))
+    with pytest.raises(SceneError, match=r"'\.\./p00\.png' leads out of"):
+        read_scene(tmp_path)
+
+
 def test_the_field_of_view_gives_the_focal_length(tmp_path: Path) -> None:
     def only_angle(content: dict[str, Any]) -> None:
         del content["fl_x"], content["fl_y"]

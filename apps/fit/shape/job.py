@@ -32,7 +32,7 @@ from fieldforge.apps.fit.shape.presets import KINDS, preset
 from fieldforge.apps.fit.shape.step import ShapeStep, SurfaceDraw, WithDistances, turn_outward
 from fieldforge.apps.shapes import quality
 from fieldforge.apps.shapes.cloud import PointSurface
-from fieldforge.apps.shapes.points import PointTruth
+from fieldforge.apps.shapes.points import LATTICE, PointTruth
 from fieldforge.apps.shapes.quality import volume_iou
 from fieldforge.apps.shapes.read import Cloud, Mesh, read_shape
 from fieldforge.apps.shapes.samples import RECIPES, SURFACE_RECIPES, Pools
@@ -248,22 +248,31 @@ class ShapeJob(Job[ShapeField]):
 
 def advice(surface: Surface, truth: Truth, kind: str) -> list[str]:
     """What a user should know of a mesh that does not bound a solid: counts, how the sign is found, what else to do."""
-    wrong = surface.health.sentence()
-    if not wrong:
-        return []
-    sentences = [f"{surface.source}: {wrong}"]
+    wrong, n_pieces = surface.health.sentence(), surface.health.n_components
+    sentences = [f"{surface.source}: {wrong}"] if wrong else []
+    if surface.health.is_closed and n_pieces > 1 and not truth.sides_by_faces and kind != "udf":
+        sentences.append(
+            f"{surface.source}: {n_pieces} closed pieces, some inside or across others; inside is where the winding "
+            "number is above 1/2: inside any of them that looks outward"
+        )
     if not surface.health.is_closed and kind != "udf":
-        points = np.random.default_rng(0).random((20_000, 3))
-        winding = truth.winding_number(points)
-        unclear = float(((winding > 0.25) & (winding < 0.75)).mean())
-        deepest = float(winding.max())
-        sentences.append("inside is where the winding number is above 1/2, which closes holes smoothly")
-        if deepest < 0.5 or unclear > 0.02:
-            sentences.append(
-                f"the surface is open for good ({unclear:.1%} of the space is neither clearly inside nor outside, the "
-                f"winding number goes up to {deepest:.2f}): --kind udf fits it without an inside"
-            )
+        closes = ", which closes holes smoothly" if surface.health.n_boundary_edges else ""
+        sentences.append(f"inside is where the winding number is above 1/2{closes}")
+        sentences += open_for_good(truth, np.random.default_rng(0).random((20_000, 3)))
     return sentences
+
+
+def open_for_good(truth: Truth | PointTruth, points: np.ndarray) -> list[str]:
+    """A sentence about a surface that has no inside, judged at (n, 3) points; none of one that has."""
+    winding = truth.winding_number(points)
+    unclear = float(((winding > 0.25) & (winding < 0.75)).mean())
+    deepest = float(winding.max(initial=0.0))
+    if deepest >= 0.5 and unclear <= 0.02:
+        return []
+    return [
+        f"the surface is open for good ({unclear:.1%} of the space is neither clearly inside nor outside, the "
+        f"winding number goes up to {deepest:.2f}): --kind udf fits it without an inside"
+    ]
 
 
 def cloud_advice(surface: PointSurface, truth: PointTruth, kind: str) -> list[str]:
@@ -278,6 +287,9 @@ def cloud_advice(surface: PointSurface, truth: PointTruth, kind: str) -> list[st
             f"{surface.source}: {wrong:.1%} of {where} do not agree with the winding number of all: the sign may be "
             "wrong there; better normals, or --kind udf, which has no inside"
         )
+    places = np.random.default_rng(0).random((5000, 3))
+    is_clear = truth.unsigned_distance(places) > 2 / LATTICE  # nearer, the lattice is blurred
+    sentences += open_for_good(truth, places[is_clear])
     return sentences
 
 
@@ -302,7 +314,11 @@ def _recipe(options: ShapeOptions, known: Mapping[str, Any]) -> str:
 
 @dataclass
 class PoolDraw:
-    """The samples of a step: a slice of the pool in turn, with targets for the kind of field.
+    """The samples of a step: a slice of one of the last `n_passes` pools in turn, with targets for the kind of field.
+
+    A new pool comes every `n_passes` passes and is gone through once in each of so many phases, mixed with those before
+    it. Passes one after another over the same pool taught the finest cells that pool, and the next one at the cost of
+    it. The step's number alone decides, so a resumed fit sees the same samples.
 
     Calling it gives points (batch, 3) in the unit cube and targets (batch, 1).
     """
@@ -310,19 +326,24 @@ class PoolDraw:
     pools: Pools
     options: ShapeOptions
     kind: str
-    _number: int = -1
-    _points: Tensor = field(default_factory=lambda: torch.empty(0))
-    _target: Tensor = field(default_factory=lambda: torch.empty(0))
+    _kept: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        size, per_pass = self.options.batch_size, self.options.pool_size // self.options.batch_size
-        number, within = divmod(step, per_pass * self.options.n_passes)
-        if number != self._number:
+        size, n_passes = self.options.batch_size, self.options.n_passes
+        per_pass = self.options.pool_size // size
+        newest, within = divmod(step, per_pass * n_passes)
+        at, turn = divmod(within, n_passes)
+        points, target = self._pool(newest - turn % min(n_passes, newest + 1), newest)
+        first = (at + turn * per_pass // n_passes) % per_pass * size
+        return points[first : first + size], target[first : first + size]
+
+    def _pool(self, number: int, newest: int) -> tuple[Tensor, Tensor]:
+        if number not in self._kept:
+            self._kept = {old: kept for old, kept in self._kept.items() if old > newest - self.options.n_passes}
             points, distance = self.pools.get(number)
-            self._number, self._points = number, torch.from_numpy(points)
-            self._target = self._targets(torch.from_numpy(distance))[:, None].contiguous()
-        first = within % per_pass * size
-        return self._points[first : first + size], self._target[first : first + size]
+            target = self._targets(torch.from_numpy(distance))[:, None].contiguous()
+            self._kept[number] = torch.from_numpy(points), target
+        return self._kept[number]
 
     def _targets(self, distance: Tensor) -> Tensor:
         if self.kind == "occupancy":

@@ -28,7 +28,7 @@ _SOFT = 13.8  # the logit of an occupancy is kept within this
 
 
 @dataclass(frozen=True)
-class Scene:
+class TracedShape:
     """A field made ready for pictures: once for all of a turntable.
 
     Args:
@@ -84,9 +84,8 @@ class Scene:
 
     @cached_property
     def cell(self) -> float:
-        """Side of the finest cells of the field's grid, as far as it knows them, within what taps can use."""
-        scales = [level.scale for level in getattr(self.field.encoding, "levels", ())]
-        return min(max(1 / max(scales), 5e-4), 5e-3) if scales else 1.5e-3
+        """Side of the field's finest cells in sides of the cube, within what taps can use."""
+        return min(max(self.field.finest_cell / self.field.side, 5e-4), 5e-3)
 
     def normals(self, points: Tensor, directions: Tensor) -> Tensor:
         """(N, 3) unit vectors out of the shape; (N, 3) directions are those in which it is seen.
@@ -101,7 +100,7 @@ class Scene:
         return self._direction(points + 1.2 * self.cell * facing, self.cell)
 
     def _direction(self, points: Tensor, step: float) -> Tensor:
-        return torch.nn.functional.normalize(operators.gradient(self._inside, points, "taps4", step=step), dim=-1)
+        return torch.nn.functional.normalize(operators.gradient(self._inside, points, "taps6", step=step), dim=-1)
 
     def curvature(self, points: Tensor) -> Tensor:
         """Mean curvature, 1 / side of the cube, (N,): positive where the surface bulges out."""
