@@ -136,6 +136,17 @@ def _add_fit(commands: Commands) -> None:
     )  # fmt: skip
     stop = _add_fit_options(shape, "fast, balanced, best, tiny, siren or finer; of points also igr")
     stop.add_argument("--iou", type=_share, metavar="Q", help="as soon as the volume IoU is that good, e.g. 0.99")
+    scene = _command(kinds, "scene", _fit_scene, "fit a radiance field to posed photos")
+    scene.add_argument("scene", help="folder with transforms.json and kin, or an NPZ file of images, poses and focal")
+    stop = _add_fit_options(scene, "fast, balanced, best or vanilla")
+    stop.add_argument("--minutes", type=_positive, metavar="M", help="after about M minutes")
+    stop.add_argument("--psnr", type=_positive, metavar="DB", help="as soon as held-out views are that good")
+    scene.add_argument("--downscale", type=_positive_int, default=1, metavar="K", help="K x K pixels become one")
+    scene.add_argument(
+        "--background", choices=("white", "black", "random"),
+        help="behind the scene in training: of photos with alpha any, of others what they show",
+    )  # fmt: skip
+    scene.add_argument("--allow-missing", action="store_true", help="go on without views whose photos are not there")
 
 
 def _add_fit_options(command: Parser, presets: str) -> Any:
@@ -173,6 +184,12 @@ def _fit_shape(options: argparse.Namespace) -> int:
     return fit_shape_command(options)
 
 
+def _fit_scene(options: argparse.Namespace) -> int:
+    from fieldforge.apps.fit.scene.command import fit_scene_command
+
+    return fit_scene_command(options)
+
+
 def _fit_image(options: argparse.Namespace) -> int:
     from fieldforge.apps.fit.image.command import fit_image
 
@@ -184,13 +201,17 @@ def _add_render(commands: Commands) -> None:
     render.add_argument("field", type=Path, help=".field file")
     render.add_argument(
         "-o", "--output", type=Path, required=True,
-        help="PNG, JPEG, WebP, TIFF, EXR or HDR file; MP4 for a turntable of a shape",
+        help="PNG, JPEG, WebP, TIFF, EXR or HDR file; MP4 for a turntable of a shape or a scene; a folder for --split",
     )  # fmt: skip
     size = render.add_mutually_exclusive_group()
     size.add_argument("--size", type=_size, metavar="WxH", help="output size in pixels, e.g. 4000x3000")
     size.add_argument("--scale", type=_positive, help="of an image: output pixels per source pixel")
     render.add_argument("--crop", type=_crop, metavar="X,Y,W,H", help="of an image: a part, in source pixels")
     render.add_argument("--bits", type=int, choices=(8, 16), default=8, help="bits per channel of a PNG or TIFF")
+    scene = render.add_argument_group("of scenes")
+    scene.add_argument("--split", choices=("train", "val", "test"), help="the views of the photos, with PSNR and SSIM")
+    scene.add_argument("--data", type=Path, metavar="DIR", help="the photos of a --split")
+    scene.add_argument("--path", choices=("orbit",), help="where a video flies along; default: orbit")
     shape = render.add_argument_group("of shapes")
     sides = ("front", "back", "left", "right", "top", "iso", "turntable")
     shape.add_argument(

@@ -47,7 +47,7 @@ def describe(config: dict[str, Any], metadata: dict[str, Any], n_bytes: int) -> 
         )
     history = metadata.get("history", [])
     if history:
-        name = next(key for key in history[0] if key != "step")
+        name = next(key for key in history[0] if key != "step" and all(key in row for row in history))
         rows = (f"{row[name]:.4g} at step {row['step']:.0f}" for row in _spread(history, 5))
         lines["history"] = f"{name} {'  '.join(rows)}"
     lines["size"] = f"{n_bytes:,} bytes"

@@ -175,6 +175,10 @@ class Job(ABC, Generic[F]):
     def quality(self, fitted: F, target: float) -> float:
         """The target's figure of a field under way: exact where it reaches the target, from few samples below it."""
 
+    def look(self, fitted: F, state: State) -> dict[str, float]:
+        """Figures of a field under way, by name, asked with every row of the history; mostly none."""
+        return {}
+
     @abstractmethod
     def measure(self, fitted: F, tell: Callable[[str], None]) -> dict[str, float | None]:
         """The figures of a field; tells the user before it takes long."""
@@ -307,6 +311,10 @@ class Job(ABC, Generic[F]):
                 with averages_in_place(optimizer), torch.no_grad():
                     return self.quality(fitted, target)
 
+            def look(state: State) -> dict[str, float]:
+                with averages_in_place(optimizer), torch.no_grad():
+                    return self.look(fitted, state)
+
             state = train(
                 advance,
                 optimizer,
@@ -316,6 +324,7 @@ class Job(ABC, Generic[F]):
                 figure=self.shown(config),
                 observe=observe,
                 evaluate=None if target is None else evaluate,
+                look=look,
                 checkpoints=Checkpoints(path) if path is not None else None,
                 identity=identity,
                 resume=plan.resume,
@@ -330,6 +339,10 @@ class Job(ABC, Generic[F]):
         return {
             "signal": {"kind": self.signal, **self.metadata(), "sha256": self.digest},
             "metrics": result.figures,
-            "history": [{"step": row["step"], name: float(f"{row[name]:.4g}")} for row in result.state.history],
+            "history": [
+                {"step": row["step"], name: float(f"{row[name]:.4g}")}
+                | {key: float(f"{value:.4g}") for key, value in row.items() if key not in ("step", "loss", name)}
+                for row in result.state.history
+            ],
             "run": parts | {"seed": plan.seed, "training_step": result.training_step} | self.identity(),
         }

@@ -171,6 +171,7 @@ def train(
     figure: Figure | None = None,
     observe: Callable[[Progress], None] = lambda progress: None,
     evaluate: Callable[[], float] | None = None,
+    look: Callable[[State], dict[str, float]] = lambda state: {},
     checkpoints: Checkpoints | None = None,
     identity: Mapping[str, Any] | None = None,
     resume: bool = False,
@@ -188,6 +189,7 @@ def train(
         figure: what is shown and kept of how far the fit is; None: decibels below 1.
         observe: told of progress about every `report_every` seconds.
         evaluate: quality of the field as it is, asked with every row of the history if there is a `budget.target`.
+        look: asked with every row of the history what else should stand in it, and be told; mostly nothing.
         checkpoints: where to keep the last two states; None keeps none.
         identity: what a checkpoint must agree with to be resumed (configuration, digest of the source).
         resume: continue from the newest checkpoint that is whole.
@@ -228,6 +230,10 @@ def train(
                 continue
             is_milestone = state.count(loss, error, figure)
             reports.add(loss, error)
+            if is_milestone and (seen := look(state)):
+                state.history[-1] |= seen
+                told = ", ".join(f"{name} {value:.4g}" for name, value in seen.items())
+                observe(Progress(state, message=f"step {state.step}: {told}"))
             if is_milestone and budget.target is not None and evaluate is not None and evaluate() >= budget.target:
                 state.stopped_by = "target"
             if reports.seconds_since() >= report_every or state.step == state.n_steps or asked_to_stop():

@@ -18,31 +18,38 @@ from fieldforge.apps.render.shape import VIEWS, orbit
 from fieldforge.apps.render.shape import render_strips as render_shape_strips
 from fieldforge.apps.render.traced import TracedShape
 from fieldforge.apps.render.video import MAX_VIDEO_SIDE, VideoWriter
+from fieldforge.apps.render.views import render_scene
 from fieldforge.backends import use_backend
 from fieldforge.fields.file import load_field
 from fieldforge.fields.kinds.base import Field
 from fieldforge.fields.kinds.image import ImageField
+from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.fields.kinds.shape import ShapeField
 from fieldforge.renderers.cameras import MAX_SIDE, Pinhole
 
-ONLY_IMAGES = {"scale": None, "crop": None, "bits": 8}
-ONLY_SHAPES = {"view": None, "mode": None, "up": "y", "frames": 120, "shadows": False}
+ONLY_IMAGES: dict[str, object] = {"scale": None, "crop": None, "bits": 8}
+ONLY_SHAPES: dict[str, object] = {"view": None, "mode": None, "up": "y", "frames": 120, "shadows": False}
+ONLY_SCENES: dict[str, object] = {"split": None, "data": None, "path": None}
 """Options that one kind of field has, with the value that means nobody asked."""
 
 
 def render_to_file(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    expect_writable(options.output)
+    if options.split is None:
+        expect_writable(options.output)
     expect_another_file(options.output, options.field)
-    field, _ = load_field(options.field)
+    field, metadata = load_field(options.field)
     with use_backend(options.backend):
         if isinstance(field, ImageField):
-            _refuse(options, ONLY_SHAPES, field)
+            _refuse(options, ONLY_SHAPES | ONLY_SCENES, field)
             return _render_image(field, options)
         if isinstance(field, ShapeField):
-            _refuse(options, ONLY_IMAGES, field)
+            _refuse(options, ONLY_IMAGES | ONLY_SCENES, field)
             return _render_shape(field, options)
-    raise UsageError(f"{options.field}: is a {field.otype}, and pictures are made of images and shapes")
+        if isinstance(field, RadianceField):
+            _refuse(options, ONLY_IMAGES | {"view": None, "up": "y", "shadows": False}, field)
+            return render_scene(field, metadata, options)
+    raise UsageError(f"{options.field}: is a {field.otype}, and pictures are made of images, shapes and scenes")
 
 
 def _refuse(options: argparse.Namespace, foreign: Mapping[str, object], field: Field) -> None:

@@ -69,9 +69,9 @@ class Field(nn.Module, ABC):
         super().__init__()
         self.box = box
         self.n_input_dims, self.n_output_dims = len(box[0]), n_output_dims
-        self.encoding = _part("encoding", encoding, Encoding, n_input_dims=self.n_input_dims, generator=generator)
-        sizes = {"n_input_dims": self.encoding.n_output_dims, "n_output_dims": n_output_dims}
-        self.network = _part("network", network, nn.Module, **sizes, generator=generator)
+        self.encoding = part_of("encoding", encoding, Encoding, n_input_dims=self.n_input_dims, generator=generator)
+        sizes: dict[str, Any] = {"n_input_dims": self.encoding.n_output_dims, "n_output_dims": n_output_dims}
+        self.network = part_of("network", network, nn.Module, **sizes, generator=generator)
 
     @property
     def smoothness(self) -> float:
@@ -103,12 +103,20 @@ class Field(nn.Module, ABC):
         return config_of(self)
 
 
-def _part(kind: str, part: Any, made: type, **context: Any) -> Any:
-    """Build a part from its configuration; one that was made beforehand must fit its place."""
+def part_of(key: str, part: Any, made: type, *, kind: str = "", **context: Any) -> Any:
+    """Build a part from its configuration; one that was made beforehand must fit its place.
+
+    Args:
+        key: what the part is called in the field's configuration.
+        part: configuration, or an instance of `made`.
+        made: the class that parts of this kind have.
+        kind: of the registry; the key itself where that is empty.
+        context: what the surroundings decide, n_input_dims and so on.
+    """
     if not isinstance(part, made):
-        return build(kind, part, path=kind, **context)
+        return build(kind or key, part, path=key, **context)
     for size in context.keys() - {"generator"}:
         if getattr(part, size, context[size]) != context[size]:
             what = f"{type(part).__name__} with {size}={context[size]}"
-            raise ValueError(f"{kind}: expected {what}, got {getattr(part, size)}")
+            raise ValueError(f"{key}: expected {what}, got {getattr(part, size)}")
     return part

@@ -17,6 +17,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from fieldforge.apps.fit.image.job import ImageFit as ImageFit
     from fieldforge.apps.fit.image.job import fit as fit
+    from fieldforge.apps.fit.scene.job import SceneFit as SceneFit
+    from fieldforge.apps.fit.scene.job import fit_scene as fit_scene
     from fieldforge.apps.fit.shape.job import ShapeFit as ShapeFit
     from fieldforge.apps.fit.shape.job import fit_shape as fit_shape
     from fieldforge.apps.mesh import extract as extract
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from fieldforge.fields.file import load_field as load  # noqa: F401
     from fieldforge.fields.file import save_field as save  # noqa: F401
     from fieldforge.fields.kinds.image import ImageField as ImageField
+    from fieldforge.fields.kinds.radiance import RadianceField as RadianceField
     from fieldforge.fields.kinds.shape import OccupancyField as OccupancyField
     from fieldforge.fields.kinds.shape import SDFField as SDFField
     from fieldforge.fields.kinds.shape import UDFField as UDFField
@@ -44,13 +47,16 @@ _HOMES = {
     "ImageFit": "apps.fit.image.job",
     "MLP": "fields.networks.mlp",
     "OccupancyField": "fields.kinds.shape",
+    "RadianceField": "fields.kinds.radiance",
     "SDFField": "fields.kinds.shape",
+    "SceneFit": "apps.fit.scene.job",
     "ShapeFit": "apps.fit.shape.job",
     "UDFField": "fields.kinds.shape",
     "available": "registry",
     "build": "registry",
     "extract": "apps.mesh",
     "fit": "apps.fit.image.job",
+    "fit_scene": "apps.fit.scene.job",
     "fit_shape": "apps.fit.shape.job",
     "load": "fields.file:load_field",
     "orbit": "apps.render.shape",

@@ -22,7 +22,10 @@ from fieldforge.kernels.cpu_training import Draw, Moved, Mover, Rule, TrainingSt
 pytestmark = pytest.mark.skipif(cpu_door.missing() is not None, reason=f"no native kernels: {cpu_door.missing()}")
 
 HERE = Path(__file__).parent
-PARTS = ("bf16", "encodings", "fuzz", "grid", "limits", "marching", "mlp", "rendering", "second", "stacked", "training")
+PARTS = (
+    "bf16", "encodings", "fuzz", "grid", "limits", "marching", "mlp", "radiance", "rendering", "second", "stacked",
+    "training",
+)  # fmt: skip
 BEYOND_THE_SYSTEM = "FIELDFORGE_CPU: expected one of "
 
 

@@ -346,6 +346,45 @@ struct StackKernels {
     StepResult (*train_step)(const Stack&, const Batch&, const Adam&, int n_threads);
 };
 
+// A field of radiance. `density` gives numbers of a place, of which the first becomes the density; `color` turns all of
+// them and the code of a direction into a colour.
+struct Radiance {
+    Field density, color;
+    float low[3], extent[3];  // of the box
+    float per_length;         // density = activation(first number) * per_length
+    bool is_softplus;         // the activation; else exp(min(number, 15))
+
+    int n_geometry() const { return density.mlp->n_outputs(); }
+    int n_code() const { return color.mlp->n_inputs() - density.mlp->n_outputs(); }
+};
+
+// Rays with the samples that a march found on them.
+struct Sights {
+    PackedRays rays;
+    const float *t0, *t1;
+    const float *origins, *directions;  // (n, 3)
+    const float* code;                  // (n, n_code), of the directions
+    const float* background;            // (n, 3)
+    float least_light;                  // samples that less of it reaches are left out
+};
+
+// What they should show: (n, 3), and how the difference counts.
+struct SightLesson {
+    const float* target;
+    Loss loss;
+    float huber_delta;
+    float* ray_loss;  // (n,) or null
+    bool (*may_move)(void* context);
+    void* context;
+};
+
+// Volume rendering of such a field as a whole. Both return how many samples were evaluated in full.
+struct RadianceKernels {
+    int64_t (*render)(const Radiance&, const Sights&, float* color, float* depth, float* opacity, int n_threads);
+    int64_t (*train_step)(const Radiance&, const Sights&, const SightLesson&, const Moves& density, const Moves& color,
+                          StepResult&, int n_threads);
+};
+
 struct LimitKernels;  // limits.hpp
 
 // All kernels of one instruction set; each table stands in the file that is named after it.
@@ -356,6 +395,7 @@ struct Kernels {
     const RenderingKernels* rendering;
     const MarchKernels* march;
     const StackKernels* stack;
+    const RadianceKernels* radiance;
     const LimitKernels* limit;
 };
 

@@ -73,6 +73,7 @@ Loss loss_called(const std::string& name);
 
 void bind_fields(nanobind::module_& module);
 void bind_encodings(nanobind::module_& module);
+void bind_radiance(nanobind::module_& module);
 void bind_rendering(nanobind::module_& module);
 void bind_marching(nanobind::module_& module);
 void bind_stacks(nanobind::module_& module);

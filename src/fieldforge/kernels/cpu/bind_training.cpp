@@ -1,8 +1,5 @@
 // Training steps, as Python sees them.
-#include <cmath>
-#include <exception>
-
-#include "bind_fields.hpp"
+#include "bind_training.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -63,79 +60,21 @@ struct PythonTraining {
     float huber_delta;
 };
 
-using Numbers = std::vector<std::vector<double>>;
-
 void make_training(PythonTraining* self, const Grid* grid, const PythonMlp& network, const Addresses& parameters,
                    const Addresses& first, const Addresses& second, const Addresses& average, const std::string& loss,
                    double huber_delta, const PythonEncoding* encoding) {
     const Field field = make_field(grid, network, parameters, encoding);
     const Loss known = loss_called(loss);
-    const Mlp& mlp = network.mlp;
-    if (known == Loss::relative_l2_luminance && mlp.n_outputs() < 3) {
+    if (known == Loss::relative_l2_luminance && network.mlp.n_outputs() < 3) {
         refuse("loss: RelativeL2Luminance needs red, green and blue");
     }
     auto* made = new (self) PythonTraining{field, {}, {}, known, static_cast<float>(huber_delta)};
-    Moves& moves = made->moves;
-    const auto take = [](Moved& moved, Address m, Address v, Address mean) {
-        moved.first = at(m), moved.second = at(v), moved.average = at(mean);
-    };
-    if (grid) {
-        take(moves.table, first.table, second.table, average.table);
-        made->in_order.push_back(&moves.table);
-    }
-    for (int k = 0; encoding && k < encoding->encoding.n_parts; ++k) {
-        const Part& part = encoding->encoding.parts[k];
-        if (!part.grid) continue;  // only tables move
-        const auto own = [&](const Addresses& addresses) { return addresses.tensors.at(static_cast<size_t>(part.tensor)); };
-        take(moves.tensors[part.tensor], own(first), own(second), own(average));
-        made->in_order.push_back(&moves.tensors[part.tensor]);
-    }
-    const auto of_layer = [](const std::vector<Address>& addresses, int l) {
-        return static_cast<size_t>(l) < addresses.size() ? addresses[static_cast<size_t>(l)] : 0;
-    };
-    for (int l = 0; l < mlp.n_layers; ++l) {
-        take(moves.weights[l], of_layer(first.weights, l), of_layer(second.weights, l), of_layer(average.weights, l));
-        made->in_order.push_back(&moves.weights[l]);
-    }
-    for (int l = 0; l < (mlp.has_bias ? mlp.n_layers : 0); ++l) {
-        take(moves.biases[l], of_layer(first.biases, l), of_layer(second.biases, l), of_layer(average.biases, l));
-        made->in_order.push_back(&moves.biases[l]);
-    }
+    collect_moves(made->moves, made->in_order, grid, network, first, second, average, encoding);
 }
-
-void set_rules(PythonTraining& self, const Numbers& rules) {
-    if (rules.size() != self.in_order.size()) refuse("rules: expected one for each parameter");
-    for (size_t i = 0; i < rules.size(); ++i) {
-        if (rules[i].size() != 13) refuse("rules: expected 13 numbers");
-        float f[13];
-        for (size_t k = 0; k < 13; ++k) f[k] = static_cast<float>(rules[i][k]);
-        Moved& moved = *self.in_order[i];
-        const Mover mover = rules[i][0] == 0 ? Mover::none : rules[i][0] == 1 ? Mover::sgd : Mover::adam;
-        if (mover == Mover::adam && !(moved.first && moved.second)) refuse("rules: Adam needs two moments");
-        moved.rule = {mover, f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8], f[9], f[10], f[11], f[12]};
-    }
-}
-
-// A Python function that may forbid the update. What it raises waits until the kernel is done.
-struct Question {
-    nb::handle function;
-    std::exception_ptr error;
-
-    static bool ask(void* context) {
-        auto* self = static_cast<Question*>(context);
-        nb::gil_scoped_acquire lock;
-        try {
-            return nb::cast<bool>(self->function());
-        } catch (...) {
-            self->error = std::current_exception();
-            return false;
-        }
-    }
-};
 
 nb::tuple train(PythonTraining& self, const Numbers& rules, int64_t n, Address x, Address target,
                 const PythonDraw* draw, int64_t step, Address sample_loss, nb::handle may_move, int n_threads) {
-    set_rules(self, rules);
+    set_rules(self.in_order, rules);
     if (expect_count(n) == 0) refuse("n: a training step needs at least one sample");
     if (draw && (draw->raster.n_axes != self.field.n_inputs() ||
                  draw->raster.n_channels != self.field.mlp->n_outputs())) {
@@ -156,6 +95,45 @@ nb::tuple train(PythonTraining& self, const Numbers& rules, int64_t n, Address x
 }
 
 }  // namespace
+
+void collect_moves(Moves& moves, std::vector<Moved*>& in_order, const Grid* grid, const PythonMlp& network,
+                   const Addresses& first, const Addresses& second, const Addresses& average,
+                   const PythonEncoding* encoding) {
+    const Mlp& mlp = network.mlp;
+    const auto take = [&](Moved& moved, Address m, Address v, Address mean) {
+        moved.first = at(m), moved.second = at(v), moved.average = at(mean);
+        in_order.push_back(&moved);
+    };
+    if (grid) take(moves.table, first.table, second.table, average.table);
+    for (int k = 0; encoding && k < encoding->encoding.n_parts; ++k) {
+        const Part& part = encoding->encoding.parts[k];
+        if (!part.grid) continue;  // only tables move
+        const auto own = [&](const Addresses& addresses) { return addresses.tensors.at(static_cast<size_t>(part.tensor)); };
+        take(moves.tensors[part.tensor], own(first), own(second), own(average));
+    }
+    const auto of_layer = [](const std::vector<Address>& addresses, int l) {
+        return static_cast<size_t>(l) < addresses.size() ? addresses[static_cast<size_t>(l)] : 0;
+    };
+    for (int l = 0; l < mlp.n_layers; ++l) {
+        take(moves.weights[l], of_layer(first.weights, l), of_layer(second.weights, l), of_layer(average.weights, l));
+    }
+    for (int l = 0; l < (mlp.has_bias ? mlp.n_layers : 0); ++l) {
+        take(moves.biases[l], of_layer(first.biases, l), of_layer(second.biases, l), of_layer(average.biases, l));
+    }
+}
+
+void set_rules(const std::vector<Moved*>& in_order, const Numbers& rules) {
+    if (rules.size() != in_order.size()) refuse("rules: expected one for each parameter");
+    for (size_t i = 0; i < rules.size(); ++i) {
+        if (rules[i].size() != 13) refuse("rules: expected 13 numbers");
+        float f[13];
+        for (size_t k = 0; k < 13; ++k) f[k] = static_cast<float>(rules[i][k]);
+        Moved& moved = *in_order[i];
+        const Mover mover = rules[i][0] == 0 ? Mover::none : rules[i][0] == 1 ? Mover::sgd : Mover::adam;
+        if (mover == Mover::adam && !(moved.first && moved.second)) refuse("rules: Adam needs two moments");
+        moved.rule = {mover, f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8], f[9], f[10], f[11], f[12]};
+    }
+}
 
 Loss loss_called(const std::string& name) { return look_up("loss", name, losses); }
 

@@ -16,6 +16,7 @@ namespace fieldforge::cpu {
     extern const RenderingKernels rendering_kernels; \
     extern const MarchKernels march_kernels;         \
     extern const StackKernels stack_kernels;         \
+    extern const RadianceKernels radiance_kernels;   \
     extern const LimitKernels limit_kernels;         \
     constexpr Kernels kernels = {                    \
         &field_kernels,                              \
@@ -24,6 +25,7 @@ namespace fieldforge::cpu {
         &rendering_kernels,                          \
         &march_kernels,                              \
         &stack_kernels,                              \
+        &radiance_kernels,                           \
         &limit_kernels,                              \
     };                                               \
     }

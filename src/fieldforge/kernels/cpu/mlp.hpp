@@ -21,7 +21,7 @@ struct Work {
     uint32_t* room;  // for factors rounded to bfloat16
 
     // For inference two arrays take turns.
-    Work(const Mlp& mlp, Scratch& scratch, bool with_gradient) : row(tile_points(mlp) + row_padding) {
+    Work(const Mlp& mlp, Scratch& scratch, bool with_gradient, int points) : row(points + row_padding) {
         const int64_t largest = padded_rows(mlp.max_width) * row;
         value[0] = scratch.floats(padded_rows(mlp.n_inputs()) * row);
         room = mlp.in_bf16 ? scratch.array<uint32_t>(2 * largest) : nullptr;
@@ -39,15 +39,15 @@ struct Work {
         }
         gradient[0] = scratch.floats(largest);
         gradient[1] = scratch.floats(largest);
-        transposed = scratch.floats(tile_points(mlp) * transposed_row(mlp.max_width));
+        transposed = scratch.floats(points * transposed_row(mlp.max_width));
     }
     Work() = default;
 };
 
-// One for each thread.
-inline Work* make_works(const Mlp& mlp, Scratch& scratch, bool with_gradient, int n_threads) {
+// One for each thread, for tiles of `points`; 0: those that suit the network.
+inline Work* make_works(const Mlp& mlp, Scratch& scratch, bool with_gradient, int n_threads, int points = 0) {
     auto* works = reinterpret_cast<Work*>(scratch.floats(static_cast<int64_t>(sizeof(Work) / sizeof(float) + 1) * n_threads));
-    for (int t = 0; t < n_threads; ++t) works[t] = Work(mlp, scratch, with_gradient);
+    for (int t = 0; t < n_threads; ++t) works[t] = Work(mlp, scratch, with_gradient, points ? points : tile_points(mlp));
     return works;
 }
 

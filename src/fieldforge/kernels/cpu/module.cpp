@@ -15,5 +15,6 @@ NB_MODULE(_cpu, module) {
     bind_marching(module);
     bind_stacks(module);
     bind_training(module);
+    bind_radiance(module);
     bind_limits(module);
 }

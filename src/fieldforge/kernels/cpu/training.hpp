@@ -7,6 +7,16 @@
 
 namespace fieldforge::cpu::FF_SET {
 
+// Move a network's parameters by their flat gradient.
+inline void move_network(const Field& field, const Moves& moves, const float* grad, int n_threads) {
+    const Mlp& mlp = *field.mlp;
+    parallel_for(n_threads, mlp.n_layers, [&](int64_t l, int) {
+        const int64_t n_weights = static_cast<int64_t>(mlp.widths[l]) * mlp.widths[l + 1];
+        update(moves.weights[l], 0, n_weights, grad + mlp.weight_offset[l], field.weights[l]);
+        if (mlp.has_bias) update(moves.biases[l], 0, mlp.widths[l + 1], grad + mlp.bias_offset[l], field.biases[l]);
+    });
+}
+
 inline StepResult train_step(const Field& field, const Batch& batch, const Moves& moves, int n_threads) {
     const Mlp& mlp = *field.mlp;
     const int n_out = mlp.n_outputs();
@@ -51,13 +61,7 @@ inline StepResult train_step(const Field& field, const Batch& batch, const Moves
     result.has_moved = true;
 
     // update
-    parallel_for(n_threads, mlp.n_layers, [&](int64_t l, int) {
-        const int64_t n_weights = static_cast<int64_t>(mlp.widths[l]) * mlp.widths[l + 1];
-        update(moves.weights[l], 0, n_weights, pass.grad + mlp.weight_offset[l], field.weights[l]);
-        if (mlp.has_bias) {
-            update(moves.biases[l], 0, mlp.widths[l + 1], pass.grad + mlp.bias_offset[l], field.biases[l]);
-        }
-    });
+    move_network(field, moves, pass.grad, n_threads);
     if (moves_table) {
         // each part of the table is updated while its gradient is still in the cache; it never exists as a whole
         scatter(*field.grid, pass.points, batch.n, pass.encoded, scratch, n_threads,

@@ -1,0 +1,1 @@
+"""Fit a scene: posed photos in, a field of radiance out."""

@@ -1,0 +1,241 @@
+"""Fit a radiance field to posed photos.
+
+    result = fit_scene("lego")
+    result.field.radiance(points, directions), result.psnr
+
+Rays come from all training photos at once; held-out photos say how good new views are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+import torch
+
+from fieldforge.apps.fit.job import Fit, Job, Plan, PlanKeywords, Training
+from fieldforge.apps.fit.loop import Figure, Hook, State, psnr
+from fieldforge.apps.fit.recipe import Config
+from fieldforge.apps.fit.scene.options import BACKGROUNDS, SceneOptions
+from fieldforge.apps.fit.scene.presets import preset
+from fieldforge.apps.fit.scene.rays import RayDraw, Rays
+from fieldforge.apps.fit.scene.step import SceneStep, scene_step
+from fieldforge.apps.metrics import psnr as psnr_of
+from fieldforge.apps.render.pictures import compare
+from fieldforge.apps.render.radiance import Eye
+from fieldforge.apps.scenes import Scene, SceneError, read_scene
+from fieldforge.fields.kinds.radiance import RadianceField
+from fieldforge.registry import build
+
+SECTIONS = ("encoding", "network", "dir_encoding", "rgb_network", "loss", "optimizer", "schedule", "fit")
+N_SAMPLED = 2**14
+"""Held-out pixels that are looked at while training goes on."""
+
+
+@dataclass(kw_only=True)
+class SceneFit(Fit[RadianceField]):
+    """What a fit to photos came to.
+
+    Attributes:
+        scene: what was fitted.
+    """
+
+    scene: Scene
+
+    @property
+    def psnr(self) -> float:
+        """Decibels, mean over the held-out views; nan where there are none."""
+        return self.figure("psnr")
+
+    @property
+    def ssim(self) -> float:
+        """Structural similarity, mean over the held-out views."""
+        return self.figure("ssim")
+
+
+def fit_scene(
+    source: str | Path | Scene, *, downscale: int = 1, psnr: float | None = None, **plan: Unpack[PlanKeywords]
+) -> SceneFit:
+    """Fit a radiance field to posed photos.
+
+    Args:
+        source: a folder or file as for `fieldforge.apps.scenes.read_scene`, or a Scene.
+        downscale: blocks of so many by so many pixels become one; for a folder.
+        psnr: stop as soon as the held-out views are that good, in decibels.
+        plan: output, preset, steps, seconds, ...: see `fieldforge.apps.fit.job.Plan`.
+
+    Returns:
+        The result. If a signal stopped it, `state.stopped_by` is 'signal', and with an `output` the state is saved
+        beside it, no field is written, and nothing was measured (psnr is nan).
+
+    Raises:
+        SceneError: the photos or their cameras cannot be used.
+        ConfigError, ValueError: options or configuration.
+        BackendError: the backend asked for cannot run.
+    """
+    result: SceneFit = SceneJob(source, downscale=downscale).run(Plan(**plan), psnr)
+    return result
+
+
+class SceneJob(Job[RadianceField]):
+    """Photos to fit.
+
+    Args:
+        source, downscale: as for `fit_scene`.
+        allow_missing: go on without the views whose photos are not there.
+
+    Raises:
+        SceneError: the photos or their cameras cannot be used, or none is for training.
+    """
+
+    signal = "scene"
+    target = "psnr"
+    options = SceneOptions
+    sections = SECTIONS
+
+    def __init__(self, source: str | Path | Scene, *, downscale: int = 1, allow_missing: bool = False) -> None:
+        self.downscale = downscale
+        self.scene = (
+            source
+            if isinstance(source, Scene)
+            else read_scene(source, downscale=downscale, allow_missing=allow_missing)
+        )
+        self.train, self.test = self.scene.of("train"), self.scene.of("test")
+        if not len(self.train):
+            raise SceneError(f"{self.scene.source}: no view is for training")
+        self.step: SceneStep | None = None
+
+    @cached_property
+    def digest(self) -> str | None:
+        """Of cameras, splits and some pixels of every photo."""
+        scene, digest = self.scene, hashlib.sha256()
+        digest.update(scene.cameras.poses.double().numpy().tobytes())
+        digest.update(scene.cameras.intrinsics.double().numpy().tobytes())
+        digest.update(repr([(view.name, view.split, view.time) for view in scene.views]).encode())
+        for view, (width, height) in enumerate(scene.photos.sizes.tolist()):
+            pixels = torch.tensor([[width * k // 16, height * ((7 * k) % 16) // 16] for k in range(16)])
+            color = scene.photos.gather(torch.full((16,), view), pixels)
+            digest.update((color * 255).round().to(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def notices(self) -> list[str]:
+        scene, n_test = self.scene, len(self.test)
+        width, height = scene.photos.sizes[0].tolist()
+        low, high = ([f"{number:.3g}" for number in corner] for corner in scene.bounds.box.tolist())
+        return [
+            f"{scene.format}; {len(self.train)} views of {width}x{height} for training, {n_test} held out",
+            scene.photos.plan.sentence,
+            f"box from {', '.join(low)} to {', '.join(high)}: {scene.bounds.reason}",
+            *scene.notes,
+        ]
+
+    def preset(self, name: str) -> Config:
+        return preset(name, int(self.scene.photos.sizes.max()))
+
+    def background(self, options: SceneOptions) -> tuple[float, float, float] | None:
+        """What a picture shows where nothing is: for photos with alpha white, unless training sees another colour."""
+        fixed = BACKGROUNDS[options.background]
+        return fixed if fixed is not None or not self.scene.has_alpha else (1.0, 1.0, 1.0)
+
+    def make_field(self, config: Config, seed: int) -> RadianceField:
+        options = SceneOptions.of(config["fit"])
+        low, high = self.scene.bounds.box
+        middle, half = (low + high) / 2, (high - low).max() / 2  # a cube: cells are as long as they are wide
+        described = {section: config[section] for section in ("encoding", "network", "dir_encoding", "rgb_network")}
+        background = self.background(options)
+        described |= {
+            "otype": "RadianceField",
+            "low": (middle - half).tolist(),
+            "high": (middle + half).tolist(),
+            "background": None if background is None else list(background),
+            "occupancy": options.occupancy,
+        }
+        made: RadianceField = build("field", described, generator=torch.Generator().manual_seed(seed))
+        return made
+
+    @contextmanager
+    def training(self, fitted: RadianceField, config: Config, seed: int, hooks: Sequence[Hook]) -> Iterator[Training]:
+        options = SceneOptions.of(config["fit"])
+        draw = RayDraw(self.scene, self.train, background=BACKGROUNDS[options.background], seed=seed)
+        sees_all = self.scene.bounds.is_bounded
+        self.step = step = scene_step(fitted, draw, config, options, sees_all=sees_all, seed=seed, hooks=hooks)
+        yield Training(step, step.optimizer, step.why_plain)
+        with torch.no_grad():
+            fitted.bricks.copy_(step.grid.bricks)
+
+    def shown(self, config: Config) -> Figure:
+        return psnr()
+
+    def look(self, fitted: RadianceField, state: State) -> dict[str, float]:
+        number = len(state.history)
+        if not len(self.test) or not (number in (1, 2, 4) or number % 8 == 0) or state.step == state.n_steps:
+            return {}
+        return {"held_out_psnr": self._near(fitted)}
+
+    def quality(self, fitted: RadianceField, target: float) -> float:
+        near = self._near(fitted)
+        return near if near < target else (self._measure(fitted, self._eye(fitted))["psnr"] or 0.0)
+
+    def expect_target(self, value: float) -> None:
+        if not len(self.test):
+            raise ValueError(f"psnr: {self.scene.source} has no held-out views to measure")
+
+    def measure(self, fitted: RadianceField, tell: Callable[[str], None]) -> dict[str, float | None]:
+        if len(self.test):
+            tell(f"rendering {len(self.test)} held-out views")
+        return self._measure(fitted, self._eye(fitted))
+
+    def metadata(self) -> dict[str, Any]:
+        cameras = self.scene.cameras
+        middle = self.scene.bounds.box.mean(0)
+        distance = float(torch.linalg.vector_norm(cameras.positions.double() - middle, dim=-1).median())
+        up = torch.nn.functional.normalize(cameras.poses[:, :, 1].double().mean(0), dim=0)
+        width, height = cameras.sizes[0].tolist()
+        return {
+            "views": len(self.train),
+            "held_out": len(self.test),
+            "downscale": self.downscale,
+            "width": width,
+            "height": height,
+            "focal": round(float(cameras.intrinsics[0, 0]), 4),
+            "distance": round(distance, 6),
+            "up": [round(number, 6) for number in up.tolist()],
+        }
+
+    def result(self, **parts: Any) -> SceneFit:
+        return SceneFit(scene=self.scene, **parts)
+
+    def _measure(self, fitted: RadianceField, eye: Eye) -> dict[str, float | None]:
+        rows = [compare(self.scene, view, eye) for view in self.test.tolist()]
+        if not rows:
+            return {"psnr": None, "ssim": None}
+        similar = [row.ssim for row in rows if row.ssim is not None]
+        return {
+            "psnr": round(float(np.mean([row.psnr for row in rows])), 4),
+            "ssim": round(float(np.mean(similar)), 6) if similar else None,
+        }
+
+    def _eye(self, fitted: RadianceField) -> Eye:
+        """That looks at a field as training does."""
+        assert self.step is not None
+        return Eye(fitted, self.step.grid, step=self.step.step_length, early_stop=self.step.options.early_stop)
+
+    def _near(self, fitted: RadianceField) -> float:
+        """PSNR over some pixels of the held-out views."""
+        eye, rays = self._eye(fitted), self._some_rays(fitted)
+        color = [
+            eye(*part).color
+            for part in zip(rays.origins.split(2**12), rays.directions.split(2**12), strict=True)
+        ]  # fmt: skip
+        return psnr_of(torch.cat(color).clamp(0, 1), rays.target, 1.0)
+
+    def _some_rays(self, fitted: RadianceField) -> Rays:
+        background = fitted.background or (0.0, 0.0, 0.0)
+        draw = RayDraw(self.scene, self.test, background=(background[0], background[1], background[2]), seed=0)
+        return draw(0, min(N_SAMPLED, draw.n_pixels))

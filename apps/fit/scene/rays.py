@@ -1,0 +1,81 @@
+"""Which rays a training step sees: pixels of all photos in a shuffled order that the position in it alone decides."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fieldforge.apps.fit.samplers import offsets, permute
+from fieldforge.apps.scenes import Scene
+
+_BLOCK = 2**14
+"""Rays that are prepared at a time: many small tensor operations cost more than a few large ones."""
+
+
+class Rays(NamedTuple):
+    """origins, directions (n, 3); what they should show and what stands behind, (n, 3); offset (n,) in [0, 1), where
+    the first sample begins in parts of a sample."""
+
+    origins: Tensor
+    directions: Tensor
+    target: Tensor
+    background: Tensor
+    offset: Tensor
+
+
+class RayDraw:
+    """Rays of training photos; every pixel is drawn once before any is drawn again.
+
+    Args:
+        scene: cameras and photos.
+        views: (n,) int64 which of them.
+        background: colour behind photos with alpha; None is a colour of its own for each ray, and black for photos
+            without alpha.
+        seed: same seed, same rays.
+    """
+
+    def __init__(
+        self, scene: Scene, views: Tensor, *, background: tuple[float, float, float] | None, seed: int
+    ) -> None:
+        self.cameras, self.photos = scene.cameras.to(torch.float32), scene.photos
+        self.views, self.has_alpha, self.background, self.seed = views, scene.has_alpha, background, seed
+        sizes = self.cameras.sizes[views]
+        self._ends = sizes.prod(-1).cumsum(0)
+        self._width = sizes[:, 0].contiguous()
+        self.n_pixels = int(self._ends[-1])
+        self._number, self._block = -1, Rays(*(torch.empty(0),) * 5)
+
+    def __call__(self, position: int, n: int) -> Rays:
+        """The rays at the positions [position, position + n) of the endless order."""
+        parts = []
+        while n:
+            number, first = divmod(position, _BLOCK)
+            if number != self._number:
+                self._block, self._number = self._prepare(torch.arange(number * _BLOCK, (number + 1) * _BLOCK)), number
+            parts.append([column[first : first + n] for column in self._block])
+            n_taken = len(parts[-1][0])
+            position, n = position + n_taken, n - n_taken
+        return Rays(*map(torch.cat, zip(*parts, strict=True)))
+
+    def _prepare(self, position: Tensor) -> Rays:
+        key = position // self.n_pixels * 1_000_003 + self.seed
+        index = permute(position % self.n_pixels, self.n_pixels, key)
+        which = torch.searchsorted(self._ends, index, right=True)
+        inside = index - torch.where(which > 0, self._ends[which - 1], 0)
+        width = self._width[which]
+        view, pixels = self.views[which], torch.stack([inside % width, inside // width], -1)
+        origins, directions = self.cameras.rays(view, pixels)
+        color = self.photos.gather(view, pixels)
+        numbers = offsets(position, self.seed)
+        if self.background is not None:
+            background = torch.tensor(self.background).expand(len(position), 3)
+        elif self.has_alpha:
+            background = torch.cat([numbers[:, 1:], offsets(position, self.seed + 1)], -1)
+        else:
+            background = torch.zeros(len(position), 3)
+        if self.has_alpha:
+            alpha = color[:, 3:]
+            color = color[:, :3] * alpha + background * (1 - alpha)
+        return Rays(origins, directions, color, background, numbers[:, 0])

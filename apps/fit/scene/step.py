@@ -1,0 +1,232 @@
+"""A training step of a scene: draw rays, march, render, compare, go back, update; and now and then look where
+anything is.
+
+How many rays a step has follows from how many samples the last ones had, so that a step's work stays the same while
+the scene takes shape. That, the position among the pixels and the occupancy grid are the state of a fit beside the
+optimizer's; `SceneOptimizer` keeps them together for checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fieldforge.apps.fit.fused import NATIVE_LOSSES
+from fieldforge.apps.fit.loop import Hook, allowed
+from fieldforge.apps.fit.losses.base import Loss
+from fieldforge.apps.fit.losses.robust import Huber
+from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
+from fieldforge.apps.fit.scene.options import SceneOptions
+from fieldforge.apps.fit.scene.rays import RayDraw, Rays
+from fieldforge.apps.render.radiance import native_renderer, parts_of
+from fieldforge.fields.kinds.radiance import RadianceField
+from fieldforge.kernels.cpu_radiance import RadianceRenderer, Sights
+from fieldforge.registry import build
+from fieldforge.renderers import volume
+from fieldforge.renderers.cameras import Cameras
+from fieldforge.renderers.marching import march
+from fieldforge.renderers.occupancy import OccupancyGrid
+
+MOST_RAYS = 2**16
+LEAST_RAYS = 64
+
+
+class SceneOptimizer(Optimizer):
+    """An optimizer, and what else the steps of a scene depend on."""
+
+    otype = "SceneOptimizer"
+
+    def __init__(self, optimizer: Optimizer, grid: OccupancyGrid, counters: Tensor) -> None:
+        super().__init__(optimizer.parameters)
+        self.optimizer, self.grid, self.counters = optimizer, grid, counters
+        self.inner["optimizer"] = optimizer
+
+    def update(self) -> None:
+        self.optimizer.step()
+
+    def averaged(self) -> list[Tensor]:
+        return self.optimizer.averaged()
+
+    def own_state(self) -> dict[str, Tensor]:
+        grid = self.grid
+        return {
+            "counters": self.counters,
+            "occupancy.density": grid.density,
+            "occupancy.bricks": grid.bricks,
+            "occupancy.superbricks": grid.superbricks,
+        }
+
+
+@torch.no_grad()
+def close_unseen(grid: OccupancyGrid, cameras: Cameras, views: Tensor, *, resolution: int = 32) -> float:
+    """Close the cells of a grid that none of some views sees; returns their share.
+
+    Args:
+        grid: of one cascade, before its first update.
+        cameras: float32.
+        views: (n,) int64 which of them.
+        resolution: of the coarser cells that are looked at as a whole: their middles and corners.
+    """
+    coarse = OccupancyGrid(grid.cascades.low[0], grid.cascades.high[0], resolution)
+
+    def is_seen(points: Tensor) -> Tensor:
+        seen = torch.zeros(len(points), dtype=torch.bool)
+        for view in views:
+            left = (~seen).nonzero()[:, 0]
+            if not len(left):
+                break
+            seen[left] = cameras.sees(view, points[left])
+        return seen
+
+    coarse.mark_invisible(is_seen)
+    every = torch.arange(grid.density.numel())
+    middles = grid.points_in(every, torch.full((len(every), 3), 0.5))
+    closed = ~coarse.occupied(middles).view_as(grid.density)
+    grid.density[closed] = -1.0
+    grid.repack(-0.5)
+    return float(closed.float().mean())
+
+
+class SceneStep:
+    """One step; `fieldforge.apps.fit.loop.Step`.
+
+    Args:
+        field: what is trained.
+        draw: rays by position.
+        loss, optimizer, hooks: as in `fieldforge.apps.fit.loop.PlainStep`; the loss is one of rays.
+        options: of the fit.
+        seed: of the cells that are looked at.
+
+    Attributes:
+        optimizer: with the state of the step, for the loop.
+        grid: where something is.
+        why_plain: why steps are made in PyTorch; '' where they are native.
+        n_rays, n_marched, n_evaluated: of the last step.
+    """
+
+    def __init__(
+        self,
+        field: RadianceField,
+        draw: RayDraw,
+        loss: Loss,
+        optimizer: Optimizer,
+        options: SceneOptions,
+        *,
+        seed: int = 0,
+        hooks: Sequence[Hook] = (),
+    ) -> None:
+        self.field, self.draw, self.loss, self.options, self.seed, self.hooks = field, draw, loss, options, seed, hooks
+        self.grid = OccupancyGrid(field.low, field.high, options.occupancy)
+        self.step_length = math.dist(field.low, field.high) / options.samples_across
+        # position among the pixels, rays in the next step
+        self.counters = torch.tensor([0, max(LEAST_RAYS, options.batch_size // options.samples_across)])
+        self.optimizer = SceneOptimizer(optimizer, self.grid, self.counters)
+        self.n_rays = self.n_marched = self.n_evaluated = 0
+        native = self._native(optimizer)
+        self.native = None if isinstance(native, str) else native
+        self.why_plain = native if isinstance(native, str) else ""
+
+    def __call__(self, step: int, factor: float) -> tuple[float, float]:
+        if step % self.options.update_every == 0:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+            self.grid.update(self.field.density, step, generator=generator)
+        position, self.n_rays = self.counters.tolist()
+        rays = self.draw(position, self.n_rays)
+        self.optimizer.set_learning_rate_factor(factor)
+        result = self._plain(step, rays) if self.native is None else self._fused(step, rays)
+        self.counters.copy_(torch.tensor([position + self.n_rays, self._rays_for_next()]))
+        return result
+
+    def _rays_for_next(self) -> int:
+        """As many as fill the budget, of which marched samples take an eighth; changes by a quarter at most."""
+        cost = self.n_evaluated + self.n_marched / 8
+        wanted = self.options.batch_size * self.n_rays / max(cost, 1.0)
+        wanted = min(max(wanted, 0.75 * self.n_rays), 1.25 * self.n_rays + 1)
+        return int(min(max(wanted, LEAST_RAYS), MOST_RAYS))
+
+    def _fused(self, step: int, rays: Rays) -> tuple[float, float]:
+        assert self.native is not None
+        samples = march(rays.origins, rays.directions, self.grid, step=self.step_length, offset=rays.offset)
+        with torch.no_grad():
+            code = self.field.dir_encoding(0.5 * rays.directions + 0.5)
+        rules = self.optimizer.optimizer.rules()
+        ray_loss = torch.empty(self.n_rays) if self.hooks else None
+        result = self.native.train(
+            Sights(samples, rays.origins, rays.directions, code, rays.background, self.options.early_stop),
+            rays.target,
+            [rules[i] for i in self._order],
+            loss=_native_name(self.loss),
+            huber_delta=getattr(self.loss, "delta", 1.0),
+            ray_loss=ray_loss,
+            may_move=None if ray_loss is None else lambda: allowed(self.hooks, step, ray_loss),
+        )
+        if result.has_moved:
+            self.optimizer.count_outside_step()
+        self.n_marched, self.n_evaluated = samples.n_samples, result.n_evaluated
+        return result.loss, result.squared_error
+
+    def _plain(self, step: int, rays: Rays) -> tuple[float, float]:
+        self.optimizer.zero_grad()
+        seen = volume.render(
+            rays.origins, rays.directions, self.field.radiance, self.grid, density=self.field.density,
+            step=self.step_length, background=rays.background, early_stop=self.options.early_stop, offset=rays.offset,
+        )  # fmt: skip
+        per_ray = self.loss.per_sample(seen.color, rays.target)
+        self.n_marched, self.n_evaluated = seen.n_marched, seen.n_evaluated
+        loss = per_ray.mean()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            return value, value
+        if loss.requires_grad:  # not where no ray meets anything
+            loss.backward()
+        if allowed(self.hooks, step, per_ray.detach()):
+            self.optimizer.step()
+        return value, float(torch.mean((seen.color.detach() - rays.target) ** 2))
+
+    def _native(self, optimizer: Optimizer) -> RadianceRenderer | str:
+        if type(self.loss) not in NATIVE_LOSSES:
+            return f"the loss {self.loss.otype} is not native"
+        moved = optimizer.moved()
+        if isinstance(moved, str):
+            return moved
+        found = native_renderer(self.field)
+        if isinstance(found, str):
+            return found
+        table, density, color = parts_of(self.field)
+        place = {id(parameter): i for i, parameter in enumerate(optimizer.parameters)}
+        self._order = [place[id(parameter)] for parameter in (table, *density, *color)]
+        return RadianceRenderer(found.shape, table, density, color, moved=[moved[i] for i in self._order])
+
+
+def _native_name(loss: Loss) -> str:
+    return "Huber" if isinstance(loss, Huber) else loss.otype
+
+
+def scene_step(
+    field: RadianceField,
+    draw: RayDraw,
+    config: Mapping[str, Any],
+    options: SceneOptions,
+    *,
+    sees_all: bool = True,
+    seed: int = 0,
+    hooks: Sequence[Hook] = (),
+) -> SceneStep:
+    """The step of a configuration with the sections optimizer and loss.
+
+    Args:
+        field, draw, options, seed, hooks: as for `SceneStep`.
+        config: with those sections.
+        sees_all: whether the cameras of `draw` see all of the box; where not, the cells that none sees are closed.
+    """
+    parameters = Parameters.of(field, [field.network, field.rgb_network])
+    optimizer: Optimizer = build("optimizer", config["optimizer"], path="optimizer", parameters=parameters)
+    loss: Loss = build("loss", config["loss"], path="loss")
+    step = SceneStep(field, draw, loss, optimizer, options, seed=seed, hooks=hooks)
+    if not sees_all:
+        close_unseen(step.grid, draw.cameras, draw.views)
+    return step

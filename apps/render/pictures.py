@@ -1,0 +1,105 @@
+"""Pictures of a radiance field: the views of a scene beside its photos, and views along a path."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fieldforge.apps.metrics import Metrics
+from fieldforge.apps.render.radiance import Eye
+from fieldforge.apps.scenes import Scene
+from fieldforge.renderers.cameras import Cameras
+from fieldforge.renderers.volume import planar_z, render_in_parts
+
+
+class Picture(NamedTuple):
+    """A view of a field."""
+
+    color: np.ndarray
+    """(height, width, 3) in [0, 1]."""
+    opacity: np.ndarray
+    """(height, width)."""
+    planar_z: np.ndarray
+    """(height, width) distance along the camera's axis, in world units; infinite where nothing is."""
+
+
+class Comparison(NamedTuple):
+    """A view beside its photo."""
+
+    picture: Picture
+    psnr: float
+    ssim: float | None
+
+
+def look(eye: Eye, cameras: Cameras, view: int, *, n_rays_at_once: int = 2**13) -> Picture:
+    """What an eye sees from a camera of float32."""
+    width, height = cameras.sizes[view].tolist()
+    origins, directions = (rays.contiguous() for rays in cameras.picture_rays(view))
+    parts = list(
+        render_in_parts(
+            lambda first, last: (origins[first:last], directions[first:last]), len(origins), eye,
+            n_rays_at_once=n_rays_at_once,
+        )
+    )  # fmt: skip
+    color = torch.cat([part.color for part in parts])
+    distance, opacity = torch.cat([part.distance for part in parts]), torch.cat([part.opacity for part in parts])
+    depth = planar_z(distance, directions, cameras.forwards[view])
+    return Picture(
+        color.clamp(0, 1).view(height, width, 3).numpy(),
+        opacity.view(height, width).numpy(),
+        depth.view(height, width).numpy(),
+    )
+
+
+def photo_of(scene: Scene, view: int, background: Tensor) -> Tensor:
+    """(height, width, 3) of a photo, before a background where it has alpha."""
+    photo = scene.photos.picture(view)
+    if not scene.has_alpha:
+        return photo
+    return photo[..., :3] * photo[..., 3:] + background * (1 - photo[..., 3:])
+
+
+def compare(scene: Scene, view: int, eye: Eye) -> Comparison:
+    """A view of a scene, rendered and measured against its photo."""
+    picture = look(eye, scene.cameras.to(torch.float32), view)
+    metrics = Metrics()
+    metrics.add(picture.color, photo_of(scene, view, eye.background).numpy())
+    return Comparison(picture, metrics.psnr(), metrics.ssim())
+
+
+def orbit(
+    middle: Tensor,
+    *,
+    distance: float,
+    up: Tensor,
+    elevation: float,
+    n_frames: int,
+    width: int,
+    height: int,
+    focal: float,
+) -> Cameras:
+    """Cameras on a circle around a point, all looking at it.
+
+    Args:
+        middle, up: (3,) in world axes.
+        distance: from the middle.
+        elevation: degrees above the plane through it.
+        n_frames: one for each camera.
+        width, height, focal: in pixels.
+    """
+    up = torch.nn.functional.normalize(up.double(), dim=0)
+    helper = torch.eye(3, dtype=torch.float64)[int(up.abs().argmin())]
+    first = torch.nn.functional.normalize(torch.linalg.cross(up, helper), dim=0)
+    second = torch.linalg.cross(up, first)
+    angle = torch.arange(n_frames, dtype=torch.float64)[:, None] * (2 * math.pi / n_frames)
+    tilt = math.radians(elevation)
+    backward = math.cos(tilt) * (angle.cos() * first + angle.sin() * second) + math.sin(tilt) * up
+    right = torch.nn.functional.normalize(torch.linalg.cross(up.expand_as(backward), backward), dim=-1)
+    above = torch.linalg.cross(backward, right)
+    poses = torch.stack([right, above, backward, middle.double() + distance * backward], -1)
+    intrinsics = torch.tensor([[focal, focal, width / 2, height / 2]]).expand(n_frames, 4)
+    return Cameras(poses.float(), intrinsics.float(), torch.tensor([[width, height]]).expand(n_frames, 2))

@@ -1,0 +1,137 @@
+"""Radiance fields for the native renderer, and for the plain one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fieldforge.backends import offer, provide
+from fieldforge.encodings.grid import Grid
+from fieldforge.fields import fused
+from fieldforge.fields.kinds.radiance import RadianceField
+from fieldforge.kernels import cpu_door, cpu_ops
+from fieldforge.kernels.cpu_radiance import RadianceRenderer, RadianceShape, Sights
+from fieldforge.kernels.cpu_training import Moved
+from fieldforge.renderers import volume
+from fieldforge.renderers.marching import march
+from fieldforge.renderers.occupancy import OccupancyGrid
+
+
+def shape_of(field: RadianceField) -> RadianceShape | str:
+    """What the native renderer needs to know of a field, or why it cannot render it."""
+    if type(field.encoding) is not Grid:
+        return f"it needs a grid, and the encoding is a {field.encoding.otype}"
+    found = fused.shapes(field.encoding, field.network)
+    if isinstance(found, str):
+        return found
+    grid, density = found
+    color = cpu_ops.describe_mlp(field.rgb_network) if hasattr(field.rgb_network, "layers") else "it needs an MLP"
+    if isinstance(color, str):
+        return color
+    if any(one.dtype != torch.float32 for one in field.parameters()):
+        return "it is in float32 only"
+    assert isinstance(grid, cpu_ops.GridShape)
+    low, high = field.low, field.high
+    return RadianceShape(
+        grid, density, color, (low[0], low[1], low[2]), (high[0] - low[0], high[1] - low[1], high[2] - low[2]),
+        1.0 / field.longest_side, field.density_activation,
+    )  # fmt: skip
+
+
+def parts_of(field: RadianceField) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """The table, and the parameters of both networks, in the native renderer's order."""
+    assert isinstance(field.encoding, Grid)
+    networks = [
+        [*weights, *biases]
+        for weights, biases in map(cpu_ops.parameters_of, (field.network, field.rgb_network))
+    ]  # fmt: skip
+    return field.encoding.table, networks[0], networks[1]
+
+
+def native_renderer(field: RadianceField, moved: Sequence[Moved] | None = None) -> RadianceRenderer | str:
+    """The native renderer of a field, or why there is none; with `moved` it also trains."""
+    if offer("radiance", next(field.parameters()).device, field=field) is None:
+        found = cpu_door.missing() or shape_of(field)
+        return found if isinstance(found, str) else "another backend was asked for"
+    shape = shape_of(field)
+    assert not isinstance(shape, str), shape
+    return RadianceRenderer(shape, *parts_of(field), moved=moved)
+
+
+def _refuses(*, field: RadianceField) -> str | None:
+    found = shape_of(field)
+    return found if isinstance(found, str) else None
+
+
+@provide("radiance", "reference")
+def _plain(field: RadianceField) -> None:
+    """`fieldforge.renderers.volume.render` defines it."""
+
+
+provide("radiance", "cpu", missing=cpu_door.missing, refuses=_refuses, note=cpu_door.description)(native_renderer)
+
+
+def occupancy_of(field: RadianceField) -> OccupancyGrid:
+    """The grid that a field remembers; where it remembers none, one that is looked for anew."""
+    if field.occupancy:
+        grid = OccupancyGrid(field.low, field.high, field.occupancy)
+        grid.load_state_dict({"density": grid.density, "bricks": field.bricks})
+        return grid
+    grid = OccupancyGrid(field.low, field.high, 128)
+    for _ in range(2):
+        grid.update(field.density, 0, generator=torch.Generator().manual_seed(0))
+    return grid
+
+
+def eye_of(field: RadianceField, metadata: Mapping[str, Any]) -> Eye:
+    """That looks at a field from a file as its training did, whose samples its header remembers."""
+    fit = metadata.get("run", {}).get("fit", {})
+    step = math.dist(field.low, field.high) / fit["samples_across"] if "samples_across" in fit else None
+    return Eye(field, step=step, early_stop=fit.get("early_stop", 1e-4))
+
+
+class Eye:
+    """Looks at a field along rays, natively where it can be.
+
+    Args:
+        field: what is seen.
+        grid: where something is; None asks the field.
+        step: length of a sample; None is 1/512 of the box's diagonal.
+        background: (3,) behind everything; None is the field's own, or black.
+        early_stop: least transmittance in front of a sample that is evaluated.
+    """
+
+    def __init__(
+        self,
+        field: RadianceField,
+        grid: OccupancyGrid | None = None,
+        *,
+        step: float | None = None,
+        background: Tensor | None = None,
+        early_stop: float = 1e-4,
+    ) -> None:
+        self.field, self.early_stop = field, early_stop
+        self.grid = occupancy_of(field) if grid is None else grid
+        self.step = math.dist(field.low, field.high) / 512 if step is None else step
+        self.background = torch.tensor(field.background or (0.0, 0.0, 0.0)) if background is None else background
+        renderer = native_renderer(field)
+        self.renderer = None if isinstance(renderer, str) else renderer
+
+    @torch.no_grad()
+    def __call__(self, origins: Tensor, directions: Tensor) -> volume.Seen:
+        """What is seen along (R, 3) rays, without gradients."""
+        if self.renderer is None:
+            return volume.render(
+                origins, directions, self.field.radiance, self.grid, density=self.field.density, step=self.step,
+                background=self.background, early_stop=self.early_stop,
+            )  # fmt: skip
+        samples = march(origins, directions, self.grid, step=self.step)
+        background = self.background.expand(len(origins), 3).contiguous()
+        code = self.field.dir_encoding(0.5 * directions + 0.5)
+        seen = self.renderer.render(Sights(samples, origins, directions, code, background, self.early_stop))
+        distance = torch.where(seen.opacity > 0, seen.depth / seen.opacity, math.inf)
+        return volume.Seen(seen.color, distance, seen.opacity, samples.n_samples, seen.n_evaluated)

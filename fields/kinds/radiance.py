@@ -1,0 +1,186 @@
+"""RadianceField: what absorbs and what shines at each place of a box (Mildenhall et al. 2020).
+
+    {"otype": "RadianceField", "low": [-1.5, -1.5, -1.5], "high": [1.5, 1.5, 1.5],
+     "encoding": {"otype": "HashGrid"}, "network": {"otype": "MLP"},
+     "dir_encoding": {"otype": "SphericalHarmonics", "degree": 4},
+     "rgb_network": {"otype": "MLP", "output_activation": "Sigmoid"}}
+
+The names and the flow are instant-ngp's (Müller et al. 2022, section 5.4): network(encoding(place)) gives `n_geometry`
+numbers, of which the first becomes the density; all of them and dir_encoding(direction) are what rgb_network turns
+into colour. The density is asked for alone, and cheaply, by whoever only wants to know where something is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fieldforge.checks import expect_choice, expect_float, expect_int, expect_points
+from fieldforge.encodings.base import Encoding
+from fieldforge.fields.kinds.base import Field, part_of
+from fieldforge.registry import register
+
+LARGEST_EXPONENT = 15.0
+"""exp is cut here: 3.3 million times what one side of the box would need to be opaque."""
+
+
+class _TruncatedExp(torch.autograd.Function):
+    """exp(min(x, 15)); the slope is the value everywhere, so that nothing gets stuck beyond the cut."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return torch.exp(x.clamp(max=LARGEST_EXPONENT))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (value,) = ctx.saved_tensors
+        out: Tensor = grad * value
+        return out
+
+
+def truncated_exp(x: Tensor) -> Tensor:
+    """exp(min(x, 15)), with itself as its slope.
+
+    Example:
+        >>> truncated_exp(torch.tensor([0.0, 15.0, 1000.0])).log()
+        tensor([ 0., 15., 15.])
+    """
+    value: Tensor = _TruncatedExp.apply(x)
+    return value
+
+
+DENSITIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "exponential": truncated_exp,
+    "softplus": nn.functional.softplus,
+}
+"""How the network's first number becomes a density, per side of the box."""
+
+
+@register("field", "RadianceField")
+class RadianceField(Field):
+    """Density and colour of a scene.
+
+    Args:
+        encoding: configuration of the encoding of places (3 coordinates), or an `Encoding`.
+        network: configuration of the network behind it, or a module; it has `n_geometry` outputs.
+        dir_encoding: configuration of the encoding of directions.
+        rgb_network: configuration of the network that gives colours; its output activation keeps them in range.
+        low, high: corners of the box, in world units.
+        n_geometry: numbers that the colour network reads of a place; the first of them is the density's.
+        density_activation: "exponential" (`truncated_exp`) or "softplus"; the density is its value over the longest
+            side of the box, so that a network that gives 0 makes a thin fog of any box.
+        color_space: "srgb", display-encoded colours; or "linear", light.
+        background: the colour behind the scene, where one belongs to it; None leaves that to the renderer.
+        occupancy: cells along each side of the box of a record which of them hold anything, kept in the buffer
+            ``bricks`` beside the parameters (64 bits for 4 x 4 x 4 cells, `fieldforge.renderers.occupancy`); 0 is none.
+        generator: source of the initial parameters; None is torch's own.
+
+    Example:
+        >>> network = {"otype": "MLP", "n_neurons": 16, "n_hidden_layers": 1}
+        >>> field = RadianceField(encoding="Identity", network=network, rgb_network=network)
+        >>> density, color = field.radiance(torch.zeros(5, 3), torch.tensor([0.0, 0.0, 1.0]).expand(5, 3))
+        >>> density.shape, color.shape
+        (torch.Size([5]), torch.Size([5, 3]))
+    """
+
+    otype = "RadianceField"
+    units = "world units of the cameras; density per world unit; colour values in `color_space`"
+    outside = "density 0: the box holds all there is"
+
+    bricks: Tensor
+
+    def __init__(
+        self,
+        *,
+        encoding: str | Mapping[str, Any] | Encoding,
+        network: str | Mapping[str, Any] | nn.Module,
+        dir_encoding: str | Mapping[str, Any] | Encoding = "SphericalHarmonics",
+        rgb_network: str | Mapping[str, Any] | nn.Module,
+        low: Sequence[float] = (-1.0, -1.0, -1.0),
+        high: Sequence[float] = (1.0, 1.0, 1.0),
+        n_geometry: int = 16,
+        density_activation: Literal["exponential", "softplus"] = "exponential",
+        color_space: Literal["srgb", "linear"] = "srgb",
+        background: Sequence[float] | None = None,
+        occupancy: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        box = _corner("low", low), _corner("high", high)
+        if not all(a < b for a, b in zip(*box, strict=True)):
+            raise ValueError(f"high: expected each number above that of low, {box[0]}, got {box[1]}")
+        n_geometry = expect_int("n_geometry", n_geometry, 1, 256)
+        super().__init__(box=box, encoding=encoding, network=network, n_output_dims=n_geometry, generator=generator)
+        self.dir_encoding: Encoding = part_of(
+            "dir_encoding", dir_encoding, Encoding, n_input_dims=3, generator=generator, kind="encoding"
+        )
+        sizes: dict[str, Any] = {"n_input_dims": n_geometry + self.dir_encoding.n_output_dims, "n_output_dims": 3}
+        self.rgb_network: nn.Module = part_of(
+            "rgb_network", rgb_network, nn.Module, **sizes, generator=generator, kind="network"
+        )
+        self.low, self.high = list(box[0]), list(box[1])
+        self.n_geometry = n_geometry
+        self.density_activation = expect_choice("density_activation", density_activation, DENSITIES)
+        self.color_space: Literal["srgb", "linear"] = expect_choice("color_space", color_space, ("srgb", "linear"))
+        self.background = None if background is None else list(_corner("background", background))
+        self.occupancy = expect_int("occupancy", occupancy, 0, 4096)
+        if occupancy:
+            n = -(-self.occupancy // 4)
+            self.register_buffer("bricks", torch.full((1, n, n, n), -1, dtype=torch.int64))
+
+    @property
+    def longest_side(self) -> float:
+        """Of the box, in world units."""
+        return max(b - a for a, b in zip(self.low, self.high, strict=True))
+
+    def geometry(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """What the first network says, (*batch, n_geometry), and whether the point is in the box, (*batch,)."""
+        unit = self.to_unit(points)
+        is_inside = ((unit >= 0) & (unit <= 1)).all(-1)
+        return self.outputs(unit.clamp(0, 1)), is_inside
+
+    def density_of(self, geometry: Tensor, is_inside: Tensor) -> Tensor:
+        """(*batch,) density of what `geometry` gives."""
+        inside = DENSITIES[self.density_activation](geometry[..., 0]) / self.longest_side
+        return torch.where(is_inside, inside, 0.0)
+
+    def density(self, points: Tensor) -> Tensor:
+        """Extinction at places of the world: (*batch, 3) -> (*batch,), 1 / length, at least 0."""
+        return self.density_of(*self.geometry(points))
+
+    def radiance(self, points: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """Density, and the colour that is seen by who looks along a direction.
+
+        Args:
+            points: (*batch, 3) in world units.
+            directions: (*batch, 3) of unit length, away from the camera.
+
+        Returns:
+            (*batch,) 1 / length, and (*batch, 3).
+
+        Raises:
+            TypeError, ValueError: not floating-point coordinates, or not a direction for each point.
+        """
+        expect_points(directions, 3, name="directions", owner=self)
+        if directions.shape != points.shape:
+            raise ValueError(f"directions: expected one for each point {tuple(points.shape)}, got {directions.shape}")
+        geometry, is_inside = self.geometry(points)
+        code = self.dir_encoding((0.5 * directions + 0.5).to(geometry.dtype))
+        return self.density_of(geometry, is_inside), self.rgb_network(torch.cat([geometry, code], -1))
+
+    def forward(self, points: Tensor) -> Tensor:
+        """The same as `density`."""
+        return self.density(points)
+
+
+def _corner(name: str, values: Sequence[float]) -> tuple[float, float, float]:
+    if isinstance(values, str) or not isinstance(values, Sequence) or len(values) != 3:
+        raise ValueError(f"{name}: expected three numbers, got {values!r}")
+    x, y, z = (expect_float(f"{name}[{axis}]", value, -1e30, 1e30) for axis, value in enumerate(values))
+    return x, y, z

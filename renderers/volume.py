@@ -1,0 +1,167 @@
+"""Volume rendering: march, ask for density, drop what nobody sees, ask for colour, composite.
+
+    seen = render(origins, directions, radiance, grid, density=density, step=0.005, background=white)
+    seen.color, seen.distance, seen.opacity
+
+`density` and `radiance` are callables; whose they are does not matter here. With a `density` the samples are looked at
+twice: first all of them for density alone, without gradients; then, in full, those to which more light arrives than
+`early_stop`. What is left out dims a pixel by at most `early_stop` of the brightest colour (1e-4 by default, a
+fortieth of the step between two 8-bit values), and the background takes the place of all of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fieldforge.checks import expect_int
+from fieldforge.renderers.compositing import composite, visibility
+from fieldforge.renderers.marching import march
+from fieldforge.renderers.occupancy import OccupancyGrid
+from fieldforge.renderers.samples import Samples
+
+Density = Callable[[Tensor], Tensor]
+"""(N, 3) places in world length -> (N,) density, 1 / length."""
+Radiance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(N, 3) places and (N, 3) unit directions -> (N,) density and (N, C) colour."""
+
+
+class Seen(NamedTuple):
+    """What is seen along R rays."""
+
+    color: Tensor
+    """(R, C)."""
+    distance: Tensor
+    """(R,) along the ray, in world length: the mean of where the light comes from; infinite where nothing is."""
+    opacity: Tensor
+    """(R,) in [0, 1]."""
+    n_marched: int
+    """Samples in occupied cells."""
+    n_evaluated: int
+    """Samples of which the colour was asked for."""
+
+
+def render(
+    origins: Tensor,
+    directions: Tensor,
+    radiance: Radiance,
+    grid: OccupancyGrid,
+    *,
+    step: float,
+    density: Density | None = None,
+    background: Tensor | None = None,
+    early_stop: float = 1e-4,
+    cone_angle: float = 0.0,
+    max_step: float = math.inf,
+    near: float = 0.0,
+    far: float = math.inf,
+    offset: Tensor | None = None,
+    n_points_at_once: int = 2**18,
+) -> Seen:
+    """What is seen along rays through a grid.
+
+    Args:
+        origins, directions: (R, 3) float32; directions of unit length.
+        radiance: density and colour of points; differentiable where a gradient is wanted.
+        grid: where something is; every cell of a fresh one is occupied.
+        step, cone_angle, max_step, near, far, offset: of the samples, as for `march`.
+        density: of points alone; None asks `radiance` at every sample.
+        background: (C,) or (R, C) seen through what is left; None is black.
+        early_stop: least transmittance in front of a sample that is evaluated; 0 evaluates all.
+        n_points_at_once: the most points in one call of `density` or `radiance`.
+
+    Raises:
+        TypeError, ValueError: as for `march` and `composite`.
+
+    Differentiable through `radiance` and in the background.
+
+    Example:
+        >>> grid = OccupancyGrid((0, 0, 0), (1, 1, 1), resolution=4)
+        >>> glow = lambda points, directions: (torch.full_like(points[:, 0], 2.0), torch.ones_like(points))
+        >>> o, d = torch.tensor([[0.5, 0.5, -1.0]]), torch.tensor([[0.0, 0.0, 1.0]])
+        >>> render(o, d, glow, grid, step=0.125).opacity
+        tensor([0.8647])
+    """
+    expect_int("n_points_at_once", n_points_at_once, 1)
+    samples = march(
+        origins, directions, grid, step=step, cone_angle=cone_angle, max_step=max_step, near=near, far=far,
+        offset=offset,
+    )  # fmt: skip
+    n_marched = samples.n_samples
+    if density is not None and early_stop > 0:
+        with torch.no_grad():
+            parts = [density(points) for points, _ in _points(samples, origins, directions, n_points_at_once)]
+            samples = samples.keep(visibility(samples, _join(parts, origins), early_stop=early_stop))
+    parts, colors = [], []
+    for points, along in _points(samples, origins, directions, n_points_at_once):
+        found, color = radiance(points, along)
+        parts.append(found)
+        colors.append(color)
+    rendered = composite(samples, _join(parts, origins), _join(colors, origins, 3), background=background)
+    distance = rendered.depth / rendered.opacity
+    return Seen(
+        rendered.color,
+        torch.where(rendered.opacity > 0, distance, math.inf),
+        rendered.opacity,
+        n_marched,
+        samples.n_samples,
+    )
+
+
+def planar_z(distance: Tensor, directions: Tensor, forward: Tensor) -> Tensor:
+    """Distance along rays -> distance along the camera's axis, what depth pictures mostly hold.
+
+    Args:
+        distance: (R,) along unit directions.
+        directions: (R, 3).
+        forward: (3,) unit vector, where the camera looks (minus the third column of its rotation).
+
+    Example:
+        >>> planar_z(torch.tensor([5.0]), torch.tensor([[0.6, 0.0, -0.8]]), torch.tensor([0.0, 0.0, -1.0]))
+        tensor([4.])
+    """
+    return distance * (directions @ forward.to(directions))
+
+
+@torch.no_grad()
+def render_in_parts(
+    rays: Callable[[int, int], tuple[Tensor, Tensor]],
+    n_rays: int,
+    see: Callable[[Tensor, Tensor], Seen],
+    *,
+    n_rays_at_once: int = 2**13,
+) -> Iterator[Seen]:
+    """A picture in memory that does not grow with it, without gradients.
+
+    Args:
+        rays: (first, last) -> origins and directions of the rays [first, last) of the picture.
+        n_rays: of the picture.
+        see: `render` with everything but the rays.
+        n_rays_at_once: in each part.
+
+    Yields:
+        The parts in order.
+    """
+    expect_int("n_rays_at_once", n_rays_at_once, 1)
+    for first in range(0, n_rays, n_rays_at_once):
+        yield see(*rays(first, min(n_rays, first + n_rays_at_once)))
+
+
+def _points(samples: Samples, origins: Tensor, directions: Tensor, n_at_once: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Middles of the samples and the directions they are seen along, some at a time."""
+    for first in range(0, samples.n_samples, n_at_once):
+        rows = slice(first, first + n_at_once)
+        ray = samples.ray_index[rows]
+        middle = 0.5 * (samples.t0[rows] + samples.t1[rows])
+        along = directions[ray]
+        yield torch.addcmul(origins[ray], middle[:, None], along), along
+
+
+def _join(parts: list[Tensor], like: Tensor, *rest: int) -> Tensor:
+    if not parts:
+        return like.new_empty(0, *rest)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -1,0 +1,95 @@
+"""Radiance fields: density and colour in a box of the world."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fieldforge.contracts.field import check_field
+from fieldforge.fields.kinds.radiance import RadianceField, truncated_exp
+
+NETWORK = {"otype": "MLP", "n_neurons": 8, "n_hidden_layers": 1, "has_bias": True}
+COLORS = NETWORK | {"output_activation": "Sigmoid"}
+GRID = {"otype": "HashGrid", "n_levels": 2, "log2_hashmap_size": 6, "base_resolution": 4}
+
+
+def make(**keywords: Any) -> RadianceField:
+    given: dict[str, Any] = {"encoding": GRID, "network": NETWORK, "rgb_network": COLORS, "n_geometry": 5}
+    return RadianceField(**given | keywords)
+
+
+@pytest.mark.parametrize("keywords", [{}, {"density_activation": "softplus", "occupancy": 9, "background": [1, 1, 1]}])
+def test_radiance_fields_keep_the_contract(keywords: dict[str, Any]) -> None:
+    check_field(lambda: make(low=[-3.0, 1.0, 0.25], high=[1.0, 2.0, 4.0], **keywords))
+
+
+def test_nothing_is_outside_the_box() -> None:
+    field = make()
+    points = torch.tensor([[1.01, 0.0, 0.0], [0.0, -1.5, 0.0], [0.0, 0.0, math.inf]])
+    assert field.density(points).tolist() == [0, 0, 0]
+    assert (field.density(points[:2] * 0.5) > 0).all()
+
+
+def test_density_is_per_world_unit() -> None:
+    """The same network in a box twice the size: half the density, so that rays through it see the same."""
+    small = make()
+    large = make(
+        encoding=small.encoding, network=small.network, rgb_network=small.rgb_network,
+        low=[-2.0, -2.0, -2.0], high=[2.0, 2.0, 2.0],
+    )  # fmt: skip
+    points = torch.rand(20, 3) * 2 - 1
+    torch.testing.assert_close(2 * large.density(2 * points), small.density(points))
+
+
+def test_the_density_alone_is_the_one_beside_the_colour() -> None:
+    field = make()
+    points, directions = torch.rand(2, 30, 3)
+    directions = torch.nn.functional.normalize(directions, dim=-1)
+    density, color = field.radiance(points, directions)
+    assert torch.equal(density, field.density(points))
+    assert color.shape == (30, 3)
+    assert ((color > 0) & (color < 1)).all()
+
+
+def test_colour_depends_on_the_direction_and_density_does_not() -> None:
+    field = make()
+    points = torch.zeros(2, 3)
+    density, color = field.radiance(points, torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]))
+    assert density[0] == density[1]
+    assert not torch.equal(color[0], color[1])
+
+
+def test_the_exponential_is_cut_and_keeps_its_slope() -> None:
+    x = torch.tensor([-2.0, 0.5, 14.0], dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradcheck(truncated_exp, x)
+    far = torch.tensor([40.0, 1e30], requires_grad=True)
+    value: Tensor = truncated_exp(far)
+    value.sum().backward()
+    assert torch.equal(value.detach(), torch.full((2,), 15.0).exp())
+    assert far.grad is not None
+    assert torch.equal(far.grad, value.detach())
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"low": [0, 0]}, "low: expected three numbers"),
+        ({"low": [1, 0, 0]}, "high: expected each number above"),
+        ({"background": [0, math.nan, 0]}, r"background\[1\]: expected a finite number"),
+        ({"density_activation": "tanh"}, "density_activation: expected one of"),
+        ({"rgb_network": {"otype": "MLP", "n_neuron": 3}}, r"rgb_network\.n_neuron"),
+        ({"dir_encoding": "Nope"}, "dir_encoding"),
+    ],
+)
+def test_what_cannot_be_built_is_named(keywords: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(**keywords)
+
+
+def test_a_direction_belongs_to_each_point() -> None:
+    with pytest.raises(ValueError, match="directions: expected one for each point"):
+        make().radiance(torch.zeros(4, 3), torch.zeros(3, 3))
