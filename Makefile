@@ -67,12 +67,19 @@ bench: $(READY)  ## measure against plain PyTorch; rows go to data/bench
 	$(BIN)/fieldforge bench image
 	$(BIN)/fieldforge bench presets --data $(PHOTOS)
 	$(BIN)/fieldforge bench cpu
+	$(BIN)/fieldforge bench shape
+	$(BIN)/fieldforge bench clouds
+	$(BIN)/fieldforge bench operators
 
 readme: $(READY)  ## the README's tables from data/bench, and its pictures
 	$(BIN)/fieldforge bench report
 	mkdir -p demo data/pictures
 	$(BIN)/fieldforge fit image data/images/astronaut.png -o demo/astronaut.field --restart --report data/pictures/astronaut.report.webp
 	$(BIN)/fieldforge render demo/astronaut.field -o data/pictures/eyes.webp --scale 8 --crop 192,80,64,48
+	$(BIN)/fieldforge fit shape data/meshes/spot.ply -o demo/spot.field --restart
+	$(BIN)/fieldforge render demo/spot.field -o data/pictures/spot.webp --shadows --size 320x320
+	$(BIN)/fieldforge render demo/spot.field -o data/pictures/spot.normals.webp --normals --size 320x320
+	$(BIN)/fieldforge render demo/spot.field -o data/pictures/spot.curvature.webp --curvature --size 320x320
 
 clean:
 	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache

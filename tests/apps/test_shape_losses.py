@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fieldforge.apps.fit.fused import make_step
-from fieldforge.apps.fit.losses.shape_base import DistanceSamples, ShapeLoss, SurfaceSamples, finest_cell
+from fieldforge.apps.fit.losses.shape_base import DistanceSamples, ShapeLoss, SurfaceSamples
 from fieldforge.apps.fit.losses.wrappers import level_outputs
 from fieldforge.apps.fit.shape.job import fit_shape
 from fieldforge.apps.shapes.read import Cloud
@@ -134,7 +134,7 @@ def test_taps_give_a_grid_gradients_beyond_one_cell() -> None:
     field = grid_field()
     loss = build("loss", {"otype": "Eikonal", "slope": "taps6"})
     assert not loss.refuses(field)
-    assert finest_cell(field.encoding) == pytest.approx(1 / 16, rel=0.1)
+    assert field.encoding.finest_cell == pytest.approx(1 / 16, rel=0.1)
     points = torch.full((1, 3), 0.5)
     counts = []
     for weight in (0.0, 1.0):

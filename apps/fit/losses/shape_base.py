@@ -13,9 +13,6 @@ import torch
 from torch import Tensor
 
 from fieldforge.checks import expect_choice, expect_float
-from fieldforge.encodings.base import Encoding
-from fieldforge.encodings.composite import Composite
-from fieldforge.encodings.grid import Grid
 from fieldforge.fields import operators
 from fieldforge.fields.kinds.base import Field
 from fieldforge.registry import config_of
@@ -79,7 +76,8 @@ class SlopeLoss(ShapeLoss):
     Args:
         slope: "autodiff", the derivative itself; or "taps4" (a tetrahedron) or "taps6" (along the axes), differences
             of values, which a grid wants: its derivative says something of one cell only (Li et al. 2023).
-        step: how far the taps are, in sides of the cube; None: a cell of the finest grid in the encoding.
+        step: how far the taps are, in sides of the cube; None: a cell of the encoding's finest grid, or
+            1/256 where it has none.
     """
 
     def __init__(self, *, slope: str = "autodiff", step: float | None = None) -> None:
@@ -108,19 +106,10 @@ class SlopeLoss(ShapeLoss):
             value = field.outputs(x)[:, 0]
             (slope,) = torch.autograd.grad(value.sum(), x, create_graph=True)
             return value / HALF, slope
-        step = finest_cell(field.encoding) if self.step is None else self.step
+        step = (field.encoding.finest_cell or 1 / 256) if self.step is None else self.step
         inner = points.clamp(step, 1 - step)  # a tap outside the cube would read what is not trained
         slope = operators.gradient(lambda x: field.outputs(x)[:, 0], inner, self.slope, step=step)
         return field.outputs(points)[:, 0] / HALF, slope
-
-
-def finest_cell(encoding: Encoding) -> float:
-    """The side of the finest cell of the grids in an encoding; 1/512 where there is none."""
-    if isinstance(encoding, Grid):
-        return 1 / max(level.resolution for level in encoding.levels)
-    if isinstance(encoding, Composite):
-        return min(finest_cell(part) for part in encoding.parts if isinstance(part, Encoding))
-    return 1 / 512
 
 
 def length(vectors: Tensor) -> Tensor:
