@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from fieldforge.apps.metrics import psnr
 from fieldforge.apps.render.pictures import compare, look, orbit, photo_of
 from fieldforge.apps.render.radiance import Eye, eye_of
 from fieldforge.apps.scenes import Scene, read_scene
+from fieldforge.apps.scenes.photos import Photos
 from fieldforge.backends import use_backend
 from fieldforge.fields.file import load_field
 from fieldforge.fields.kinds.radiance import RadianceField
@@ -93,6 +95,19 @@ def test_a_ball_is_learnt_from_its_photos(fitted: SceneFit) -> None:
     seen = [row["held_out_psnr"] for row in fitted.state.history if "held_out_psnr" in row]
     assert len(seen) > 5
     assert seen[0] < seen[-1] == pytest.approx(fitted.psnr, abs=2)
+
+
+def test_masked_pixels_are_never_drawn(scene: Scene) -> None:
+    masks = np.zeros((16, SIDE, SIDE, 1), np.uint8)
+    masks[:, 10:, :7] = 255
+    masked = dataclasses.replace(scene, masks=Photos.from_array(masks))
+    drawn = RayDraw(masked, scene.of("train"), background=(0.0, 0.0, 0.0), seed=0)(0, 3000)
+    kept = torch.tensor([[x, y] for x in range(7) for y in range(10, SIDE)])
+    cameras = scene.cameras.to(torch.float32)
+    allowed = torch.cat([cameras.rays(torch.tensor(view), kept)[1] for view in scene.of("train").tolist()])
+    apart = torch.cdist(drawn.directions, allowed, compute_mode="donot_use_mm_for_euclid_dist")
+    assert (apart.min(1).values < 1e-5).all()
+    assert len(torch.unique(drawn.directions, dim=0)) > 1000
 
 
 def test_distances_are_those_of_the_ball(fitted: SceneFit) -> None:

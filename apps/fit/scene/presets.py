@@ -53,7 +53,7 @@ def _grid(longest: int, *, n_steps: int, log2_size: int, n_neurons: int) -> Conf
         "schedule": {"otype": "ConstantThenLinear", "decay_start": 0.4, "final_factor": 0.03},
         "fit": {
             "n_steps": n_steps * 2**octave,
-            "batch_size": 2**14,  # many small steps: --set fit.batch_size=65536 ends 1 dB lower in equal time
+            "batch_size": 2**14,  # many small steps: at 2**16 equal time ended 0.6 dB lower on Lego at 100 pixels
             "storage": "float16",
             "samples_across": 512 + 256 * octave,
             "occupancy": 64 if octave == 0 else 96,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fieldforge.apps.fit.samplers import offsets, permute
-from fieldforge.apps.scenes import Scene
+from fieldforge.apps.scenes import Scene, SceneError
 
 _BLOCK = 2**14
 """Rays that are prepared at a time: many small tensor operations cost more than a few large ones."""
@@ -28,6 +28,9 @@ class Rays(NamedTuple):
 class RayDraw:
     """Rays of training photos; every pixel is drawn once before any is drawn again.
 
+    In the place of pixels that do not count (masked, or beyond what the lens shows) others of the same block are drawn
+    once more.
+
     Args:
         scene: cameras and photos.
         views: (n,) int64 which of them.
@@ -39,7 +42,7 @@ class RayDraw:
     def __init__(
         self, scene: Scene, views: Tensor, *, background: tuple[float, float, float] | None, seed: int
     ) -> None:
-        self.cameras, self.photos = scene.cameras.to(torch.float32), scene.photos
+        self.scene, self.cameras, self.photos = scene, scene.cameras.to(torch.float32), scene.photos
         self.views, self.has_alpha, self.background, self.seed = views, scene.has_alpha, background, seed
         sizes = self.cameras.sizes[views]
         self._ends = sizes.prod(-1).cumsum(0)
@@ -66,6 +69,13 @@ class RayDraw:
         inside = index - torch.where(which > 0, self._ends[which - 1], 0)
         width = self._width[which]
         view, pixels = self.views[which], torch.stack([inside % width, inside // width], -1)
+        counts = self.scene.counts(view, pixels)
+        if counts is not None and not counts.all():
+            good, bad = counts.nonzero()[:, 0], (~counts).nonzero()[:, 0]
+            if not len(good):
+                raise SceneError(f"{self.scene.source}: no pixel of a block of {_BLOCK:,} counts; look at the masks")
+            instead = good[torch.arange(len(bad)) % len(good)]
+            view[bad], pixels[bad] = view[instead], pixels[instead]
         origins, directions = self.cameras.rays(view, pixels)
         color = self.photos.gather(view, pixels)
         numbers = offsets(position, self.seed)
