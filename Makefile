@@ -28,7 +28,7 @@ demo: $(READY)  ## fit a photo and a shape, look at them
 	$(BIN)/fieldforge render demo/astronaut.field -o demo/eyes_x8.png --scale 8 --crop 176,64,96,72
 	$(BIN)/fieldforge view demo/eyes_x8.png
 	$(BIN)/fieldforge fit shape data/meshes/spot.ply -o demo/spot.field --preset fast --restart
-	$(BIN)/fieldforge render demo/spot.field -o demo/spot.png --shadows
+	$(BIN)/fieldforge render demo/spot.field -o demo/spot.png --view 150,15 --shadows
 	$(BIN)/fieldforge view demo/spot.png
 	@echo "Look at demo/astronaut.report.png, demo/eyes_x8.png and demo/spot.png"
 
@@ -77,9 +77,9 @@ readme: $(READY)  ## the README's tables from data/bench, and its pictures
 	$(BIN)/fieldforge fit image data/images/astronaut.png -o demo/astronaut.field --restart --report data/pictures/astronaut.report.webp
 	$(BIN)/fieldforge render demo/astronaut.field -o data/pictures/eyes.webp --scale 8 --crop 192,80,64,48
 	$(BIN)/fieldforge fit shape data/meshes/spot.ply -o demo/spot.field --restart
-	$(BIN)/fieldforge render demo/spot.field -o data/pictures/spot.webp --shadows --size 320x320
-	$(BIN)/fieldforge render demo/spot.field -o data/pictures/spot.normals.webp --normals --size 320x320
-	$(BIN)/fieldforge render demo/spot.field -o data/pictures/spot.curvature.webp --curvature --size 320x320
+	$(BIN)/fieldforge render demo/spot.field -o data/pictures/spot.webp --view 150,15 --shadows --size 320x320
+	$(BIN)/fieldforge render demo/spot.field -o data/pictures/spot.normals.webp --view 150,15 --normals --size 320x320
+	$(BIN)/fieldforge render demo/spot.field -o data/pictures/spot.curvature.webp --view 150,15 --curvature --size 320x320
 
 clean:
 	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache

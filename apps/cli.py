@@ -104,6 +104,9 @@ def _say(sentence: str, code: int) -> int:
     return code
 
 
+SIDES = ("front", "back", "left", "right", "top", "iso", "turntable")
+"""From where a shape can be seen by name."""
+
 Commands = Any  # argparse's subparsers action has no public name
 
 
@@ -213,11 +216,10 @@ def _add_render(commands: Commands) -> None:
     scene.add_argument("--data", type=Path, metavar="DIR", help="the photos of a --split")
     scene.add_argument("--path", choices=("orbit",), help="where a video flies along; default: orbit")
     shape = render.add_argument_group("of shapes")
-    sides = ("front", "back", "left", "right", "top", "iso", "turntable")
     shape.add_argument(
-        "--view", choices=sides,
-        help="from where: front looks along -z where y points up, along +y where z does; iso is 35 degrees to the "
-        "right of it and 25 above; default: iso, and turntable for an MP4",
+        "--view", type=_side, metavar="SIDE",
+        help=f"from where: {', '.join(SIDES)}, or degrees to the right of the front and above, such as 35,25 (which is "
+        "iso); front looks along -z where y points up, along +y where z does; default: iso, and turntable for an MP4",
     )  # fmt: skip
     shape.add_argument("--up", choices=("x", "y", "z"), default="y", help="the axis that points up")
     shape.add_argument("--shadows", action="store_true", help="of --clay: the light throws soft shadows")
@@ -408,6 +410,21 @@ def _size(text: str) -> tuple[int, int]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT such as 4000x3000, got {text}") from None
     return width, height
+
+
+def _side(text: str) -> str | tuple[float, float]:
+    """A named side, or azimuth and elevation in degrees."""
+    if text in SIDES:
+        return text
+    try:
+        azimuth, elevation = (float(part) for part in text.split(","))
+    except ValueError:
+        azimuth = elevation = float("nan")
+    if not (-360 <= azimuth <= 360 and -90 < elevation < 90):
+        raise argparse.ArgumentTypeError(
+            f"expected {', '.join(SIDES)}, or degrees such as 35,25 (at most 360 around, under 90 up), got {text}"
+        )
+    return azimuth, elevation
 
 
 def _crop(text: str) -> tuple[float, float, float, float]:

@@ -83,16 +83,14 @@ def _render_shape(field: ShapeField, options: argparse.Namespace) -> int:
             f"--size {width}x{height}: {'videos' if is_video else 'pictures'} of shapes are 1x1 to {longest}x{longest}"
         )
     mode = options.mode or "clay"
-    name = options.view or ("turntable" if is_video else "iso")
-    if (name == "turntable") != is_video:
-        raise UsageError(
-            f"--view {name}: {'a turntable goes to an .mp4' if not is_video else 'an .mp4 is a turntable'}"
-        )
+    side = options.view or ("turntable" if is_video else "iso")
+    if (side == "turntable") != is_video:
+        raise UsageError(f"--view: {'a turntable goes to an .mp4' if not is_video else 'an .mp4 is a turntable'}")
     if options.shadows and mode != "clay":
         raise UsageError(f"--shadows: belong to --clay, not to --{mode}")
     shape = TracedShape(field)  # what all frames share is made once
     if not is_video:
-        azimuth, elevation = VIEWS[name]
+        azimuth, elevation = VIEWS[side] if isinstance(side, str) else side
         camera = orbit(azimuth, elevation, size=(width, height), up=options.up)
         with (
             ImageWriter(

@@ -226,6 +226,8 @@ def test_an_open_mesh_is_fitted_and_said(files: Path, capsys: pytest.CaptureFixt
         (["mesh", "{}/ball.obj", "-o", "{}/x.ply"], "ball.obj", 1),
         (["render", "{}/ball.field", "-o", "{}/x.png", "--scale", "2"], "--scale", 2),
         (["render", "{}/ball.field", "-o", "{}/x.png", "--view", "turntable"], "goes to an .mp4", 2),
+        (["render", "{}/ball.field", "-o", "{}/x.png", "--view", "30,90"], "under 90 up", 2),
+        (["render", "{}/ball.field", "-o", "{}/x.png", "--view", "nowhere"], "expected front, back", 2),
         (["evaluate", "{}/ball.field", "{}/ball.field"], "is neither of OBJ", 1),
     ],
 )
