@@ -8,7 +8,7 @@ import numpy as np
 
 from fieldforge.apps.shapes.points import N_NEAREST, PointTruth, estimated_normals
 from fieldforge.apps.shapes.read import Cloud, ShapeError
-from fieldforge.apps.shapes.surface import Cube
+from fieldforge.apps.shapes.surface import Cube, precision_notes
 
 MOST_POINTS = 2_000_000
 """More are thinned out: a field of the largest preset does not hold what they know."""
@@ -64,6 +64,7 @@ class PointSurface:
             raise ShapeError(
                 f"{cloud.source}: has {len(points)} different finite points, and a surface takes {LEAST_POINTS}"
             )
+        notes += precision_notes(points, cube)
         unit = cube.to_unit(points)
         if normals is None:
             return PointSurface(

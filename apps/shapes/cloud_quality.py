@@ -9,15 +9,17 @@ points' bounding box, between the points and the field's surface.
 - Chamfer: the mean of the two. F-score at τ: harmonic mean of the shares of points, and of places, within τ of the
   other. Stray: the farthest place of the surface from any point.
 - normal consistency: mean of |n · n'| of each point's normal and its nearest triangle's, where the cloud has normals.
-- gradient norm: quantiles of |∇ level| at uniform points; 1 everywhere for a distance.
+- gradient norm: quantiles and histogram of |∇ level| at uniform points; 1 everywhere for a distance.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from fieldforge.apps.shapes.cloud import PointSurface
-from fieldforge.apps.shapes.quality import gradient_norms
+from fieldforge.apps.shapes.quality import f_scores, slope_figures
 from fieldforge.apps.shapes.truth import Truth
 from fieldforge.fields.kinds.shape import ShapeField
 from fieldforge.renderers.isosurface import Isosurface
@@ -25,8 +27,8 @@ from fieldforge.renderers.isosurface import Isosurface
 
 def evaluate_on_points(
     field: ShapeField, surface: PointSurface, extracted: Isosurface, *, n: int = 2**18, seed: int = 0
-) -> dict[str, float]:
-    """All figures of the module's docstring, by name.
+) -> dict[str, Any]:
+    """All figures of the module's docstring, by name: numbers, and one list, the histogram of slopes.
 
     Args:
         field: in world units.
@@ -45,19 +47,14 @@ def evaluate_on_points(
     there = np.sqrt(squared) / diagonal
     places, _ = theirs.sample_surface(n, random)
     back = cKDTree(surface.vertices).query(places)[0] / diagonal
-    figures = {
+    figures: dict[str, Any] = {
         "points_to_surface": float(there.mean()),
         "surface_to_points": float(back.mean()),
         "chamfer": float(there.mean() + back.mean()) / 2,
         "stray": float(back.max()),
     }
-    for share in (0.005, 0.01):
-        precision, recall = float((back <= share).mean()), float((there <= share).mean())
-        figures[f"f_score_{share:g}"] = 2 * precision * recall / max(precision + recall, 1e-12)
+    figures |= f_scores(back, there)
     if surface.has_normals:
         cosine = np.einsum("ij,ij->i", surface.normals[chosen], theirs.normals[face])
         figures["normal_consistency"] = float(np.abs(cosine).mean())
-    slopes = gradient_norms(field, surface, random.random((min(n, 2**15), 3)).astype(np.float32))
-    for quantile in (0.05, 0.5, 0.95):
-        figures[f"gradient_norm_{round(100 * quantile):02d}"] = float(np.quantile(slopes, quantile))
-    return figures
+    return figures | slope_figures(field, surface, random.random((min(n, 2**15), 3)).astype(np.float32))

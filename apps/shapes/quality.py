@@ -77,12 +77,7 @@ def evaluate(
             error = np.abs(_level(field, surface, points) / surface.cube.side - exact(points.astype(np.float64)))
             figures[f"distance_error_{name}"] = float(error.mean()) / diagonal
     figures |= compare_surfaces(surface, truth, extracted, on, normals, random)
-    slopes = gradient_norms(field, surface, far[: min(n, 2**15)])
-    for quantile in (0.05, 0.5, 0.95):
-        figures[f"gradient_norm_{round(100 * quantile):02d}"] = float(np.quantile(slopes, quantile))
-    counts, _ = np.histogram(slopes.clip(max=2), BINS, (0, 2))
-    figures["gradient_norm_histogram"] = [round(float(share), 6) for share in counts / len(slopes)]
-    return figures
+    return figures | slope_figures(field, surface, far[: min(n, 2**15)])
 
 
 def compare_surfaces(
@@ -105,10 +100,16 @@ def compare_surfaces(
         "normal_consistency": float(np.abs(np.einsum("ij,ij->i", normals, theirs.normals[face])).mean()),
         "stray": float(to_mesh.max()),
     }
+    return figures | f_scores(to_mesh, to_field)
+
+
+def f_scores(one_way: np.ndarray, other_way: np.ndarray) -> dict[str, float]:
+    """F-scores at 0.5 and 1 % of the diagonal, from distances of either surface's points to the other, over it."""
+    found = {}
     for share in (0.005, 0.01):
-        precision, recall = float((to_mesh <= share).mean()), float((to_field <= share).mean())
-        figures[f"f_score_{share:g}"] = 2 * precision * recall / max(precision + recall, 1e-12)
-    return figures
+        precision, recall = float((one_way <= share).mean()), float((other_way <= share).mean())
+        found[f"f_score_{share:g}"] = 2 * precision * recall / max(precision + recall, 1e-12)
+    return found
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -126,10 +127,17 @@ def _level(field: ShapeField, surface: Surface | PointSurface, unit: np.ndarray)
     return found
 
 
-def gradient_norms(field: ShapeField, surface: Surface | PointSurface, unit: np.ndarray) -> np.ndarray:
-    """|∇ level| at points of the unit cube, (n, 3) -> (n,)."""
+def slope_figures(field: ShapeField, surface: Surface | PointSurface, unit: np.ndarray) -> dict[str, Any]:
+    """Quantiles and histogram of |∇ level| at (n, 3) points of the unit cube."""
     parts: list[Any] = []
     for first in range(0, len(unit), 2**14):
         gradient = field.gradient(torch.from_numpy(surface.cube.to_world(unit[first : first + 2**14])).float())
         parts.append(torch.linalg.vector_norm(gradient.detach(), dim=-1).numpy())
-    return np.concatenate(parts)
+    slopes = np.concatenate(parts)
+    found: dict[str, Any] = {
+        f"gradient_norm_{round(100 * quantile):02d}": float(np.quantile(slopes, quantile))
+        for quantile in (0.05, 0.5, 0.95)
+    }
+    counts, _ = np.histogram(slopes.clip(max=2), BINS, (0, 2))
+    found["gradient_norm_histogram"] = [round(float(share), 6) for share in counts / len(slopes)]
+    return found

@@ -84,6 +84,17 @@ class Health:
         return "; ".join(wrong)
 
 
+def precision_notes(vertices: np.ndarray, cube: Cube) -> list[str]:
+    """A warning about (n, 3) world coordinates so far from the origin that float32 loses the shape; mostly none."""
+    largest = float(np.abs(vertices).max())
+    if largest * 2.0**-24 <= 1e-5 * cube.side:
+        return []
+    return [
+        f"coordinates of {largest:g} leave float32 steps of {largest * 2.0**-23:.2g} beside a shape of size "
+        f"{cube.side:.4g}; ask the field in float64, or move the shape to the origin"
+    ]
+
+
 @dataclass
 class Surface:
     """Triangles in the unit cube of the field.
@@ -127,13 +138,7 @@ class Surface:
         used, faces = np.unique(faces, return_inverse=True)
         vertices, faces = vertices[used], faces.reshape(-1, 3).astype(np.int64)
         cube = Cube.around(vertices, mesh.source)
-        notes = list(mesh.notes)
-        largest = float(np.abs(vertices).max())
-        if largest * 2.0**-24 > 1e-5 * cube.side:
-            notes.append(
-                f"coordinates of {largest:g} leave float32 steps of {largest * 2.0**-23:.2g} beside a shape of size "
-                f"{cube.side:.4g}; ask the field in float64, or move the shape to the origin"
-            )
+        notes = [*mesh.notes, *precision_notes(vertices, cube)]
         unit = cube.to_unit(vertices)
         boundary, non_manifold, inconsistent = _edges(faces)
         is_inside_out = _volume(unit, faces) < 0

@@ -153,6 +153,11 @@ def test_what_is_no_surface_is_refused(points: np.ndarray, message: str) -> None
         PointSurface.of(Cloud(points))
 
 
+def test_points_far_from_the_origin_are_warned_of() -> None:
+    points, normals = ball(500, radius=0.5, middle=1e6)
+    assert any("float32 steps" in note for note in PointSurface.of(Cloud(points, normals)).notes)
+
+
 def test_too_many_points_are_thinned_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fieldforge.apps.shapes.cloud.MOST_POINTS", 400)
     surface = PointSurface.of(Cloud(*ball(1000)))
@@ -319,6 +324,7 @@ def test_points_and_a_field_are_compared(tmp_path: Path, capsys: pytest.CaptureF
         assert figures["chamfer"] == pytest.approx((figures["points_to_surface"] + figures["surface_to_points"]) / 2)
         assert figures["stray"] < 0.05
         assert ("normal_consistency" in figures) == (name == "ball.npy")
+        assert sum(figures["gradient_norm_histogram"]) == pytest.approx(1, abs=1e-4)
     assert main(["evaluate", field, str(tmp_path / "ball.npy"), "--resolution", "48", "--points", "2000"]) == 0
 
 
