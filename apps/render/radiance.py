@@ -87,11 +87,25 @@ def occupancy_of(field: RadianceField) -> OccupancyGrid:
     return grid
 
 
+def remembered(metadata: Mapping[str, Any], place: str, otherwise: float, *, least: float, most: float) -> float:
+    """A number of a file's header, "run.fit.early_stop" say; another where it is not there, or no such number.
+
+    Example:
+        >>> remembered({"signal": {"width": 400}}, "signal.width", 100, least=1, most=1000)
+        400.0
+    """
+    value: Any = metadata
+    for key in place.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
+    return float(value) if is_number else float(otherwise)
+
+
 def eye_of(field: RadianceField, metadata: Mapping[str, Any]) -> Eye:
     """That looks at a field from a file as its training did, whose samples its header remembers."""
-    fit = metadata.get("run", {}).get("fit", {})
-    step = math.dist(field.low, field.high) / fit["samples_across"] if "samples_across" in fit else None
-    return Eye(field, step=step, early_stop=fit.get("early_stop", 1e-4))
+    across = remembered(metadata, "run.fit.samples_across", 512, least=1, most=4096)
+    early_stop = remembered(metadata, "run.fit.early_stop", 1e-4, least=0, most=0.5)
+    return Eye(field, step=math.dist(field.low, field.high) / across, early_stop=early_stop)
 
 
 class Eye:

@@ -16,11 +16,11 @@ from fieldforge.apps.fit.command import expect_writable
 from fieldforge.apps.images import ImageWriter
 from fieldforge.apps.mesh import progress_bar
 from fieldforge.apps.render.pictures import Picture, compare, look, orbit
-from fieldforge.apps.render.radiance import eye_of
+from fieldforge.apps.render.radiance import eye_of, remembered
 from fieldforge.apps.render.video import VideoWriter
 from fieldforge.apps.scenes import Scene, read_scene
 from fieldforge.fields.kinds.radiance import RadianceField
-from fieldforge.renderers.cameras import Cameras
+from fieldforge.renderers.cameras import MAX_SIDE, Cameras
 
 
 def render_scene(field: RadianceField, metadata: dict[str, Any], options: argparse.Namespace) -> int:
@@ -61,7 +61,7 @@ def _render_split(field: RadianceField, metadata: dict[str, Any], options: argpa
     folder: Path = options.output
     if folder.suffix or (folder.exists() and not folder.is_dir()):
         raise UsageError(f"{folder}: the views of a split go to a folder; name one")
-    scene = read_scene(options.data, downscale=int(metadata.get("signal", {}).get("downscale", 1)))
+    scene = read_scene(options.data, downscale=int(remembered(metadata, "signal.downscale", 1, least=1, most=64)))
     views = scene.of(options.split).tolist()
     if not views:
         raise UsageError(f"--split {options.split}: {options.data} has no such views")
@@ -91,22 +91,34 @@ def _render_split(field: RadianceField, metadata: dict[str, Any], options: argpa
 
 def _path(field: RadianceField, metadata: dict[str, Any], size: tuple[int, int] | None, n_frames: int) -> Cameras:
     """An orbit at the height and distance where the photos were taken from, as the file remembers them."""
-    signal = metadata.get("signal", {})
-    low, high = torch.tensor(field.low), torch.tensor(field.high)
-    width, height = size or (int(signal.get("width", 400)), int(signal.get("height", 400)))
+    low, high, most = torch.tensor(field.low), torch.tensor(field.high), 1e6 * field.longest_side
+    taken = [int(remembered(metadata, f"signal.{side}", 400, least=1, most=MAX_SIDE)) for side in ("width", "height")]
+    width, height = size or (taken[0], taken[1])
     if n_frames > 1:
         width, height = width + width % 2, height + height % 2
-    focal = float(signal.get("focal", 1.4 * width)) * width / float(signal.get("width", width))
+    focal = remembered(metadata, "signal.focal", 1.4 * taken[0], least=1e-3, most=1e9) * width / taken[0]
+    distance = remembered(metadata, "signal.distance", 1.4 * field.longest_side, least=0, most=most)
     return orbit(
         (low + high) / 2,
-        distance=float(signal.get("distance", 1.4 * field.longest_side)),
-        up=torch.tensor(signal.get("up", [0.0, 0.0, 1.0])),
+        distance=distance,
+        up=_up(metadata),
         elevation=25.0,
         n_frames=n_frames,
         width=width,
         height=height,
         focal=focal,
     )
+
+
+def _up(metadata: dict[str, Any]) -> torch.Tensor:
+    """(3,) what was up for the cameras, as the file remembers; z where it does not."""
+    signal = metadata.get("signal")
+    found = signal.get("up") if isinstance(signal, dict) else None
+    if isinstance(found, list) and len(found) == 3 and all(isinstance(value, (int, float)) for value in found):
+        up = torch.tensor([float(value) for value in found])
+        if 1e-3 < float(torch.linalg.vector_norm(up)) < 1e3:
+            return up
+    return torch.tensor([0.0, 0.0, 1.0])
 
 
 def _shown(picture: Picture, field: RadianceField, mode: str | None) -> np.ndarray:

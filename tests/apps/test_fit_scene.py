@@ -28,7 +28,7 @@ from fieldforge.apps.render.radiance import Eye, eye_of
 from fieldforge.apps.scenes import Scene, read_scene
 from fieldforge.apps.scenes.photos import Photos
 from fieldforge.backends import use_backend
-from fieldforge.fields.file import load_field
+from fieldforge.fields.file import load_field, save_field
 from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.kernels import cpu_door
 from fieldforge.renderers.occupancy import OccupancyGrid
@@ -95,6 +95,18 @@ def test_a_ball_is_learnt_from_its_photos(fitted: SceneFit) -> None:
     seen = [row["held_out_psnr"] for row in fitted.state.history if "held_out_psnr" in row]
     assert len(seen) > 5
     assert seen[0] < seen[-1] == pytest.approx(fitted.psnr, abs=2)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{}, {"signal": 3, "run": []}, {"signal": {"width": "x", "up": [0, 0], "focal": True, "distance": -1.0},
+     "run": {"fit": {"samples_across": 0, "early_stop": 9}}}, {"signal": {"up": [0, 0, 0], "width": 10**30}}],
+)  # fmt: skip
+def test_a_strange_header_is_looked_past(fitted: SceneFit, metadata: dict[str, Any], tmp_path: Path) -> None:
+    assert fitted.path is not None
+    save_field(tmp_path / "x.field", fitted.field, metadata=metadata)
+    assert main(["render", str(tmp_path / "x.field"), "-o", str(tmp_path / "x.png"), "--size", "16x12", "--quiet"]) == 0
+    assert read_image(tmp_path / "x.png").pixels.shape == (12, 16, 3)
 
 
 def test_masked_pixels_are_never_drawn(scene: Scene) -> None:
