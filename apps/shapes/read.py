@@ -215,6 +215,8 @@ def _by_trimesh(data: bytes, kind: str, source: str) -> Mesh | Cloud:
     """trimesh parses; without a resolver it opens no other file."""
     import trimesh
 
+    if kind in ("obj", "off"):
+        data = data.decode("utf-8", "replace").encode()  # in comments and names any encoding may stand
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of texture coordinates, which nobody here looks at
         loaded: Any = trimesh.load(
