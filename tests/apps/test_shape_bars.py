@@ -77,7 +77,7 @@ DIRTY = {
 
 @pytest.mark.parametrize("name", DIRTY)
 def test_a_dirty_mesh_gives_a_field_a_surface_and_an_honest_word(meshes: Path, name: str) -> None:
-    result = fit_shape(meshes / name, preset="fast", steps=100, progress="quiet")
+    result = fit_shape(meshes / name, preset="fast", progress="quiet")
     assert any(DIRTY[name] in note for note in result.notes), result.notes
     assert result.iou > 0.9
     surface: Surface = result.surface
