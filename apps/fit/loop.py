@@ -209,7 +209,7 @@ def train(
         state = _restore(checkpoints, optimizer, dict(identity or {}), state, observe)
     folder = None if checkpoints is None else checkpoints.paths[0].parent
     reports = _Reports(state, batch_size, figure)
-    last_checkpoint = time.perf_counter()
+    last_checkpoint, steps_for_time = time.perf_counter(), _StepsForTime(budget, state)
     with closing(Snapshot(optimizer, state, folder=folder)) as good, _orderly_stop() as asked_to_stop:
         while not state.stopped_by:
             if state.step >= state.n_steps:
@@ -239,8 +239,7 @@ def train(
             if reports.seconds_since() >= report_every or state.step == state.n_steps or asked_to_stop():
                 observe(reports.close())
                 good.take_if_due(state)
-                if budget.seconds is not None:
-                    _plan_steps(state, budget)
+                steps_for_time.plan(state)
                 if asked_to_stop():
                     state.stopped_by = "signal"
                 if checkpoints is not None and time.perf_counter() - last_checkpoint >= checkpoint_every:
@@ -299,14 +298,25 @@ class _Reports:
         return Progress(state, rate * self.batch_size, left, self.figure, value)
 
 
-def _plan_steps(state: State, budget: Budget) -> None:
-    """Turn seconds into steps: estimated until a twentieth of the time is gone, then fixed, so that the schedule
-    depends on the step alone."""
-    assert budget.seconds is not None
-    if state.seconds >= budget.seconds:
-        state.stopped_by = "seconds"
-    elif state.seconds < 0.05 * budget.seconds or state.n_steps == budget.n_steps:
-        state.n_steps = max(state.step + 1, int(0.97 * budget.seconds * state.step / state.seconds))
+class _StepsForTime:
+    """Turns seconds into steps: estimated until a twentieth of the time is gone, then fixed, so that the schedule
+    depends on the step alone. What the first steps wait for (a worker's first samples, say) does not count as pace."""
+
+    def __init__(self, budget: Budget, state: State) -> None:
+        self.seconds, self.is_fixed = budget.seconds, state.n_steps != budget.n_steps  # a resumed fit is planned
+        self._warm: tuple[int, float] | None = None
+
+    def plan(self, state: State) -> None:
+        if self.seconds is None:
+            return
+        if state.seconds >= self.seconds:
+            state.stopped_by = "seconds"
+        elif not self.is_fixed:
+            first, start = self._warm or (0, 0.0)
+            pace = (state.step - first) / (state.seconds - start)
+            state.n_steps = state.step + max(1, int((0.97 * self.seconds - state.seconds) * pace))
+            self.is_fixed = self._warm is not None and state.seconds - start >= 0.05 * self.seconds
+            self._warm = self._warm or (state.step, state.seconds)
 
 
 def _save(

@@ -7,11 +7,13 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from fieldforge.apps.fit import loop
 from fieldforge.apps.fit.loop import Budget, NonFiniteError, PlainStep, Progress, State, train
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.fields.checkpoint import Checkpoints
@@ -151,3 +153,19 @@ def test_seconds_plan_the_steps() -> None:
     assert state.step > 10, "the ten steps asked for take less than half a second"
     assert state.seconds > 0.25
     assert state.stopped_by in ("seconds", "steps")
+
+
+def test_what_the_first_step_waits_for_is_no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second for the first samples, a hundredth for every step: ten seconds are some 870 steps, not nine."""
+    now = 0.0
+
+    class Slow(Line):
+        def draw(self, step: int) -> tuple[Tensor, Tensor]:
+            nonlocal now
+            now += 1.0 if step == 0 else 0.01
+            return super().draw(step)
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now))
+    state = Slow().train(400, budget=Budget(400, seconds=10.0))
+    assert state.step == pytest.approx(870, abs=30)
+    assert state.seconds == pytest.approx(9.7, abs=0.2)
