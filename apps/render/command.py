@@ -91,7 +91,7 @@ def _render_shape(field: ShapeField, options: argparse.Namespace) -> int:
     shape = TracedShape(field)  # what all frames share is made once
     if not is_video:
         azimuth, elevation = VIEWS[side] if isinstance(side, str) else side
-        camera = orbit(azimuth, elevation, size=(width, height), up=options.up)
+        camera = orbit(azimuth, elevation, size=(width, height), up=options.up, radius=shape.radius)
         with (
             ImageWriter(
                 options.output, width=width, height=height, n_channels=3, bits=8, color_space="srgb"
@@ -106,7 +106,8 @@ def _render_shape(field: ShapeField, options: argparse.Namespace) -> int:
             progress_bar("rendering", is_silent=options.quiet) as observe,
         ):
             for frame in range(options.frames):
-                camera = orbit(360 * frame / options.frames, 15.0, size=(width, height), up=options.up)
+                around = 360 * frame / options.frames
+                camera = orbit(around, 15.0, size=(width, height), up=options.up, radius=shape.radius)
                 done = partial(_of_a_part, observe, frame, options.frames)
                 picture = np.concatenate(list(_strips(shape, camera, mode, options.shadows, done)))
                 video.write(np.round(picture * 255).astype(np.uint8))

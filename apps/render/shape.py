@@ -41,9 +41,15 @@ _EDGE = 8.0  # pixels: a step in depth that is an edge of the shape
 
 
 def orbit(
-    azimuth: float, elevation: float, *, size: tuple[int, int], up: str = "y", field_of_view: float = 35.0
+    azimuth: float,
+    elevation: float,
+    *,
+    size: tuple[int, int],
+    up: str = "y",
+    field_of_view: float = 35.0,
+    radius: float = 0.55,
 ) -> Pinhole:
-    """A camera around the unit cube that looks at its middle and sees all of it.
+    """A camera around the unit cube that looks at its middle.
 
     Args:
         azimuth: degrees around the axis that points up; 0 is in front (+z when y is up, -y when z is up).
@@ -51,12 +57,13 @@ def orbit(
         size: (width, height) in pixels.
         up: which axis points up.
         field_of_view: degrees across the shorter side.
+        radius: of the ball about the middle that it sees whole, in sides of the cube; see `TracedShape.radius`.
     """
     axis = expect_choice("up", up, UPS)
     a, e = math.radians(azimuth), math.radians(elevation)
     forward, side, above = math.cos(a) * math.cos(e), math.sin(a) * math.cos(e), math.sin(e)
     toward = {"y": (side, above, forward), "z": (side, -forward, above), "x": (above, side, forward)}[axis]
-    distance = 0.55 / math.sin(math.radians(field_of_view) / 2)
+    distance = radius / math.sin(math.radians(field_of_view) / 2)
     position = [0.5 + distance * value for value in toward]
     width, height = size
     return look_at(position, (0.5, 0.5, 0.5), up=UPS[axis], width=width, height=height, field_of_view=field_of_view)

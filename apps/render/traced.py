@@ -55,6 +55,15 @@ class TracedShape:
         return OccupancyGrid.from_cells(blocks, *BOX)
 
     @cached_property
+    def radius(self) -> float:
+        """Of a ball about the middle of the cube that holds the surface and a little more, in sides of the cube."""
+        blocks = self.cells.cells[0].nonzero()
+        if not len(blocks):
+            return 0.55
+        apart = torch.linalg.vector_norm((blocks + 0.5) / N_BLOCKS - 0.5, dim=-1)
+        return 1.03 * float(apart.max()) + 0.87 / N_BLOCKS
+
+    @cached_property
     def distance(self) -> Callable[[Tensor], Tensor]:
         """About the distance to the surface, also beyond the cube: for light and shade."""
         rough = self.value if self.field.is_distance else voxel_distance(self.value)

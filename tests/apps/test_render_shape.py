@@ -49,6 +49,22 @@ class Shell(UDFField):
         return sphere(unit).abs()
 
 
+class Frame(SDFField):
+    """A box that reaches into the corners of the cube."""
+
+    def level_in_cube(self, unit: torch.Tensor) -> torch.Tensor:
+        return (unit - 0.5).abs().max(-1).values - 0.47
+
+
+def test_all_of_a_shape_is_in_the_picture_and_little_else() -> None:
+    for field, least in ((Frame(**PARTS), 0.4), (Ball(**PARTS), 0.6)):
+        camera = orbit(*VIEWS["iso"], size=(48, 64), radius=TracedShape(field).radius)
+        seen = render_shape(field, camera, "depth")[..., 3] > 0
+        assert not seen[[0, -1]].any()
+        assert not seen[:, [0, -1]].any()
+        assert seen[8:-8].mean() > least
+
+
 BALLS = [Ball(**PARTS), CloudyBall(**PARTS), Shell(**PARTS)]
 
 
