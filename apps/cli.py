@@ -325,12 +325,10 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _add_bench(commands: Commands) -> None:
+    from fieldforge.apps.bench import SUITES
+
     bench = _command(commands, "bench", _bench, "measure against plain PyTorch; rows go to data/bench")
-    bench.add_argument(
-        "suite",
-        choices=("cpu", "encodings", "image", "presets", "shape", "clouds", "operators", "report"),
-        help="what to measure",
-    )
+    bench.add_argument("suite", choices=SUITES, help="what to measure")
     bench.add_argument(
         "--data", type=Path, help="folder of pictures ('presets') or meshes ('shape', 'clouds', 'operators')"
     )

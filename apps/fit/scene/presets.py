@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
-from fieldforge.apps.fit.recipe import adam
+from fieldforge.apps.fit.recipe import Config, adam
 from fieldforge.checks import expect_choice
-
-Config = dict[str, Any]
 
 
 def preset(name: str, longest: int) -> Config:

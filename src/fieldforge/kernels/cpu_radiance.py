@@ -17,7 +17,6 @@ from torch import Tensor
 from fieldforge.checks import expect_choice, expect_float, expect_int
 from fieldforge.kernels.cpu_door import (
     address,
-    expect_apart,
     expect_contiguous,
     expect_rows,
     expect_tensor,
@@ -33,7 +32,7 @@ from fieldforge.kernels.cpu_ops import (
     native_mlp,
     parameter_shapes,
 )
-from fieldforge.kernels.cpu_training import LOSSES, Moved, Rule
+from fieldforge.kernels.cpu_training import LOSSES, Moved, Rule, expect_movable
 
 MOST_SAMPLES_OF_A_RAY = 4096
 
@@ -147,16 +146,7 @@ class RadianceRenderer:
             ]
         self.parameters = [tensor.detach() for _, tensor in named]
         self.moved = list(moved or ())
-        if moved is not None and len(self.moved) != len(named):
-            raise ValueError(f"moved: expected one for each of {len(named)} parameters, got {len(self.moved)}")
-        for (name, parameter), beside in zip(list(named), self.moved, strict=False):
-            for kind, tensor in zip(Moved._fields, beside, strict=True):
-                if tensor is not None:
-                    whole = f"{kind} of {name}"
-                    named.append((whole, expect_tensor(whole, tensor, tuple(parameter.shape))))
-        for name, tensor in named:
-            expect_contiguous(name, tensor)
-        expect_apart(named)
+        expect_movable(named, moved)
         grid, networks = native_grid(shape.grid), (native_mlp(shape.density), native_mlp(shape.color))
         of_density, of_color = self._where(self.parameters)
         self._native = native().Radiance(

@@ -154,6 +154,25 @@ class StepResult(NamedTuple):
     has_moved: bool
 
 
+def expect_movable(named: Sequence[tuple[str, Tensor]], moved: Sequence[Moved] | None) -> None:
+    """Parameters by name and what is kept beside each, all contiguous and apart; None: nothing is to move.
+
+    Raises:
+        TypeError, ValueError: another number, shape or type, not contiguous, or memory that two share.
+    """
+    if moved is not None and len(moved) != len(named):
+        raise ValueError(f"moved: expected one for each of {len(named)} parameters, got {len(moved)}")
+    found = list(named)
+    for (name, parameter), beside in zip(named, moved or (), strict=False):
+        for kind, tensor in zip(Moved._fields, beside, strict=True):
+            if tensor is not None:
+                whole = f"{kind} of {name}"
+                found.append((whole, expect_tensor(whole, tensor, tuple(parameter.shape))))
+    for name, tensor in found:
+        expect_contiguous(name, tensor)
+    expect_apart(found)
+
+
 class TrainingStep:
     """Training steps of a field, each a single native call: draw, encode, run, compare, go back, update.
 
@@ -216,16 +235,7 @@ class TrainingStep:
             named.append((name, expect_tensor(name, parameter, shape)))
         self.parameters = [parameter.detach() for _, parameter in named]
         self.moved = list(moved)
-        if len(self.moved) != len(named):
-            raise ValueError(f"moved: expected one for each of {len(named)} parameters, got {len(self.moved)}")
-        for (name, parameter), beside in zip(list(named), self.moved, strict=True):
-            for kind, tensor in zip(Moved._fields, beside, strict=True):
-                if tensor is not None:
-                    whole = f"{kind} of {name}"
-                    named.append((whole, expect_tensor(whole, tensor, tuple(parameter.shape))))
-        for name, tensor in named:
-            expect_contiguous(name, tensor)
-        expect_apart(named)
+        expect_movable(named, self.moved)
         self._native = native().Training(
             native_grid(grid_shape) if grid_shape else None,
             native_mlp(mlp_shape),
