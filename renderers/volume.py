@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fieldforge.checks import expect_int
-from fieldforge.renderers.compositing import composite, visibility
+from fieldforge.renderers.compositing import Rendered, composite, visibility
 from fieldforge.renderers.marching import march
 from fieldforge.renderers.occupancy import OccupancyGrid
 from fieldforge.renderers.samples import Samples
@@ -94,22 +94,32 @@ def render(
     n_marched = samples.n_samples
     if density is not None and early_stop > 0:
         with torch.no_grad():
-            parts = [density(points) for points, _ in _points(samples, origins, directions, n_points_at_once)]
-            samples = samples.keep(visibility(samples, _join(parts, origins), early_stop=early_stop))
-    parts, colors = [], []
-    for points, along in _points(samples, origins, directions, n_points_at_once):
-        found, color = radiance(points, along)
-        parts.append(found)
-        colors.append(color)
-    rendered = composite(samples, _join(parts, origins), _join(colors, origins, 3), background=background)
-    distance = rendered.depth / rendered.opacity
-    return Seen(
-        rendered.color,
-        torch.where(rendered.opacity > 0, distance, math.inf),
-        rendered.opacity,
-        n_marched,
-        samples.n_samples,
-    )
+            found = density_at(samples, origins, directions, density, n_points_at_once=n_points_at_once)
+            samples = samples.keep(visibility(samples, found, early_stop=early_stop))
+    found, color = radiance_at(samples, origins, directions, radiance, n_points_at_once=n_points_at_once)
+    return seen_of(composite(samples, found, color, background=background), n_marched, samples.n_samples)
+
+
+def density_at(
+    samples: Samples, origins: Tensor, directions: Tensor, density: Density, *, n_points_at_once: int = 2**18
+) -> Tensor:
+    """(N,) density at the middles of samples along rays."""
+    parts = [density(points) for points, _ in _points(samples, origins, directions, n_points_at_once)]
+    return _join(parts, origins)
+
+
+def radiance_at(
+    samples: Samples, origins: Tensor, directions: Tensor, radiance: Radiance, *, n_points_at_once: int = 2**18
+) -> tuple[Tensor, Tensor]:
+    """(N,) density and (N, C) colour at the middles of samples, seen along their rays."""
+    parts = [radiance(*place) for place in _points(samples, origins, directions, n_points_at_once)]
+    return _join([found for found, _ in parts], origins), _join([color for _, color in parts], origins, 3)
+
+
+def seen_of(rendered: Rendered, n_marched: int, n_evaluated: int) -> Seen:
+    """What compositing gives, with the distance as a mean."""
+    distance = torch.where(rendered.opacity > 0, rendered.depth / rendered.opacity, math.inf)
+    return Seen(rendered.color, distance, rendered.opacity, n_marched, n_evaluated)
 
 
 def planar_z(distance: Tensor, directions: Tensor, forward: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ SECTIONS: dict[str, str | dict[str, str | None]] = {
     "field": "field",
     "dir_encoding": "encoding",
     "rgb_network": "network",
+    "sampler": "sampler",
     "distortion_map": {"resolution": None, "optimizer": "optimizer"},
     "envmap": {"resolution": None, "loss": "loss", "optimizer": "optimizer"},
 }

@@ -23,7 +23,7 @@ from fieldforge.backends import use_backend
 from fieldforge.fields.file import load_field
 from fieldforge.fields.kinds.base import Field
 from fieldforge.fields.kinds.image import ImageField
-from fieldforge.fields.kinds.radiance import RadianceField
+from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.fields.kinds.shape import ShapeField
 from fieldforge.renderers.cameras import MAX_SIDE, Pinhole
 
@@ -46,7 +46,7 @@ def render_to_file(options: argparse.Namespace) -> int:
         if isinstance(field, ShapeField):
             _refuse(options, ONLY_IMAGES | ONLY_SCENES, field)
             return _render_shape(field, options)
-        if isinstance(field, RadianceField):
+        if isinstance(field, SceneField):
             _refuse(options, ONLY_IMAGES | {"view": None, "up": "y", "shadows": False}, field)
             return render_scene(field, metadata, options)
     raise UsageError(f"{options.field}: is a {field.otype}, and pictures are made of images, shapes and scenes")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fieldforge.apps.metrics import Metrics
-from fieldforge.apps.render.radiance import Eye
+from fieldforge.apps.render.radiance import SceneEye
 from fieldforge.apps.scenes import Scene
 from fieldforge.renderers.cameras import Cameras
 from fieldforge.renderers.volume import planar_z, render_in_parts
@@ -35,7 +35,7 @@ class Comparison(NamedTuple):
     ssim: float | None
 
 
-def look(eye: Eye, cameras: Cameras, view: int, *, n_rays_at_once: int = 2**13) -> Picture:
+def look(eye: SceneEye, cameras: Cameras, view: int, *, n_rays_at_once: int = 2**13) -> Picture:
     """What an eye sees from a camera of float32."""
     width, height = cameras.sizes[view].tolist()
     origins, directions = (rays.contiguous() for rays in cameras.picture_rays(view))
@@ -63,7 +63,7 @@ def photo_of(scene: Scene, view: int, background: Tensor) -> Tensor:
     return photo[..., :3] * photo[..., 3:] + background * (1 - photo[..., 3:])
 
 
-def compare(scene: Scene, view: int, eye: Eye) -> Comparison:
+def compare(scene: Scene, view: int, eye: SceneEye) -> Comparison:
     """A view of a scene, rendered and measured against its photo."""
     picture = look(eye, scene.cameras.to(torch.float32), view)
     metrics = Metrics()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fieldforge.apps.render.remembered import remembered
 from fieldforge.backends import offer, provide
 from fieldforge.encodings.grid import Grid
 from fieldforge.fields import fused
 from fieldforge.fields.kinds.radiance import RadianceField
+from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.kernels import cpu_door, cpu_ops
 from fieldforge.kernels.cpu_radiance import RadianceRenderer, RadianceShape, Sights
 from fieldforge.kernels.cpu_training import Moved
@@ -87,28 +90,38 @@ def occupancy_of(field: RadianceField) -> OccupancyGrid:
     return grid
 
 
-def remembered(metadata: Mapping[str, Any], place: str, otherwise: float, *, least: float, most: float) -> float:
-    """A number of a file's header, "run.fit.early_stop" say; another where it is not there, or no such number.
+class SceneEye(ABC):
+    """Looks at the field of a scene along rays.
 
-    Example:
-        >>> remembered({"signal": {"width": 400}}, "signal.width", 100, least=1, most=1000)
-        400.0
+    Attributes:
+        background: (3,) what stands behind everything.
     """
-    value: Any = metadata
-    for key in place.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
-    return float(value) if is_number else float(otherwise)
+
+    background: Tensor
+
+    @abstractmethod
+    def __call__(self, origins: Tensor, directions: Tensor) -> volume.Seen:
+        """What is seen along (R, 3) rays, without gradients."""
 
 
-def eye_of(field: RadianceField, metadata: Mapping[str, Any]) -> Eye:
-    """That looks at a field from a file as its training did, whose samples its header remembers."""
-    across = remembered(metadata, "run.fit.samples_across", 512, least=1, most=4096)
-    early_stop = remembered(metadata, "run.fit.early_stop", 1e-4, least=0, most=0.5)
-    return Eye(field, step=math.dist(field.low, field.high) / across, early_stop=early_stop)
+def eye_of(field: SceneField, metadata: Mapping[str, Any]) -> SceneEye:
+    """That looks at a field from a file as its training did, whose samples its header remembers.
+
+    Raises:
+        TypeError: nobody knows how to look at such a field; `EYES` lists whom somebody does.
+    """
+    for kind, make in EYES.items():
+        if isinstance(field, kind):
+            return make(field, metadata)
+    raise TypeError(f"field: no eye for a {field.otype}; there are eyes for {', '.join(kind.otype for kind in EYES)}")
 
 
-class Eye:
+def background_of(field: SceneField) -> Tensor:
+    """(3,) the field's own, or black."""
+    return torch.tensor(field.background or (0.0, 0.0, 0.0))
+
+
+class Eye(SceneEye):
     """Looks at a field along rays, natively where it can be.
 
     Args:
@@ -131,13 +144,12 @@ class Eye:
         self.field, self.early_stop = field, early_stop
         self.grid = occupancy_of(field) if grid is None else grid
         self.step = math.dist(field.low, field.high) / 512 if step is None else step
-        self.background = torch.tensor(field.background or (0.0, 0.0, 0.0)) if background is None else background
+        self.background = background_of(field) if background is None else background
         renderer = native_renderer(field)
         self.renderer = None if isinstance(renderer, str) else renderer
 
     @torch.no_grad()
     def __call__(self, origins: Tensor, directions: Tensor) -> volume.Seen:
-        """What is seen along (R, 3) rays, without gradients."""
         if self.renderer is None:
             return volume.render(
                 origins, directions, self.field.radiance, self.grid, density=self.field.density, step=self.step,
@@ -149,3 +161,13 @@ class Eye:
         seen = self.renderer.render(Sights(samples, origins, directions, code, background, self.early_stop))
         distance = torch.where(seen.opacity > 0, seen.depth / seen.opacity, math.inf)
         return volume.Seen(seen.color, distance, seen.opacity, samples.n_samples, seen.n_evaluated)
+
+
+def _occupancy_eye(field: RadianceField, metadata: Mapping[str, Any]) -> Eye:
+    across = remembered(metadata, "run.fit.samples_across", 512, least=1, most=4096)
+    early_stop = remembered(metadata, "run.fit.early_stop", 1e-4, least=0, most=0.5)
+    return Eye(field, step=math.dist(field.low, field.high) / across, early_stop=early_stop)
+
+
+EYES: dict[type[SceneField], Callable[[Any, Mapping[str, Any]], SceneEye]] = {RadianceField: _occupancy_eye}
+"""Kind of field -> (field, metadata of its file) -> its eye."""

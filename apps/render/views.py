@@ -16,14 +16,15 @@ from fieldforge.apps.fit.command import expect_writable
 from fieldforge.apps.images import ImageWriter
 from fieldforge.apps.mesh import progress_bar
 from fieldforge.apps.render.pictures import Picture, compare, look, orbit
-from fieldforge.apps.render.radiance import eye_of, remembered
+from fieldforge.apps.render.radiance import eye_of
+from fieldforge.apps.render.remembered import remembered
 from fieldforge.apps.render.video import VideoWriter
 from fieldforge.apps.scenes import Scene, read_scene
-from fieldforge.fields.kinds.radiance import RadianceField
+from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.renderers.cameras import MAX_SIDE, Cameras
 
 
-def render_scene(field: RadianceField, metadata: dict[str, Any], options: argparse.Namespace) -> int:
+def render_scene(field: SceneField, metadata: dict[str, Any], options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     if options.split is not None:
         return _render_split(field, metadata, options)
@@ -54,7 +55,7 @@ def render_scene(field: RadianceField, metadata: dict[str, Any], options: argpar
     return 0
 
 
-def _render_split(field: RadianceField, metadata: dict[str, Any], options: argparse.Namespace) -> int:
+def _render_split(field: SceneField, metadata: dict[str, Any], options: argparse.Namespace) -> int:
     """Every view of a split beside its photo; PSNR and SSIM of each and their means."""
     if options.data is None:
         raise UsageError("--split: where are the photos? Give their folder with --data")
@@ -89,7 +90,7 @@ def _render_split(field: RadianceField, metadata: dict[str, Any], options: argpa
     return 0
 
 
-def _path(field: RadianceField, metadata: dict[str, Any], size: tuple[int, int] | None, n_frames: int) -> Cameras:
+def _path(field: SceneField, metadata: dict[str, Any], size: tuple[int, int] | None, n_frames: int) -> Cameras:
     """An orbit at the height and distance where the photos were taken from, as the file remembers them."""
     low, high, most = torch.tensor(field.low), torch.tensor(field.high), 1e6 * field.longest_side
     taken = [int(remembered(metadata, f"signal.{side}", 400, least=1, most=MAX_SIDE)) for side in ("width", "height")]
@@ -121,7 +122,7 @@ def _up(metadata: dict[str, Any]) -> torch.Tensor:
     return torch.tensor([0.0, 0.0, 1.0])
 
 
-def _shown(picture: Picture, field: RadianceField, mode: str | None) -> np.ndarray:
+def _shown(picture: Picture, field: SceneField, mode: str | None) -> np.ndarray:
     """(height, width, 1 or 3) in [0, 1]: the colours, or near things light and far ones dark."""
     if mode is None:
         return picture.color

@@ -39,7 +39,8 @@ class Field(nn.Module, ABC):
     Args:
         box: lowest and highest corner.
         encoding: a configuration (an otype, or a table with the key otype), or an `Encoding` already made.
-        network: a configuration, or a module already made.
+        network: a configuration, or a module already made. A field that is made of other fields has neither; it gives
+            its own `smoothness`.
         n_output_dims: how many numbers the network gives per point.
         generator: source of the initial parameters; None is torch's own.
 
@@ -61,14 +62,16 @@ class Field(nn.Module, ABC):
         self,
         *,
         box: Box,
-        encoding: str | Mapping[str, Any] | Encoding,
-        network: str | Mapping[str, Any] | nn.Module,
+        encoding: str | Mapping[str, Any] | Encoding | None,
+        network: str | Mapping[str, Any] | nn.Module | None,
         n_output_dims: int,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.box = box
         self.n_input_dims, self.n_output_dims = len(box[0]), n_output_dims
+        if encoding is None and network is None:
+            return
         self.encoding = part_of("encoding", encoding, Encoding, n_input_dims=self.n_input_dims, generator=generator)
         sizes: dict[str, Any] = {"n_input_dims": self.encoding.n_output_dims, "n_output_dims": n_output_dims}
         self.network = part_of("network", network, nn.Module, **sizes, generator=generator)

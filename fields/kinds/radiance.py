@@ -18,9 +18,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fieldforge.checks import expect_choice, expect_float, expect_int, expect_points
+from fieldforge.checks import expect_choice, expect_int, expect_points
 from fieldforge.encodings.base import Encoding
-from fieldforge.fields.kinds.base import Field, part_of
+from fieldforge.fields.kinds.base import part_of
+from fieldforge.fields.kinds.scene import ColorSpace, SceneField
 from fieldforge.registry import register
 
 LARGEST_EXPONENT = 15.0
@@ -64,7 +65,7 @@ DENSITIES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @register("field", "RadianceField")
-class RadianceField(Field):
+class RadianceField(SceneField):
     """Density and colour of a scene.
 
     Args:
@@ -91,8 +92,6 @@ class RadianceField(Field):
     """
 
     otype = "RadianceField"
-    units = "world units of the cameras; density per world unit; colour values in `color_space`"
-    outside = "density 0: the box holds all there is"
 
     bricks: Tensor
 
@@ -107,16 +106,16 @@ class RadianceField(Field):
         high: Sequence[float] = (1.0, 1.0, 1.0),
         n_geometry: int = 16,
         density_activation: Literal["exponential", "softplus"] = "exponential",
-        color_space: Literal["srgb", "linear"] = "srgb",
+        color_space: ColorSpace = "srgb",
         background: Sequence[float] | None = None,
         occupancy: int = 0,
         generator: torch.Generator | None = None,
     ) -> None:
-        box = _corner("low", low), _corner("high", high)
-        if not all(a < b for a, b in zip(*box, strict=True)):
-            raise ValueError(f"high: expected each number above that of low, {box[0]}, got {box[1]}")
         n_geometry = expect_int("n_geometry", n_geometry, 1, 256)
-        super().__init__(box=box, encoding=encoding, network=network, n_output_dims=n_geometry, generator=generator)
+        super().__init__(
+            low=low, high=high, color_space=color_space, background=background, encoding=encoding, network=network,
+            n_output_dims=n_geometry, generator=generator,
+        )  # fmt: skip
         self.dir_encoding: Encoding = part_of(
             "dir_encoding", dir_encoding, Encoding, n_input_dims=3, generator=generator, kind="encoding"
         )
@@ -124,20 +123,12 @@ class RadianceField(Field):
         self.rgb_network: nn.Module = part_of(
             "rgb_network", rgb_network, nn.Module, **sizes, generator=generator, kind="network"
         )
-        self.low, self.high = list(box[0]), list(box[1])
         self.n_geometry = n_geometry
         self.density_activation = expect_choice("density_activation", density_activation, DENSITIES)
-        self.color_space: Literal["srgb", "linear"] = expect_choice("color_space", color_space, ("srgb", "linear"))
-        self.background = None if background is None else list(_corner("background", background))
         self.occupancy = expect_int("occupancy", occupancy, 0, 4096)
         if occupancy:
             n = -(-self.occupancy // 4)
             self.register_buffer("bricks", torch.full((1, n, n, n), -1, dtype=torch.int64))
-
-    @property
-    def longest_side(self) -> float:
-        """Of the box, in world units."""
-        return max(b - a for a, b in zip(self.low, self.high, strict=True))
 
     def geometry(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """What the first network says, (*batch, n_geometry), and whether the point is in the box, (*batch,)."""
@@ -151,36 +142,12 @@ class RadianceField(Field):
         return torch.where(is_inside, inside, 0.0)
 
     def density(self, points: Tensor) -> Tensor:
-        """Extinction at places of the world: (*batch, 3) -> (*batch,), 1 / length, at least 0."""
         return self.density_of(*self.geometry(points))
 
     def radiance(self, points: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """Density, and the colour that is seen by who looks along a direction.
-
-        Args:
-            points: (*batch, 3) in world units.
-            directions: (*batch, 3) of unit length, away from the camera.
-
-        Returns:
-            (*batch,) 1 / length, and (*batch, 3).
-
-        Raises:
-            TypeError, ValueError: not floating-point coordinates, or not a direction for each point.
-        """
         expect_points(directions, 3, name="directions", owner=self)
         if directions.shape != points.shape:
             raise ValueError(f"directions: expected one for each point {tuple(points.shape)}, got {directions.shape}")
         geometry, is_inside = self.geometry(points)
         code = self.dir_encoding((0.5 * directions + 0.5).to(geometry.dtype))
         return self.density_of(geometry, is_inside), self.rgb_network(torch.cat([geometry, code], -1))
-
-    def forward(self, points: Tensor) -> Tensor:
-        """The same as `density`."""
-        return self.density(points)
-
-
-def _corner(name: str, values: Sequence[float]) -> tuple[float, float, float]:
-    if isinstance(values, str) or not isinstance(values, Sequence) or len(values) != 3:
-        raise ValueError(f"{name}: expected three numbers, got {values!r}")
-    x, y, z = (expect_float(f"{name}[{axis}]", value, -1e30, 1e30) for axis, value in enumerate(values))
-    return x, y, z

@@ -1,4 +1,4 @@
-"""One table of named parts: encodings, activations, networks, losses, optimizers, schedules, fields.
+"""One table of named parts: encodings, activations, networks, losses, optimizers, schedules, samplers, fields.
 
 The constructor is the schema. The keys of a configuration are the constructor's keyword names, ``otype`` picks
 the class (in any case of letters), and what the surroundings decide (`CONTEXT`: the number of inputs, the random
@@ -45,6 +45,7 @@ HOMES: dict[str, str] = {
     "loss": "fieldforge.apps.fit.losses",
     "optimizer": "fieldforge.apps.fit.optimizers",
     "schedule": "fieldforge.apps.fit.schedules",
+    "sampler": "fieldforge.apps.fit.scene.samplers",
 }
 """Where the parts of each kind live; every module in that place is imported when the kind is first asked for."""
 

@@ -25,21 +25,22 @@ from fieldforge.apps.fit.recipe import Config
 from fieldforge.apps.fit.scene.options import BACKGROUNDS, SceneOptions
 from fieldforge.apps.fit.scene.presets import preset
 from fieldforge.apps.fit.scene.rays import RayDraw, Rays
-from fieldforge.apps.fit.scene.step import SceneStep, scene_step
+from fieldforge.apps.fit.scene.samplers import RayStep, Sampler
+from fieldforge.apps.fit.scene.samplers.base import StepParts
 from fieldforge.apps.metrics import psnr as psnr_of
 from fieldforge.apps.render.pictures import compare
-from fieldforge.apps.render.radiance import Eye
+from fieldforge.apps.render.radiance import SceneEye
 from fieldforge.apps.scenes import Scene, SceneError, read_scene
-from fieldforge.fields.kinds.radiance import RadianceField
+from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.registry import build
 
-SECTIONS = ("encoding", "network", "dir_encoding", "rgb_network", "loss", "optimizer", "schedule", "fit")
+SECTIONS = ("encoding", "network", "dir_encoding", "rgb_network", "sampler", "loss", "optimizer", "schedule", "fit")
 N_SAMPLED = 2**14
 """Held-out pixels that are looked at while training goes on."""
 
 
 @dataclass(kw_only=True)
-class SceneFit(Fit[RadianceField]):
+class SceneFit(Fit[SceneField]):
     """What a fit to photos came to.
 
     Attributes:
@@ -83,7 +84,7 @@ def fit_scene(
     return result
 
 
-class SceneJob(Job[RadianceField]):
+class SceneJob(Job[SceneField]):
     """Photos to fit.
 
     Args:
@@ -109,7 +110,7 @@ class SceneJob(Job[RadianceField]):
         self.train, self.test = self.scene.of("train"), self.scene.of("test")
         if not len(self.train):
             raise SceneError(f"{self.scene.source}: no view is for training")
-        self.step: SceneStep | None = None
+        self.step: RayStep | None = None
 
     @cached_property
     def digest(self) -> str | None:
@@ -143,7 +144,7 @@ class SceneJob(Job[RadianceField]):
         fixed = BACKGROUNDS[options.background]
         return fixed if fixed is not None or not self.scene.has_alpha else (1.0, 1.0, 1.0)
 
-    def make_field(self, config: Config, seed: int) -> RadianceField:
+    def make_field(self, config: Config, seed: int) -> SceneField:
         options = SceneOptions.of(config["fit"])
         low, high = self.scene.bounds.box
         middle, half = (low + high) / 2, (high - low).max() / 2  # a cube: cells are as long as they are wide
@@ -154,31 +155,30 @@ class SceneJob(Job[RadianceField]):
             "low": (middle - half).tolist(),
             "high": (middle + half).tolist(),
             "background": None if background is None else list(background),
-            "occupancy": options.occupancy,
         }
-        made: RadianceField = build("field", described, generator=torch.Generator().manual_seed(seed))
+        described = sampler_of(config).field(described, options)
+        made: SceneField = build("field", described, generator=torch.Generator().manual_seed(seed))
         return made
 
     @contextmanager
-    def training(self, fitted: RadianceField, config: Config, seed: int, hooks: Sequence[Hook]) -> Iterator[Training]:
+    def training(self, fitted: SceneField, config: Config, seed: int, hooks: Sequence[Hook]) -> Iterator[Training]:
         options = SceneOptions.of(config["fit"])
         draw = RayDraw(self.scene, self.train, background=BACKGROUNDS[options.background], seed=seed)
-        sees_all = self.scene.bounds.is_bounded
-        self.step = step = scene_step(fitted, draw, config, options, sees_all=sees_all, seed=seed, hooks=hooks)
+        parts = StepParts(draw, config, options, sees_all=self.scene.bounds.is_bounded, seed=seed, hooks=hooks)
+        self.step = step = sampler_of(config).step(fitted, parts)
         yield Training(step, step.optimizer, step.why_plain)
-        with torch.no_grad():
-            fitted.bricks.copy_(step.grid.bricks)
+        step.finish(fitted)
 
     def shown(self, config: Config) -> Figure:
         return psnr()
 
-    def look(self, fitted: RadianceField, state: State) -> dict[str, float]:
+    def look(self, fitted: SceneField, state: State) -> dict[str, float]:
         number = len(state.history)
         if not len(self.test) or not (number in (1, 2, 4) or number % 8 == 0) or state.step == state.n_steps:
             return {}
         return {"held_out_psnr": self._near(fitted)}
 
-    def quality(self, fitted: RadianceField, target: float) -> float:
+    def quality(self, fitted: SceneField, target: float) -> float:
         near = self._near(fitted)
         return near if near < target else (self._measure(fitted, self._eye(fitted))["psnr"] or 0.0)
 
@@ -186,7 +186,7 @@ class SceneJob(Job[RadianceField]):
         if not len(self.test):
             raise ValueError(f"psnr: {self.scene.source} has no held-out views to measure")
 
-    def measure(self, fitted: RadianceField, tell: Callable[[str], None]) -> dict[str, float | None]:
+    def measure(self, fitted: SceneField, tell: Callable[[str], None]) -> dict[str, float | None]:
         if len(self.test):
             tell(f"rendering {len(self.test)} held-out views")
         return self._measure(fitted, self._eye(fitted))
@@ -211,7 +211,7 @@ class SceneJob(Job[RadianceField]):
     def result(self, **parts: Any) -> SceneFit:
         return SceneFit(scene=self.scene, **parts)
 
-    def _measure(self, fitted: RadianceField, eye: Eye) -> dict[str, float | None]:
+    def _measure(self, fitted: SceneField, eye: SceneEye) -> dict[str, float | None]:
         rows = [compare(self.scene, view, eye) for view in self.test.tolist()]
         if not rows:
             return {"psnr": None, "ssim": None}
@@ -221,12 +221,12 @@ class SceneJob(Job[RadianceField]):
             "ssim": round(float(np.mean(similar)), 6) if similar else None,
         }
 
-    def _eye(self, fitted: RadianceField) -> Eye:
+    def _eye(self, fitted: SceneField) -> SceneEye:
         """That looks at a field as training does."""
         assert self.step is not None
-        return Eye(fitted, self.step.grid, step=self.step.step_length, early_stop=self.step.options.early_stop)
+        return self.step.eye(fitted)
 
-    def _near(self, fitted: RadianceField) -> float:
+    def _near(self, fitted: SceneField) -> float:
         """PSNR over some pixels of the held-out views."""
         eye, rays = self._eye(fitted), self._some_rays(fitted)
         color = [
@@ -235,7 +235,13 @@ class SceneJob(Job[RadianceField]):
         ]  # fmt: skip
         return psnr_of(torch.cat(color).clamp(0, 1), rays.target, 1.0)
 
-    def _some_rays(self, fitted: RadianceField) -> Rays:
+    def _some_rays(self, fitted: SceneField) -> Rays:
         background = fitted.background or (0.0, 0.0, 0.0)
         draw = RayDraw(self.scene, self.test, background=(background[0], background[1], background[2]), seed=0)
         return draw(0, min(N_SAMPLED, draw.n_pixels))
+
+
+def sampler_of(config: Config) -> Sampler:
+    """What the section ``sampler`` names; samples in occupied cells where there is none."""
+    made: Sampler = build("sampler", config.get("sampler", "Occupancy"), path="sampler")
+    return made

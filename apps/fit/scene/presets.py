@@ -12,12 +12,12 @@ from fieldforge.checks import expect_choice
 def preset(name: str, longest: int) -> Config:
     """The run configuration of a named preset for photos whose longest side has so many pixels.
 
-    Sections: encoding, network, dir_encoding, rgb_network, loss, optimizer, schedule and fit.
+    Sections: encoding, network, dir_encoding, rgb_network, sampler, loss, optimizer, schedule and fit.
 
     Raises:
         ValueError: no such preset.
     """
-    return PRESETS[expect_choice("preset", name, PRESETS)](longest)
+    return {"sampler": {"otype": "Occupancy"}} | PRESETS[expect_choice("preset", name, PRESETS)](longest)
 
 
 def _grid(longest: int, *, n_steps: int, log2_size: int, n_neurons: int) -> Config:

@@ -22,8 +22,10 @@ from fieldforge.apps.fit.losses.robust import Huber
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.scene.options import SceneOptions
 from fieldforge.apps.fit.scene.rays import RayDraw, Rays
-from fieldforge.apps.render.radiance import native_renderer, parts_of
+from fieldforge.apps.fit.scene.samplers.base import RayStep
+from fieldforge.apps.render.radiance import Eye, native_renderer, parts_of
 from fieldforge.fields.kinds.radiance import RadianceField
+from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.kernels.cpu_radiance import RadianceRenderer, Sights
 from fieldforge.registry import build
 from fieldforge.renderers import volume
@@ -91,8 +93,8 @@ def close_unseen(grid: OccupancyGrid, cameras: Cameras, views: Tensor, *, resolu
     return float(closed.float().mean())
 
 
-class SceneStep:
-    """One step; `fieldforge.apps.fit.loop.Step`.
+class SceneStep(RayStep):
+    """One step on samples in occupied cells.
 
     Args:
         field: what is trained.
@@ -102,10 +104,7 @@ class SceneStep:
         seed: of the cells that are looked at.
 
     Attributes:
-        optimizer: with the state of the step, for the loop.
         grid: where something is.
-        why_plain: why steps are made in PyTorch; '' where they are native.
-        n_rays, n_marched, n_evaluated: of the last step.
     """
 
     def __init__(
@@ -124,8 +123,7 @@ class SceneStep:
         self.step_length = math.dist(field.low, field.high) / options.samples_across
         # position among the pixels, rays in the next step
         self.counters = torch.tensor([0, max(LEAST_RAYS, options.batch_size // options.samples_across)])
-        self.optimizer = SceneOptimizer(optimizer, self.grid, self.counters)
-        self.n_rays = self.n_marched = self.n_evaluated = 0
+        self.optimizer: SceneOptimizer = SceneOptimizer(optimizer, self.grid, self.counters)
         native = self._native(optimizer)
         self.native = None if isinstance(native, str) else native
         self.why_plain = native if isinstance(native, str) else ""
@@ -140,6 +138,15 @@ class SceneStep:
         result = self._plain(step, rays) if self.native is None else self._fused(step, rays)
         self.counters.copy_(torch.tensor([position + self.n_rays, self._rays_for_next()]))
         return result
+
+    def eye(self, field: SceneField) -> Eye:
+        assert isinstance(field, RadianceField)
+        return Eye(field, self.grid, step=self.step_length, early_stop=self.options.early_stop)
+
+    @torch.no_grad()
+    def finish(self, field: SceneField) -> None:
+        assert isinstance(field, RadianceField)
+        field.bricks.copy_(self.grid.bricks)
 
     def _rays_for_next(self) -> int:
         """As many as fill the budget, of which marched samples take an eighth; changes by a quarter at most."""
