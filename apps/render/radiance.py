@@ -16,6 +16,7 @@ from fieldforge.encodings.grid import Grid
 from fieldforge.fields import fused
 from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.fields.kinds.scene import SceneField
+from fieldforge.fields.space import Box, Contraction
 from fieldforge.kernels import cpu_door, cpu_ops
 from fieldforge.kernels.cpu_radiance import RadianceRenderer, RadianceShape, Sights
 from fieldforge.kernels.cpu_training import Moved
@@ -38,10 +39,13 @@ def shape_of(field: RadianceField) -> RadianceShape | str:
     if any(one.dtype != torch.float32 for one in field.parameters()):
         return "it is in float32 only"
     assert isinstance(grid, cpu_ops.GridShape)
+    if not isinstance(field.space, (Box, Contraction)):
+        return f"it is not for the space {field.space.otype}"
     low, high = field.low, field.high
     return RadianceShape(
         grid, density, color, (low[0], low[1], low[2]), (high[0] - low[0], high[1] - low[1], high[2] - low[2]),
         1.0 / field.longest_side, field.density_activation,
+        field.space.norm if isinstance(field.space, Contraction) else "",
     )  # fmt: skip
 
 

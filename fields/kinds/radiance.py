@@ -22,6 +22,7 @@ from fieldforge.checks import expect_choice, expect_int, expect_points
 from fieldforge.encodings.base import Encoding
 from fieldforge.fields.kinds.base import part_of
 from fieldforge.fields.kinds.scene import ColorSpace, SceneField
+from fieldforge.fields.space import Space
 from fieldforge.registry import register
 
 LARGEST_EXPONENT = 15.0
@@ -74,6 +75,8 @@ class RadianceField(SceneField):
         dir_encoding: configuration of the encoding of directions.
         rgb_network: configuration of the network that gives colours; its output activation keeps them in range.
         low, high: corners of the box, in world units.
+        space: what the box stands for (`fieldforge.fields.space`): "Box", all there is; or "Contraction", what is near,
+            and the rest of the world is drawn into a shell around it.
         n_geometry: numbers that the colour network reads of a place; the first of them is the density's.
         density_activation: "exponential" (`truncated_exp`) or "softplus"; the density is its value over the longest
             side of the box, so that a network that gives 0 makes a thin fog of any box.
@@ -92,6 +95,7 @@ class RadianceField(SceneField):
     """
 
     otype = "RadianceField"
+    outside = "density 0 in the space Box, whose box holds all there is; in a Contraction nothing is outside"
 
     bricks: Tensor
 
@@ -104,6 +108,7 @@ class RadianceField(SceneField):
         rgb_network: str | Mapping[str, Any] | nn.Module,
         low: Sequence[float] = (-1.0, -1.0, -1.0),
         high: Sequence[float] = (1.0, 1.0, 1.0),
+        space: str | Mapping[str, Any] | Space = "Box",
         n_geometry: int = 16,
         density_activation: Literal["exponential", "softplus"] = "exponential",
         color_space: ColorSpace = "srgb",
@@ -123,6 +128,7 @@ class RadianceField(SceneField):
         self.rgb_network: nn.Module = part_of(
             "rgb_network", rgb_network, nn.Module, **sizes, generator=generator, kind="network"
         )
+        self.space: Space = part_of("space", space, Space)
         self.n_geometry = n_geometry
         self.density_activation = expect_choice("density_activation", density_activation, DENSITIES)
         self.occupancy = expect_int("occupancy", occupancy, 0, 4096)
@@ -131,10 +137,9 @@ class RadianceField(SceneField):
             self.register_buffer("bricks", torch.full((1, n, n, n), -1, dtype=torch.int64))
 
     def geometry(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """What the first network says, (*batch, n_geometry), and whether the point is in the box, (*batch,)."""
+        """What the first network says, (*batch, n_geometry), and whether the point is in the space, (*batch,)."""
         unit = self.to_unit(points)
-        is_inside = ((unit >= 0) & (unit <= 1)).all(-1)
-        return self.outputs(unit.clamp(0, 1)), is_inside
+        return self.outputs(self.space.to_cube(unit).clamp(0, 1)), self.space.holds(unit)
 
     def density_of(self, geometry: Tensor, is_inside: Tensor) -> Tensor:
         """(*batch,) density of what `geometry` gives."""

@@ -41,6 +41,7 @@ HOMES: dict[str, str] = {
     "encoding": "fieldforge.encodings",
     "activation": "fieldforge.fields.activations",
     "network": "fieldforge.fields.networks",
+    "space": "fieldforge.fields.space",
     "field": "fieldforge.fields.kinds",
     "loss": "fieldforge.apps.fit.losses",
     "optimizer": "fieldforge.apps.fit.optimizers",

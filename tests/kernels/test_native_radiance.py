@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 from reference.radiance import render_ray
+from reference.spaces import contract
 from torch import Tensor
 
 from fieldforge.apps.render.radiance import native_renderer, parts_of, shape_of
 from fieldforge.encodings.grid import Grid, grid
 from fieldforge.fields.kinds.radiance import RadianceField
+from fieldforge.fields.space import NORMS, Contraction, Norm
 from fieldforge.kernels import cpu_door
 from fieldforge.kernels.cpu_radiance import RadianceRenderer, Seen, Sights
 from fieldforge.kernels.cpu_training import Moved, Mover, Rule
@@ -85,7 +87,10 @@ def exact(field: RadianceField, sights: Sights) -> tuple[list[Tensor], Tensor, T
     assert isinstance(encoding, Grid)
 
     def features(point: Tensor) -> Tensor:
-        unit = ((point - low) / (high - low)).clamp(0, 1)
+        if isinstance(field.space, Contraction):
+            unit = torch.tensor(contract(point.tolist(), LOW, HIGH, field.space.norm), dtype=torch.float64)
+        else:
+            unit = ((point - low) / (high - low)).clamp(0, 1)
         return grid(unit[None].float(), table64, encoding.levels, "Linear")[0]
 
     samples, found = sights.samples, []
@@ -135,6 +140,45 @@ def test_gradients_are_those_of_the_loops(activation: str) -> None:
         moved = (old - new).double() / RATE
         assert float((moved - grad).norm()) < 1e-4 * float(grad.norm())
         torch.testing.assert_close(moved, grad, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_an_unbounded_scene_is_seen_and_learnt_as_by_the_loops(norm: Norm) -> None:
+    """Samples from within the box to thirty times as far, which grow with the distance."""
+    field = make(space=Contraction(norm=norm))
+    origins, directions = rays_of(7)
+    samples = march(origins, directions, OccupancyGrid(LOW, HIGH, 8, 6), step=0.05, cone_angle=0.05)
+    code, background = field.dir_encoding(0.5 * directions + 0.5), torch.rand(7, 3)
+    sights = Sights(samples, origins, directions, code, background, 0.02)
+    parameters, color, depth, _, counts = exact(field, sights)
+    assert float(samples.t1.max()) > 30
+    renderer = renderer_of(field)
+    seen = renderer.render(sights)
+    assert seen.n_evaluated == sum(counts)
+    torch.testing.assert_close(seen.color.double(), color, rtol=0, atol=3e-5)
+    torch.testing.assert_close(seen.depth.double(), depth, rtol=3e-5, atol=3e-5)
+    target = torch.rand(7, 3, generator=torch.Generator().manual_seed(3))
+    grads = torch.autograd.grad((color - target.double()).square().mean(), parameters)
+    before = [p.clone() for p in renderer.parameters]
+    renderer.train(sights, target, [SGD] * len(before))
+    for old, new, grad in zip(before, renderer.parameters, grads, strict=True):
+        torch.testing.assert_close((old - new).double() / RATE, grad, rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_places_far_away_are_those_of_the_plain_contraction(norm: Norm) -> None:
+    """One sample a ray, so that a ray's colour is that of one place; up to where squares are infinite."""
+    field = make(space=Contraction(norm=norm), thickness=20.0, encoding={"otype": "DenseGrid", "n_levels": 1,
+                 "base_resolution": 5})  # fmt: skip
+    n = 1009
+    origins, directions = rays_of(n)
+    t0 = 10 ** torch.linspace(-2, 25, n)
+    samples = Samples(t0, 1.5 * t0, torch.arange(n), n_rays=n)
+    code = field.dir_encoding(0.5 * directions + 0.5)
+    seen = renderer_of(field).render(Sights(samples, origins, directions, code, torch.zeros(n, 3), 0.0))
+    density, color = field.radiance(origins + 1.25 * t0[:, None] * directions, directions)
+    alpha = -torch.expm1(-density * 0.5 * t0)
+    torch.testing.assert_close(seen.color, (alpha[:, None] * color).detach(), rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("n", [1, 17, 1009])

@@ -59,6 +59,7 @@ class RadianceShape:
         low, extent: the box, its lowest corner and its sides.
         per_length: density = activation(first output) * per_length.
         density_activation: "exponential", exp(min(x, 15)) with itself as its slope; or "softplus".
+        contraction: of what is beyond the box: "", none; "inf", by the largest coordinate; "2", by the length.
     """
 
     grid: GridShape
@@ -68,6 +69,7 @@ class RadianceShape:
     extent: tuple[float, float, float]
     per_length: float
     density_activation: str
+    contraction: str = ""
 
     @property
     def n_code(self) -> int:
@@ -134,6 +136,7 @@ class RadianceRenderer:
         moved: Sequence[Moved] | None = None,
     ) -> None:
         expect_choice("density_activation", shape.density_activation, ("exponential", "softplus"))
+        expect_choice("contraction", shape.contraction, ("", "inf", "2"))
         self.shape = shape
         named = [("table", expect_table(table, shape.grid, copy=False))]
         for which, mlp, tensors in (("density", shape.density, density), ("color", shape.color, color)):
@@ -151,7 +154,7 @@ class RadianceRenderer:
         of_density, of_color = self._where(self.parameters)
         self._native = native().Radiance(
             grid, networks[0], of_density, networks[1], of_color, list(shape.low), list(shape.extent),
-            shape.per_length, shape.density_activation == "softplus",
+            shape.contraction, shape.per_length, shape.density_activation == "softplus",
         )  # fmt: skip
         if self.moved:
             places = [self._where([beside[kind] for beside in self.moved]) for kind in range(3)]

@@ -351,6 +351,7 @@ struct StackKernels {
 struct Radiance {
     Field density, color;
     float low[3], extent[3];  // of the box
+    int contraction;          // of what is beyond it: 0 none, 1 by the largest coordinate, 2 by the length
     float per_length;         // density = activation(first number) * per_length
     bool is_softplus;         // the activation; else exp(min(number, 15))
 

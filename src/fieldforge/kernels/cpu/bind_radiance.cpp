@@ -18,7 +18,7 @@ struct PythonRadiance {
 
 void make_radiance(PythonRadiance* self, const Grid& grid, const PythonMlp& density, const Addresses& density_parameters,
                    const PythonMlp& color, const Addresses& color_parameters, const std::vector<float>& low,
-                   const std::vector<float>& extent, double per_length, bool is_softplus) {
+                   const std::vector<float>& extent, const std::string& contraction, double per_length, bool is_softplus) {
     if (grid.n_dims != 3) refuse("grid: a field of radiance has three coordinates");
     if (color.mlp.n_outputs() != 3) refuse("color: expected three channels");
     if (color.mlp.n_inputs() < density.mlp.n_outputs()) refuse("color: reads all numbers of the density network");
@@ -28,6 +28,7 @@ void make_radiance(PythonRadiance* self, const Grid& grid, const PythonMlp& dens
     radiance.density = make_field(&grid, density, density_parameters);
     radiance.color = make_field(nullptr, color, color_parameters);
     for (size_t d = 0; d < 3; ++d) radiance.low[d] = low[d], radiance.extent[d] = extent[d];
+    radiance.contraction = contraction == "inf" ? 1 : contraction == "2" ? 2 : 0;
     radiance.per_length = static_cast<float>(per_length);
     radiance.is_softplus = is_softplus;
 }
@@ -96,7 +97,7 @@ nb::tuple train(PythonRadiance& self, const Numbers& rules, const PythonSights& 
 void bind_radiance(nb::module_& module) {
     nb::class_<PythonRadiance>(module, "Radiance", "A field of radiance; what the addresses point to has to outlive it.")
         .def("__init__", &make_radiance, "grid"_a, "density"_a, "density_parameters"_a, "color"_a, "color_parameters"_a,
-             "low"_a, "extent"_a, "per_length"_a, "is_softplus"_a, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>(),
+             "low"_a, "extent"_a, "contraction"_a, "per_length"_a, "is_softplus"_a, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>(),
              nb::keep_alive<1, 5>())
         .def("keep_moves", &keep_moves, "grid"_a, "density"_a, "color"_a, "of_density"_a, "of_color"_a)
         .def("render", &render, "sights"_a, "color"_a, "depth"_a, "opacity"_a, "n_threads"_a, Unlocked())

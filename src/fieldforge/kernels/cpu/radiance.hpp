@@ -28,7 +28,22 @@ struct SeenTiles {
     int64_t* n_kept;                // (n rays,)
 };
 
-// Middles of all samples in the unit cube of the box, axis by axis, up to n_padded.
+// The world around a box into the cube that the encoding reads (fields/space.py); in the box, units are 0 to 1.
+FF_INLINE void contract(int how, Floats unit[3]) {
+    Floats x[3];
+    for (int d = 0; d < 3; ++d) x[d] = fma(all(2.0f), unit[d], all(-1.0f));
+    Floats m = max(max(abs(x[0]), abs(x[1])), abs(x[2]));
+    if (how == 2) {
+        const Floats scale = max(m, all(1.0f));  // squares of large numbers are infinite
+        Floats sum{};
+        for (int d = 0; d < 3; ++d) sum = fma(x[d] / scale, x[d] / scale, sum);
+        m = scale * sqrt(sum);
+    }
+    m = max(m, all(1.0f));
+    for (int d = 0; d < 3; ++d) unit[d] = fma(x[d] / m, 0.25f * (2.0f - 1.0f / m), all(0.5f));
+}
+
+// Middles of all samples in the cube that the encoding reads, axis by axis, up to n_padded.
 inline Points locate(const Radiance& field, const Sights& sights, int64_t n_padded, Scratch& scratch, int n_threads) {
     Points points{};
     float* axis[3];
@@ -41,11 +56,15 @@ inline Points locate(const Radiance& field, const Sights& sights, int64_t n_padd
             for (int64_t p = 0; p < n; p += lanes) {
                 const Floats begin = load_first(sights.t0 + first + p, n - p, 0.0f);
                 const Floats t = 0.5f * (begin + load_first(sights.t1 + first + p, n - p, 0.0f));
+                Floats unit[3];
                 for (int d = 0; d < 3; ++d) {
                     const Floats world = sights.origins[3 * ray + d] + t * sights.directions[3 * ray + d];
-                    Floats unit = (world - field.low[d]) / field.extent[d];
-                    unit = select(unit >= 0.0f, select(unit > 1.0f, all(1.0f), unit), Floats{});  // NaN to 0
-                    store_first(axis[d] + first + p, n - p, unit);
+                    unit[d] = (world - field.low[d]) / field.extent[d];
+                }
+                if (field.contraction) contract(field.contraction, unit);
+                for (int d = 0; d < 3; ++d) {
+                    unit[d] = select(unit[d] >= 0.0f, select(unit[d] > 1.0f, all(1.0f), unit[d]), Floats{});  // NaN to 0
+                    store_first(axis[d] + first + p, n - p, unit[d]);
                 }
             }
         }
