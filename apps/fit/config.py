@@ -42,8 +42,10 @@ SECTIONS: dict[str, str | dict[str, str | None]] = {
     "schedule": "schedule",
     "field": "field",
     "dir_encoding": "encoding",
+    "rgb_encoding": "encoding",
     "rgb_network": "network",
     "sampler": "sampler",
+    "radiance": {"n_geometry": None, "density_activation": None, "density_shift": None, "density_scale": None},
     "distortion_map": {"resolution": None, "optimizer": "optimizer"},
     "envmap": {"resolution": None, "loss": "loss", "optimizer": "optimizer"},
 }

@@ -335,7 +335,8 @@ class Job(ABC, Generic[F]):
 
     def _header(self, result: Fit[F], plan: Plan) -> dict[str, Any]:
         name = self.shown(result.config).name
-        parts = {section: result.config[section] for section in self.sections if section not in ("encoding", "network")}
+        sections = [name for name in self.sections if name in result.config and name not in ("encoding", "network")]
+        parts = {section: result.config[section] for section in sections}
         return {
             "signal": {"kind": self.signal, **self.metadata(), "sha256": self.digest},
             "metrics": result.figures,

@@ -27,6 +27,10 @@ from fieldforge.renderers.occupancy import OccupancyGrid
 
 def shape_of(field: RadianceField) -> RadianceShape | str:
     """What the native renderer needs to know of a field, or why it cannot render it."""
+    if field.rgb_encoding is not None:
+        return "it has no second encoding of places"
+    if field.density_shift:
+        return "it does not shift the number that becomes the density"
     if type(field.encoding) is not Grid:
         return f"it needs a grid, and the encoding is a {field.encoding.otype}"
     found = fused.shapes(field.encoding, field.network)
@@ -44,7 +48,7 @@ def shape_of(field: RadianceField) -> RadianceShape | str:
     low, high = field.low, field.high
     return RadianceShape(
         grid, density, color, (low[0], low[1], low[2]), (high[0] - low[0], high[1] - low[1], high[2] - low[2]),
-        1.0 / field.longest_side, field.density_activation,
+        field.density_scale / field.longest_side, field.density_activation,
         field.space.norm if isinstance(field.space, Contraction) else "",
     )  # fmt: skip
 

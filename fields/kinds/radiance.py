@@ -8,6 +8,10 @@
 The names and the flow are instant-ngp's (Müller et al. 2022, section 5.4): network(encoding(place)) gives `n_geometry`
 numbers, of which the first becomes the density; all of them and dir_encoding(direction) are what rgb_network turns
 into colour. The density is asked for alone, and cheaply, by whoever only wants to know where something is.
+
+Fields of factors and of plain grids keep colour in tables of its own (TensoRF, Chen et al. 2022, section 4.2;
+Plenoxels, Fridovich-Keil et al. 2022): "rgb_encoding" is a second encoding of places, which only the colour network
+reads, as [geometry, rgb_encoding(place), dir_encoding(direction)].
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fieldforge.checks import expect_choice, expect_int, expect_points
+from fieldforge.checks import expect_choice, expect_float, expect_int, expect_points
 from fieldforge.encodings.base import Encoding
 from fieldforge.fields.kinds.base import part_of
 from fieldforge.fields.kinds.scene import ColorSpace, SceneField
@@ -74,12 +78,16 @@ class RadianceField(SceneField):
         network: configuration of the network behind it, or a module; it has `n_geometry` outputs.
         dir_encoding: configuration of the encoding of directions.
         rgb_network: configuration of the network that gives colours; its output activation keeps them in range.
+        rgb_encoding: configuration of a second encoding of places, which the colour network reads between the first
+            network's numbers and the code of the direction; None is none.
         low, high: corners of the box, in world units.
         space: what the box stands for (`fieldforge.fields.space`): "Box", all there is; or "Contraction", what is near,
             and the rest of the world is drawn into a shell around it.
         n_geometry: numbers that the colour network reads of a place; the first of them is the density's.
         density_activation: "exponential" (`truncated_exp`) or "softplus"; the density is its value over the longest
             side of the box, so that a network that gives 0 makes a thin fog of any box.
+        density_shift: added to the network's first number; TensoRF's -10 makes the box of a fresh field empty.
+        density_scale: factor on the density (TensoRF's distance_scale times the box's side), above 0.
         color_space: "srgb", display-encoded colours; or "linear", light.
         background: the colour behind the scene, where one belongs to it; None leaves that to the renderer.
         occupancy: cells along each side of the box of a record which of them hold anything, kept in the buffer
@@ -110,7 +118,10 @@ class RadianceField(SceneField):
         high: Sequence[float] = (1.0, 1.0, 1.0),
         space: str | Mapping[str, Any] | Space = "Box",
         n_geometry: int = 16,
+        rgb_encoding: str | Mapping[str, Any] | Encoding | None = None,
         density_activation: Literal["exponential", "softplus"] = "exponential",
+        density_shift: float = 0.0,
+        density_scale: float = 1.0,
         color_space: ColorSpace = "srgb",
         background: Sequence[float] | None = None,
         occupancy: int = 0,
@@ -124,13 +135,22 @@ class RadianceField(SceneField):
         self.dir_encoding: Encoding = part_of(
             "dir_encoding", dir_encoding, Encoding, n_input_dims=3, generator=generator, kind="encoding"
         )
-        sizes: dict[str, Any] = {"n_input_dims": n_geometry + self.dir_encoding.n_output_dims, "n_output_dims": 3}
+        self.rgb_encoding: Encoding | None = None
+        n_colors = n_geometry + self.dir_encoding.n_output_dims
+        if rgb_encoding is not None:
+            self.rgb_encoding = part_of(
+                "rgb_encoding", rgb_encoding, Encoding, n_input_dims=3, generator=generator, kind="encoding"
+            )
+            n_colors += self.rgb_encoding.n_output_dims
+        sizes: dict[str, Any] = {"n_input_dims": n_colors, "n_output_dims": 3}
         self.rgb_network: nn.Module = part_of(
             "rgb_network", rgb_network, nn.Module, **sizes, generator=generator, kind="network"
         )
         self.space: Space = part_of("space", space, Space)
         self.n_geometry = n_geometry
         self.density_activation = expect_choice("density_activation", density_activation, DENSITIES)
+        self.density_shift = expect_float("density_shift", density_shift, -1e6, 1e6)
+        self.density_scale = expect_float("density_scale", density_scale, 0.0, 1e6, open_low=True)
         self.occupancy = expect_int("occupancy", occupancy, 0, 4096)
         if occupancy:
             n = -(-self.occupancy // 4)
@@ -138,12 +158,18 @@ class RadianceField(SceneField):
 
     def geometry(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """What the first network says, (*batch, n_geometry), and whether the point is in the space, (*batch,)."""
+        unit, is_inside = self.place(points)
+        return self.outputs(unit), is_inside
+
+    def place(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the encodings are asked, (*batch, 3) in the unit cube, and whether the point is in the space."""
         unit = self.to_unit(points)
-        return self.outputs(self.space.to_cube(unit).clamp(0, 1)), self.space.holds(unit)
+        return self.space.to_cube(unit).clamp(0, 1), self.space.holds(unit)
 
     def density_of(self, geometry: Tensor, is_inside: Tensor) -> Tensor:
         """(*batch,) density of what `geometry` gives."""
-        inside = DENSITIES[self.density_activation](geometry[..., 0]) / self.longest_side
+        number = geometry[..., 0] + self.density_shift if self.density_shift else geometry[..., 0]
+        inside = DENSITIES[self.density_activation](number) / (self.longest_side / self.density_scale)
         return torch.where(is_inside, inside, 0.0)
 
     def density(self, points: Tensor) -> Tensor:
@@ -153,6 +179,9 @@ class RadianceField(SceneField):
         expect_points(directions, 3, name="directions", owner=self)
         if directions.shape != points.shape:
             raise ValueError(f"directions: expected one for each point {tuple(points.shape)}, got {directions.shape}")
-        geometry, is_inside = self.geometry(points)
-        code = self.dir_encoding((0.5 * directions + 0.5).to(geometry.dtype))
-        return self.density_of(geometry, is_inside), self.rgb_network(torch.cat([geometry, code], -1))
+        unit, is_inside = self.place(points)
+        geometry = self.outputs(unit)
+        read = [geometry, self.dir_encoding((0.5 * directions + 0.5).to(geometry.dtype))]
+        if self.rgb_encoding is not None:
+            read.insert(1, self.rgb_encoding(unit.to(geometry.dtype)))
+        return self.density_of(geometry, is_inside), self.rgb_network(torch.cat(read, -1))

@@ -22,7 +22,17 @@ def make(**keywords: Any) -> RadianceField:
     return RadianceField(**given | keywords)
 
 
-@pytest.mark.parametrize("keywords", [{}, {"density_activation": "softplus", "occupancy": 9, "background": [1, 1, 1]}])
+SECOND: dict[str, Any] = {"rgb_encoding": {"otype": "TensorVM", "resolution": 4, "n_components": 2}}
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {},
+        {"density_activation": "softplus", "occupancy": 9, "background": [1, 1, 1]},
+        SECOND | {"density_activation": "softplus", "density_shift": -3.0, "density_scale": 25.0},
+    ],
+)
 def test_radiance_fields_keep_the_contract(keywords: dict[str, Any]) -> None:
     check_field(lambda: make(low=[-3.0, 1.0, 0.25], high=[1.0, 2.0, 4.0], **keywords))
 
@@ -55,6 +65,37 @@ def test_the_density_alone_is_the_one_beside_the_colour() -> None:
     assert ((color > 0) & (color < 1)).all()
 
 
+def test_a_second_encoding_is_read_between_the_geometry_and_the_code() -> None:
+    field = make(**SECOND)
+    points, directions = torch.rand(2, 30, 3)
+    directions = torch.nn.functional.normalize(directions, dim=-1)
+    assert field.rgb_encoding is not None
+    geometry, _ = field.geometry(points)
+    read = [geometry, field.rgb_encoding(0.5 * points + 0.5), field.dir_encoding(0.5 * directions + 0.5)]
+    density, color = field.radiance(points, directions)
+    assert torch.equal(color, field.rgb_network(torch.cat(read, -1)))
+    color.sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in field.rgb_encoding.parameters())
+    for parameter in field.rgb_encoding.parameters():
+        parameter.data += 1
+    again, other = field.radiance(points, directions)
+    assert torch.equal(again, density)
+    assert not torch.equal(other, color)
+
+
+@pytest.mark.parametrize("activation", ["softplus", "exponential"])
+def test_the_density_is_shifted_and_then_scaled(activation: str) -> None:
+    plain = make(density_activation=activation)
+    other = make(
+        encoding=plain.encoding, network=plain.network, rgb_network=plain.rgb_network, density_activation=activation,
+        density_shift=-2.0, density_scale=5.0,
+    )  # fmt: skip
+    points = torch.rand(20, 3) * 2 - 1
+    number = plain.geometry(points)[0][:, 0] - 2
+    value = number.exp() if activation == "exponential" else torch.nn.functional.softplus(number)
+    torch.testing.assert_close(other.density(points), 5 * value / 2)
+
+
 def test_colour_depends_on_the_direction_and_density_does_not() -> None:
     field = make()
     points = torch.zeros(2, 3)
@@ -83,6 +124,9 @@ def test_the_exponential_is_cut_and_keeps_its_slope() -> None:
         ({"density_activation": "tanh"}, "density_activation: expected one of"),
         ({"rgb_network": {"otype": "MLP", "n_neuron": 3}}, r"rgb_network\.n_neuron"),
         ({"dir_encoding": "Nope"}, "dir_encoding"),
+        ({"rgb_encoding": {"otype": "TensorVM", "n_component": 3}}, r"rgb_encoding\.n_component"),
+        ({"density_shift": math.nan}, "density_shift: expected a finite number"),
+        ({"density_scale": 0.0}, "density_scale: expected a finite number above 0"),
     ],
 )
 def test_what_cannot_be_built_is_named(keywords: dict[str, Any], message: str) -> None:

@@ -101,7 +101,8 @@ def exact(field: RadianceField, sights: Sights) -> tuple[list[Tensor], Tensor, T
                 sights.origins[ray].double(), sights.directions[ray].double(),
                 list(zip(samples.t0[first:last].tolist(), samples.t1[first:last].tolist(), strict=True)),
                 features, *networks, sights.code[ray].double(), sights.background[ray].double(),
-                activation=field.density_activation, side=field.longest_side, early_stop=sights.early_stop,
+                activation=field.density_activation, side=field.longest_side / field.density_scale,
+                early_stop=sights.early_stop,
             )
         )  # fmt: skip
     color64, depth, opacity = (torch.stack([one[i] for one in found]) for i in range(3))
@@ -124,7 +125,7 @@ def test_pictures_are_those_of_the_loops(activation: str, early_stop: float) -> 
 @pytest.mark.parametrize("activation", ["exponential", "softplus"])
 def test_gradients_are_those_of_the_loops(activation: str) -> None:
     """A step of gradient descent moves every parameter along its gradient."""
-    field = make(density_activation=activation)
+    field = make(density_activation=activation, density_scale=1.5)
     sights = sights_of(field, 11, early_stop=0.02)
     target = torch.rand(11, 3, generator=torch.Generator().manual_seed(3))
     parameters, color, *_ = exact(field, sights)
@@ -336,3 +337,5 @@ def test_wrong_calls_are_refused_before_the_kernel() -> None:
 def test_only_grids_and_plain_networks_are_native() -> None:
     assert not isinstance(native_renderer(make()), str)
     assert "needs a grid" in str(native_renderer(make(encoding="Identity")))
+    assert "no second encoding" in str(native_renderer(make(rgb_encoding="Identity")))
+    assert "does not shift" in str(native_renderer(make(density_shift=-1.0)))

@@ -58,3 +58,22 @@ def stacked_mlp(
         mlp(x, [layer[i] for layer in weights], [layer[i] for layer in biases], activation)
         for x, i in zip(points, network_index, strict=True)
     ]
+
+
+def block_sums(x: Vector, n_blocks: int) -> list[float]:
+    size = len(x) // n_blocks
+    return [sum(x[j * size : (j + 1) * size]) for j in range(n_blocks)]
+
+
+def dot_products(x: Vector, n_outputs: int, n_basis: int) -> list[float]:
+    """Coefficients of each output, then the values of the basis, at the end of x."""
+    first, values = len(x) - (n_outputs + 1) * n_basis, x[len(x) - n_basis :]
+    return [sum(x[first + c * n_basis + k] * values[k] for k in range(n_basis)) for c in range(n_outputs)]
+
+
+def mixed(x: Vector, matrix: Matrix, n_direct: int, n_frequencies: int) -> list[float]:
+    """B x, its sines and cosines at 1, 2, 4, ... times, and the end of x."""
+    features, direct = list(x[: len(x) - n_direct]), list(x[len(x) - n_direct :])
+    basis = [sum(b * f for b, f in zip(row, features, strict=True)) for row in matrix]
+    waves = [wave(2**k * b) for wave in (math.sin, math.cos) for k in range(n_frequencies) for b in basis]
+    return basis + waves + direct

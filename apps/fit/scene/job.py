@@ -34,7 +34,9 @@ from fieldforge.apps.scenes import Scene, SceneError, read_scene
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.registry import build
 
-SECTIONS = ("encoding", "network", "dir_encoding", "rgb_network", "sampler", "loss", "optimizer", "schedule", "fit")
+PARTS = ("encoding", "network", "dir_encoding", "rgb_encoding", "rgb_network")
+"""Sections that are parts of the field; a run may leave out rgb_encoding."""
+SECTIONS = (*PARTS, "radiance", "sampler", "loss", "optimizer", "schedule", "fit")
 N_SAMPLED = 2**14
 """Held-out pixels that are looked at while training goes on."""
 
@@ -148,7 +150,7 @@ class SceneJob(Job[SceneField]):
         options = SceneOptions.of(config["fit"])
         low, high = self.scene.bounds.box
         middle, half = (low + high) / 2, (high - low).max() / 2  # a cube: cells are as long as they are wide
-        described = {section: config[section] for section in ("encoding", "network", "dir_encoding", "rgb_network")}
+        described = {section: config[section] for section in PARTS if section in config} | config.get("radiance", {})
         background = self.background(options)
         described |= {
             "otype": "RadianceField",
