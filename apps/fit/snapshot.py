@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from fieldforge.apps.fit.optimizers.base import Optimizer
 
@@ -74,6 +75,7 @@ class Snapshot:
                 data = _bytes_of(tensor)
                 if self._file.readinto(data) != len(data):  # type: ignore[attr-defined]
                     raise OSError("the temporary file with the last good state of the fit was cut short")
+            increment_version(list(self.optimizer.parameters))  # their memory was written past autograd
         for name, value in asdict(self.state).items():
             setattr(state, name, value)
 

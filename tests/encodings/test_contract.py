@@ -29,6 +29,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "Grid": LATTICE,
     "HashGrid": LATTICE,
     "KPlanes": {"resolution": 8, "n_features": 3, "time_resolution": 5},
+    "PREF": {"resolution": 6, "n_features": 2},
     "RandomFourier": {"n_features": 16},
     "TensorCP": {"resolution": 8, "n_components": 4},
     "TensorVM": {"resolution": 8, "n_components": 4},
@@ -41,6 +42,8 @@ N_INPUT_DIMS = {"NRC": 9, "OneBlobFrequency": 9}
 VARIANTS: dict[str, dict[str, Any]] = {
     "Grid, Smoothstep": {"otype": "Grid", "interpolation": "Smoothstep", **LATTICE},
     "Grid, Nearest": {"otype": "Grid", "interpolation": "Nearest", **LATTICE},
+    "PREF, Dilated": {"otype": "PREF", "n_reduced": 3, "sampling": "Dilated", "resolution": 5, "n_features": 2},
+    "PREF, Complex": {"otype": "PREF", "parts": "Complex", "initial": "Zero", "resolution": 6, "n_features": 2},
     "TriPlane, Product": {"otype": "TriPlane", "reduction": "Product", **SMALL["TriPlane"]},
 }
 """Other settings worth the whole suite."""

@@ -5,6 +5,7 @@ Points are sequences of floats, results are lists of floats; tables are nested l
 
 from __future__ import annotations
 
+import cmath
 import itertools
 import math
 from collections.abc import Sequence
@@ -110,3 +111,30 @@ def tensor_vm(x: Sequence[float], plane_tables: Sequence[Any], line_tables: Sequ
 def tensor_cp(x: Sequence[float], line_tables: Sequence[Any]) -> list[float]:
     """The product over axes of line_r (Chen et al. 2022, eq. 1)."""
     return product([interpolate(table, (t,)) for table, t in zip(line_tables, x, strict=True)])
+
+
+def pref(
+    x: Sequence[float], spectrum: Any, reduced: Sequence[float], span: float, alpha: float, *, is_complex: bool
+) -> list[float]:
+    """Phasors spectrum[volume][k][m][d][channel] = (re, im), frequencies in FFT order (Huang et al. 2022, eq. 5).
+
+    Sums of exponentials at the nodes of the two full axes, hat functions between them, and a sum of exponentials
+    along the third axis.
+    """
+    n, n_reduced = len(spectrum[0]), len(spectrum[0][0][0])
+    n_channels = len(spectrum[0][0][0][0])
+    turns = [min(max(t, 0.0), 1.0) * span for t in x]
+    signed = [k if k < (n + 1) // 2 else k - n for k in range(n)]
+    volumes = [(0, 1, None)] if len(x) == 2 else [(1, 2, 0), (0, 2, 1), (0, 1, 2)]
+    total = [0j] * n_channels
+    for phasors, (a, b, c) in zip(spectrum, volumes, strict=True):
+        for i, j in itertools.product(range(n), repeat=2):
+            hat = max(0.0, 1 - abs(turns[a] * n - i)) * max(0.0, 1 - abs(turns[b] * n - j))
+            if hat == 0.0:
+                continue
+            for k, m, d, channel in itertools.product(range(n), range(n), range(n_reduced), range(n_channels)):
+                phase = (signed[k] * i + signed[m] * j) / n + (0.0 if c is None else reduced[d] * turns[c])
+                weight = hat * (1 if reduced[d] == 0 else 2)
+                total[channel] += weight * complex(*phasors[k][m][d][channel]) * cmath.exp(2j * math.pi * phase)
+    real = [alpha * value.real for value in total]
+    return real + [alpha * value.imag for value in total] if is_complex else real

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
 from fieldforge.checks import expect_float
 from fieldforge.kernels.cpu_training import Moved, Rule
@@ -102,6 +103,12 @@ class Optimizer(ABC):
         """Move the parameters once, by their present ``.grad``."""
         self.update()
         self._n_steps += 1
+        self._say_moved()
+
+    def _say_moved(self) -> None:
+        """Rules write through `.data` or from kernels, which autograd does not see; what was derived from the
+        parameters is out of date (the inverse transforms of PREF)."""
+        increment_version([parameter for parameter in self.parameters if parameter.device.type != "meta"])
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -147,6 +154,7 @@ class Optimizer(ABC):
         for optimizer in self.inner.values():
             optimizer.count_outside_step()
         self._n_steps += 1
+        self._say_moved()
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Every tensor that the next steps depend on, by flat name ("nested.0.first_moment"); counters are 0-d.
