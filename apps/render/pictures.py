@@ -1,8 +1,7 @@
-"""Pictures of a radiance field: the views of a scene beside its photos, and views along a path."""
+"""Pictures of a radiance field, and the views of a scene beside its photos."""
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -69,37 +68,3 @@ def compare(scene: Scene, view: int, eye: SceneEye) -> Comparison:
     metrics = Metrics()
     metrics.add(picture.color, photo_of(scene, view, eye.background).numpy())
     return Comparison(picture, metrics.psnr(), metrics.ssim())
-
-
-def orbit(
-    middle: Tensor,
-    *,
-    distance: float,
-    up: Tensor,
-    elevation: float,
-    n_frames: int,
-    width: int,
-    height: int,
-    focal: float,
-) -> Cameras:
-    """Cameras on a circle around a point, all looking at it.
-
-    Args:
-        middle, up: (3,) in world axes.
-        distance: from the middle.
-        elevation: degrees above the plane through it.
-        n_frames: one for each camera.
-        width, height, focal: in pixels.
-    """
-    up = torch.nn.functional.normalize(up.double(), dim=0)
-    helper = torch.eye(3, dtype=torch.float64)[int(up.abs().argmin())]
-    first = torch.nn.functional.normalize(torch.linalg.cross(up, helper), dim=0)
-    second = torch.linalg.cross(up, first)
-    angle = torch.arange(n_frames, dtype=torch.float64)[:, None] * (2 * math.pi / n_frames)
-    tilt = math.radians(elevation)
-    backward = math.cos(tilt) * (angle.cos() * first + angle.sin() * second) + math.sin(tilt) * up
-    right = torch.nn.functional.normalize(torch.linalg.cross(up.expand_as(backward), backward), dim=-1)
-    above = torch.linalg.cross(backward, right)
-    poses = torch.stack([right, above, backward, middle.double() + distance * backward], -1)
-    intrinsics = torch.tensor([[focal, focal, width / 2, height / 2]]).expand(n_frames, 4)
-    return Cameras(poses.float(), intrinsics.float(), torch.tensor([[width, height]]).expand(n_frames, 2))

@@ -19,7 +19,7 @@ from torch import Tensor
 from fieldforge.apps.render.traced import N_BLOCKS, TracedShape
 from fieldforge.checks import expect_choice
 from fieldforge.fields.kinds.shape import ShapeField
-from fieldforge.renderers.cameras import Pinhole, look_at
+from fieldforge.renderers.cameras import Pinhole, paths
 from fieldforge.renderers.sphere_tracing import ambient_occlusion, soft_shadow
 
 VIEWS = {
@@ -49,7 +49,7 @@ def orbit(
     field_of_view: float = 35.0,
     radius: float = 0.55,
 ) -> Pinhole:
-    """A camera around the unit cube that looks at its middle.
+    """A camera around the unit cube that looks at its middle: `paths.orbit` for shapes.
 
     Args:
         azimuth: degrees around the axis that points up; 0 is in front (+z when y is up, -y when z is up).
@@ -59,14 +59,19 @@ def orbit(
         field_of_view: degrees across the shorter side.
         radius: of the ball about the middle that it sees whole, in sides of the cube; see `TracedShape.radius`.
     """
-    axis = expect_choice("up", up, UPS)
-    a, e = math.radians(azimuth), math.radians(elevation)
-    forward, side, above = math.cos(a) * math.cos(e), math.sin(a) * math.cos(e), math.sin(e)
-    toward = {"y": (side, above, forward), "z": (side, -forward, above), "x": (above, side, forward)}[axis]
-    distance = radius / math.sin(math.radians(field_of_view) / 2)
-    position = [0.5 + distance * value for value in toward]
     width, height = size
-    return look_at(position, (0.5, 0.5, 0.5), up=UPS[axis], width=width, height=height, field_of_view=field_of_view)
+    cameras = paths.orbit(
+        (0.5, 0.5, 0.5),
+        distance=radius / math.sin(math.radians(field_of_view) / 2),
+        up=UPS[expect_choice("up", up, UPS)],
+        elevation=elevation,
+        azimuth=azimuth,
+        n_frames=1,
+        width=width,
+        height=height,
+        focal=min(width, height) / 2 / math.tan(math.radians(field_of_view) / 2),
+    )
+    return Pinhole.of(cameras)
 
 
 def render_shape(

@@ -15,13 +15,14 @@ from fieldforge.apps.cli import UsageError
 from fieldforge.apps.fit.command import expect_writable
 from fieldforge.apps.images import ImageWriter
 from fieldforge.apps.mesh import progress_bar
-from fieldforge.apps.render.pictures import Picture, compare, look, orbit
+from fieldforge.apps.render.pictures import Picture, compare, look
 from fieldforge.apps.render.radiance import eye_of
 from fieldforge.apps.render.remembered import remembered
 from fieldforge.apps.render.video import VideoWriter
 from fieldforge.apps.scenes import Scene, read_scene
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.renderers.cameras import MAX_SIDE, Cameras
+from fieldforge.renderers.cameras.paths import orbit
 
 
 def render_scene(field: SceneField, metadata: dict[str, Any], options: argparse.Namespace) -> int:

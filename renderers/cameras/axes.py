@@ -45,6 +45,32 @@ def from_quaternion(wxyz: np.ndarray) -> np.ndarray:
     return np.stack([np.stack(row, -1) for row in rows], -2)
 
 
+def to_quaternion(rotation: np.ndarray) -> np.ndarray:
+    """The inverse: (..., 4) unit quaternions, scalar first, of rotations (..., 3, 3).
+
+    Example:
+        >>> to_quaternion(np.diag([1.0, -1.0, -1.0])).tolist()
+        [0.0, 1.0, 0.0, 0.0]
+    """
+    m = np.asarray(rotation, np.float64)
+    xx, yy, zz = (m[..., i, i] for i in range(3))
+    wx, wy, wz = m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1]
+    xy, xz, yz = m[..., 0, 1] + m[..., 1, 0], m[..., 0, 2] + m[..., 2, 0], m[..., 1, 2] + m[..., 2, 1]
+    rows = np.stack(  # 4 q q^T: each row is the quaternion, times one of its numbers
+        [
+            np.stack([1 + xx + yy + zz, wx, wy, wz], -1),
+            np.stack([wx, 1 + xx - yy - zz, xy, xz], -1),
+            np.stack([wy, xy, 1 - xx + yy - zz, yz], -1),
+            np.stack([wz, xz, yz, 1 - xx - yy + zz], -1),
+        ],
+        -2,
+    )
+    largest = np.diagonal(rows, axis1=-2, axis2=-1).argmax(-1)
+    found = np.take_along_axis(rows, largest[..., None, None], -2)[..., 0, :]
+    unit: np.ndarray = found / np.linalg.norm(found, axis=-1, keepdims=True)
+    return unit
+
+
 def decompose(projection: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Intrinsics and pose of a projection matrix (RQ decomposition; Hartley and Zisserman 2004, A4.1.1).
 

@@ -43,6 +43,13 @@ class Pinhole:
                 f"{tuple(self.position.shape)}"
             )
 
+    @staticmethod
+    def of(cameras: Cameras, view: int = 0) -> Pinhole:
+        """One of many cameras without distortion, with its focal length across."""
+        width, height = cameras.sizes[view].tolist()
+        pose = cameras.poses[view]
+        return Pinhole(pose[:, 3], pose[:, :3], width, height, float(cameras.intrinsics[view, 0]))
+
     def rays(self, first_row: int = 0, last_row: int | None = None) -> tuple[Tensor, Tensor]:
         """Origins and unit directions, (rows * width, 3) each, of the rows [first_row, last_row) from the top."""
         return self.cameras().picture_rays(0, first_row, last_row)

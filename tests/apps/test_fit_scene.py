@@ -23,7 +23,7 @@ from fieldforge.apps.fit.scene.rays import RayDraw
 from fieldforge.apps.fit.scene.step import close_unseen, scene_step
 from fieldforge.apps.images import read_image
 from fieldforge.apps.metrics import psnr
-from fieldforge.apps.render.pictures import compare, look, orbit, photo_of
+from fieldforge.apps.render.pictures import compare, look, photo_of
 from fieldforge.apps.render.radiance import Eye, eye_of
 from fieldforge.apps.scenes import Scene, read_scene
 from fieldforge.apps.scenes.photos import Photos
@@ -31,6 +31,7 @@ from fieldforge.backends import use_backend
 from fieldforge.fields.file import load_field, save_field
 from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.kernels import cpu_door
+from fieldforge.renderers.cameras.paths import orbit
 from fieldforge.renderers.occupancy import OccupancyGrid
 
 needs_native = pytest.mark.skipif(cpu_door.missing() is not None, reason=f"no native kernels: {cpu_door.missing()}")
