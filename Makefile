@@ -70,6 +70,7 @@ bench: $(READY)  ## measure against plain PyTorch; rows go to data/bench
 	$(BIN)/fieldforge bench shape
 	$(BIN)/fieldforge bench clouds
 	$(BIN)/fieldforge bench operators
+	$(BIN)/fieldforge bench scene
 
 readme: $(READY)  ## the README's tables from data/bench, and its pictures
 	$(BIN)/fieldforge bench report

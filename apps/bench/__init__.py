@@ -12,7 +12,7 @@ from pathlib import Path
 
 OF_DATA = ("presets", "shape", "clouds", "operators")
 """Suites that measure on files of a folder."""
-SUITES = ("cpu", "encodings", "image", *OF_DATA, "report")
+SUITES = ("cpu", "encodings", "image", *OF_DATA, "scene", "report")
 
 
 def main(
@@ -24,13 +24,23 @@ def main(
     only: Sequence[str] = (),
     repeats: int | None = None,
 ) -> int:
-    """Run one suite; returns the exit code. `only` and `repeats` are those of the suite 'cpu'."""
+    """Run one suite; returns the exit code.
+
+    `only` is for the suites of which parts can be measured alone, 'cpu' and 'scene'; `repeats` for 'cpu'.
+    """
     if suite == "cpu":
         from fieldforge.apps.bench.cpu import run as run_cpu
 
         return run_cpu(rows, is_quick=is_quick, only=only, repeats=repeats)
-    if only or repeats is not None:
-        raise ValueError(f"only, repeats: are for the suite 'cpu', not '{suite}'")
+    if repeats is not None:
+        raise ValueError(f"repeats: is for the suite 'cpu', not '{suite}'")
+    if suite == "scene":
+        from fieldforge.apps.bench.scene import run as run_scene
+
+        run_scene(rows, data, is_quick=is_quick, only=only)
+        return 0
+    if only:
+        raise ValueError(f"only: is for the suites 'cpu' and 'scene', not '{suite}'")
     if suite == "report":
         from fieldforge.apps.bench.report import write_tables
 

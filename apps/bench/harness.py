@@ -18,6 +18,9 @@ from typing import Any
 
 import torch
 
+ONE_BY_ONE = ("scene",)
+"""Suites of which each case may be measured in a run of its own."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -103,13 +106,17 @@ def save(folder: Path, suite: str, rows: Sequence[Row]) -> Path:
 
 
 def latest(folder: Path, suite: str) -> list[dict[str, Any]]:
-    """The rows of the last run of a suite: those that share the newest time."""
+    """The rows of the last run of a suite: those that share the newest time; of `ONE_BY_ONE`, the newest time of
+    their case."""
     path = folder / f"{suite}.jsonl"
     if not path.exists():
         return []
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    newest = max(row["time"] for row in rows)
-    return [row for row in rows if row["time"] == newest]
+    newest: dict[str, str] = {}
+    for row in rows:
+        case = row["case"] if suite in ONE_BY_ONE else ""
+        newest[case] = max(row["time"], newest.get(case, ""))
+    return [row for row in rows if row["time"] == newest[row["case"] if suite in ONE_BY_ONE else ""]]
 
 
 def say(text: str) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fieldforge.apps.bench import operators_page, scene_page
 from fieldforge.apps.bench.cpu.table import limits_line, lines, memory_line
 from fieldforge.apps.bench.harness import latest, say
-from fieldforge.apps.bench.operators_page import tables
 
 Rows = list[dict[str, Any]]
 
@@ -128,7 +128,12 @@ def _cpu(rows: Rows) -> str:
 
 
 def _operators(rows: Rows) -> str:
-    return "\n\n".join([tables(rows), _about(rows, "one thread")])
+    return "\n\n".join([operators_page.tables(rows), _about(rows, "one thread")])
+
+
+def _scene(rows: Rows) -> str:
+    how = "quality: two cores, wall time; the rest: one thread, CPU time"
+    return "\n\n".join([scene_page.tables(rows, _line, _size), _about(rows, how)])
 
 
 def _about(rows: Rows, how: str) -> str:
@@ -155,5 +160,6 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "encodings": _ratios("points"),
     "image": _ratios("pixels"),
     "operators": _operators,
+    "scene": _scene,
 }
 """Suite -> how its table is made."""

@@ -158,9 +158,11 @@ def test_a_quick_run_writes_rows_and_a_table(tmp_path: Path, capsys: pytest.Capt
     assert "One core: multiply-add" in readme.read_text()
 
 
-def test_works_and_repeats_are_for_the_native_suite(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="only, repeats: are for the suite 'cpu', not 'image'"):
+def test_parts_and_repeats_are_for_the_suites_that_have_them(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="only: is for the suites 'cpu' and 'scene', not 'image'"):
         main("image", rows=tmp_path, data=None, is_quick=True, only=("W1",))
+    with pytest.raises(ValueError, match="repeats: is for the suite 'cpu', not 'scene'"):
+        main("scene", rows=tmp_path, data=None, is_quick=True, repeats=3)
 
 
 def test_an_unknown_work_is_named() -> None:
