@@ -29,15 +29,17 @@ from fieldforge.apps.fit.loop import Progress
 from fieldforge.apps.fit.progress import Silent
 from fieldforge.apps.fit.scene.job import SceneFit, SceneJob, fit_scene
 from fieldforge.apps.metrics import psnr
-from fieldforge.apps.render.pictures import orbit, photo_of
+from fieldforge.apps.render.pictures import photo_of
 from fieldforge.apps.render.radiance import Eye, eye_of
 from fieldforge.apps.scenes import Scene
 from fieldforge.apps.scenes.photos import Photos
 from fieldforge.apps.scenes.scene import Bounds, View
 from fieldforge.checks import expect_choice
 from fieldforge.fields.file import load_field
+from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.kernels import cpu_door
 from fieldforge.renderers.cameras import Cameras
+from fieldforge.renderers.cameras.paths import orbit
 from fieldforge.renderers.occupancy import OccupancyGrid
 from fieldforge.renderers.volume import Seen
 
@@ -176,7 +178,9 @@ def _marching(source: Path | Scene, overrides: tuple[str, ...]) -> list[Row]:
             source, output=path, overrides=overrides, steps=20 if overrides else None, progress="quiet"
         )  # fmt: skip
         fitted, metadata = load_field(path)
-        sparse = eye_of(fitted, metadata)  # type: ignore[arg-type]
+        assert isinstance(fitted, SceneField)
+        sparse = eye_of(fitted, metadata)
+        assert isinstance(sparse, Eye), sparse
     everywhere = OccupancyGrid(sparse.field.low, sparse.field.high, 4)
     dense = Eye(sparse.field, everywhere, step=sparse.step, background=sparse.background, early_stop=0.0)
     eyes = {"dense": dense, "occupancy": sparse}

@@ -26,7 +26,7 @@ from fieldforge.apps.fit.job import Plan
 from fieldforge.apps.fit.recipe import Config
 from fieldforge.apps.fit.scene.job import SceneJob
 from fieldforge.apps.render.pictures import photo_of
-from fieldforge.apps.render.radiance import Eye
+from fieldforge.apps.render.radiance import SceneEye
 from fieldforge.registry import build
 from fieldforge.renderers.cameras import Cameras
 
@@ -89,7 +89,7 @@ class Ours(Trainer):
         self.inside = job.step
         self.schedule = build("schedule", config["schedule"], path="schedule")
         self.most = config["fit"]["n_steps"]
-        self.eye: Eye | None = None
+        self.eye: SceneEye | None = None
 
     def move(self) -> int:
         self.eye = None
@@ -98,8 +98,7 @@ class Ours(Trainer):
 
     def color(self, origins: Tensor, directions: Tensor) -> Tensor:
         if self.eye is None:
-            step, early_stop = self.inside.step_length, self.inside.options.early_stop
-            self.eye = Eye(self.field, self.inside.grid, step=step, early_stop=early_stop)
+            self.eye = self.inside.eye(self.field)
         return self.eye(origins, directions).color
 
 
