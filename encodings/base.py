@@ -8,6 +8,7 @@ An encoding maps points of its `domain` to a feature vector that a small network
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -51,6 +52,15 @@ class Encoding(nn.Module, ABC):
         SAPE, PINs and coarse-to-fine masks open channels in this order.
         """
         return None
+
+    def penalties(self) -> dict[str, Callable[[], Tensor]]:
+        """What can be asked of the parameters, each a scalar that is 0 where they are as tame as can be.
+
+        - ``total_variation``: the mean squared difference of neighbouring entries, summed over axes and tables.
+        - ``l1``: the mean of absolute entries, summed over tables.
+        - ``parseval``: the mean squared gradient of the features, from their spectrum.
+        """
+        return {}
 
     def config(self) -> dict[str, Any]:
         """The configuration that rebuilds this encoding (without parameters)."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,7 @@ from torch.nn.functional import embedding
 from fieldforge.backends import choose, provide
 from fieldforge.checks import expect_choice, expect_float, expect_generator, expect_int, expect_only, expect_points
 from fieldforge.encodings.base import Encoding
+from fieldforge.encodings.interpolation import total_variation
 from fieldforge.kernels import cpu_door, cpu_ops, tuned
 from fieldforge.registry import register
 
@@ -284,6 +285,18 @@ class Grid(Encoding):
     def channel_order(self) -> Tensor:
         """(n_output_dims,) index of each channel's level: level 0 is the coarsest when the lattices grow."""
         return torch.arange(self.n_levels).repeat_interleave(self.n_features_per_level)
+
+    def penalties(self) -> dict[str, Callable[[], Tensor]]:
+        """Where every level has a row for each lattice point: neighbours in a hash table are none."""
+        has_rows = all(level.size >= level.resolution**self.n_input_dims for level in self.levels)
+        return {"total_variation": self._total_variation} if has_rows else {}
+
+    def _total_variation(self) -> Tensor:
+        found, d = [], self.n_input_dims
+        for level, rows in zip(self.levels, self.table.split([level.size for level in self.levels]), strict=True):
+            lattice = rows[: level.resolution**d].view(*[level.resolution] * d, -1)
+            found.append(total_variation(lattice, d))
+        return torch.stack(found).sum()
 
     def _initialise(self, generator: torch.Generator | None) -> None:
         if not self.table.is_meta:

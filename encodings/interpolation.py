@@ -64,6 +64,16 @@ def table(shape: tuple[int, ...], draw: Callable[[Tensor], Tensor]) -> nn.Parame
     return parameter
 
 
+def total_variation(table: Tensor, n_axes: int) -> Tensor:
+    """The mean squared difference of neighbours along each of the first axes of a table, summed over them.
+
+    Example:
+        >>> total_variation(torch.tensor([[0.0], [1.0], [4.0]]), 1)
+        tensor(5.)
+    """
+    return torch.stack([table.diff(dim=axis).square().mean() for axis in range(n_axes)]).sum()
+
+
 def expect_affordable(name: str, value: object, n_parameters: int) -> None:
     """Refuse a size, before anything is allocated, that needs more than `MAX_PARAMETERS` parameters."""
     if n_parameters > MAX_PARAMETERS:

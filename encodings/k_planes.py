@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fieldforge.checks import expect_generator, expect_int, expect_points
 from fieldforge.encodings.base import Encoding
 from fieldforge.encodings.composite import combine
-from fieldforge.encodings.interpolation import OUTSIDE, expect_affordable, interpolate, table
+from fieldforge.encodings.interpolation import OUTSIDE, expect_affordable, interpolate, table, total_variation
 from fieldforge.registry import register
 
 TIME = 3
@@ -94,6 +94,10 @@ class KPlanes(Encoding):
         n_planes = len(self.axes)
         scales = [combine(features[i : i + n_planes], "Product") for i in range(0, len(features), n_planes)]
         return torch.cat(scales, -1)
+
+    def penalties(self) -> dict[str, Callable[[], Tensor]]:
+        """Of all planes of all scales; products have no use for zeros."""
+        return {"total_variation": lambda: torch.stack([total_variation(plane, 2) for plane in self.planes]).sum()}
 
     def channel_order(self) -> Tensor:
         """Scales from the smallest factor up; channels of one scale share their rank."""

@@ -164,6 +164,10 @@ class PREF(Encoding):
         squared = full[:, None, None] ** 2 + full[:, None] ** 2 + reduced**2  # (N, N, D)
         return (math.pi * self.alpha) ** 2 * (power * squared).sum() / n_terms
 
+    def penalties(self) -> dict[str, Callable[[], Tensor]]:
+        """Of the spectrum."""
+        return {"parseval": self.parseval}
+
     @torch.no_grad()
     def grow(self, resolution: int) -> PREF:
         """The same signal with room for higher frequencies: the spectrum is padded with zeros.

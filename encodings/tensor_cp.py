@@ -6,13 +6,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from fieldforge.checks import expect_generator, expect_int, expect_points
 from fieldforge.encodings.base import Encoding
 from fieldforge.encodings.composite import combine
-from fieldforge.encodings.interpolation import OUTSIDE, expect_affordable, interpolate, table
+from fieldforge.encodings.interpolation import OUTSIDE, expect_affordable, interpolate, table, total_variation
 from fieldforge.registry import register
 
 
@@ -62,6 +64,13 @@ class TensorCP(Encoding):
         expect_generator(generator)
         shape = (n_input_dims, resolution, n_components)
         self.lines = table(shape, lambda entries: entries.normal_(0, 0.2, generator=generator))
+
+    def penalties(self) -> dict[str, Callable[[], Tensor]]:
+        """Of the lines."""
+        return {
+            "total_variation": lambda: torch.stack([total_variation(line, 1) for line in self.lines]).sum(),
+            "l1": lambda: self.n_input_dims * self.lines.abs().mean(),
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         expect_points(x, self.n_input_dims, owner=self)

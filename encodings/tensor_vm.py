@@ -6,12 +6,14 @@ section 3, eq. 3).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from fieldforge.checks import expect_generator, expect_int, expect_points
 from fieldforge.encodings.base import Encoding
-from fieldforge.encodings.interpolation import OUTSIDE, expect_affordable, interpolate, table
+from fieldforge.encodings.interpolation import OUTSIDE, expect_affordable, interpolate, table, total_variation
 from fieldforge.registry import register
 
 PLANES = ((0, 1), (0, 2), (1, 2))
@@ -68,6 +70,13 @@ class TensorVM(Encoding):
         plane, line = (3, resolution, resolution, n_components), (3, resolution, n_components)
         self.planes = table(plane, lambda entries: entries.normal_(0, 0.1, generator=generator))
         self.lines = table(line, lambda entries: entries.normal_(0, 0.1, generator=generator))
+
+    def penalties(self) -> dict[str, Callable[[], Tensor]]:
+        """Variation of the planes, as in the released code; absolute entries of planes and lines."""
+        return {
+            "total_variation": lambda: torch.stack([total_variation(plane, 2) for plane in self.planes]).sum(),
+            "l1": lambda: 3 * (self.planes.abs().mean() + self.lines.abs().mean()),
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         expect_points(x, self.n_input_dims, owner=self)

@@ -6,6 +6,7 @@ Adversarial Networks", section 3.2).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from fieldforge.checks import expect_choice, expect_generator, expect_int, expect_points
 from fieldforge.encodings.base import Encoding
 from fieldforge.encodings.composite import REDUCTIONS, combine
-from fieldforge.encodings.interpolation import OUTSIDE, expect_affordable, interpolate, table
+from fieldforge.encodings.interpolation import OUTSIDE, expect_affordable, interpolate, table, total_variation
 from fieldforge.registry import register
 
 PLANES = ((0, 1), (0, 2), (1, 2))
@@ -70,6 +71,13 @@ class TriPlane(Encoding):
         mean = 1.0 if self.reduction == "Product" else 0.0
         shape = (3, resolution, resolution, n_features)
         self.planes = table(shape, lambda entries: entries.normal_(mean, 0.1, generator=generator))
+
+    def penalties(self) -> dict[str, Callable[[], Tensor]]:
+        """Of the planes."""
+        return {
+            "total_variation": lambda: torch.stack([total_variation(plane, 2) for plane in self.planes]).sum(),
+            "l1": lambda: 3 * self.planes.abs().mean(),
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         expect_points(x, self.n_input_dims, owner=self)

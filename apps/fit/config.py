@@ -25,7 +25,7 @@ import json
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,17 @@ SECTIONS: dict[str, str | dict[str, str | None]] = {
     "rgb_encoding": "encoding",
     "rgb_network": "network",
     "sampler": "sampler",
+    "regularizers": "regularizer",
     "radiance": {"n_geometry": None, "density_activation": None, "density_shift": None, "density_scale": None},
     "distortion_map": {"resolution": None, "optimizer": "optimizer"},
     "envmap": {"resolution": None, "loss": "loss", "optimizer": "optimizer"},
 }
 """Section -> the kind of part it configures, or its own keys with theirs (None: a plain value)."""
 
+LISTS = frozenset({"regularizers"})
+"""Sections that hold any number of parts of their kind."""
+
+MOST_LISTED = 64
 MOST_BYTES = 2**20
 DEEPEST = 32
 MOST_PARENTS = 8
@@ -181,11 +186,21 @@ def validate(
             known = [*SECTIONS, *extra]
             raise ConfigError(f"{name}: there is no such section{did_you_mean(name, known)}; known: {', '.join(known)}")
         kind = SECTIONS[name]
+        if name in LISTS:
+            checked[name] = _check_list(str(kind), section, name, is_tcnn, notices)
+            continue
         if isinstance(kind, str):
             checked[name] = _check_part(kind, section, name, is_tcnn, notices)
         else:
             checked[name] = _check_group(kind, section, name, is_tcnn, notices)
     return checked, notices
+
+
+def _check_list(kind: str, section: Any, path: str, is_tcnn: bool, notices: list[str]) -> list[Any]:
+    """A section that holds any number of parts."""
+    if isinstance(section, (str, Mapping)) or not isinstance(section, Sequence) or len(section) > MOST_LISTED:
+        raise ConfigError(f"{path}: expected a list of at most {MOST_LISTED} tables, got {section!r:.80}")
+    return [_check_part(kind, one, f"{path}[{i}]", is_tcnn, notices) for i, one in enumerate(section)]
 
 
 def _check_group(kinds: Mapping[str, str | None], section: Any, path: str, is_tcnn: bool, notices: list[str]) -> Config:

@@ -44,6 +44,7 @@ HOMES: dict[str, str] = {
     "space": "fieldforge.fields.space",
     "field": "fieldforge.fields.kinds",
     "loss": "fieldforge.apps.fit.losses",
+    "regularizer": "fieldforge.apps.fit.regularizers",
     "optimizer": "fieldforge.apps.fit.optimizers",
     "schedule": "fieldforge.apps.fit.schedules",
     "sampler": "fieldforge.apps.fit.scene.samplers",

@@ -193,6 +193,27 @@ def test_native_steps_are_the_plain_ones(scene: Scene) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)
 
 
+def test_regularizers_move_the_parameters_in_plain_steps(scene: Scene) -> None:
+    """A step with a heavy one goes elsewhere, the loss that is shown is that of the rays, and the reason is told."""
+    ended: list[Tensor] = []
+    shown: list[float] = []
+    for section in ("[]", '[{otype="L1", weight=100.0}]'):
+        job = SceneJob(scene)
+        overrides = [
+            "encoding={otype='TensorVM', resolution=8, n_components=2}", f"regularizers={section}",
+            *(one for one in SMALL if not one.startswith("encoding")),
+        ]  # fmt: skip
+        config, _ = job.run_config(Plan(overrides=overrides))
+        field = job.make_field(config, 0)
+        with job.training(field, config, 0, ()) as training:
+            shown.append(training.advance(0, 1.0)[0])
+            reason = training.why_not_fused
+        ended.append(next(field.encoding.parameters()).detach().clone())
+    assert "the regularizer L1 is not native" in reason
+    assert shown[0] == shown[1]
+    assert not torch.equal(*ended)
+
+
 def test_the_same_seed_gives_the_same_bytes_for_any_number_of_threads(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from fieldforge.apps.fit.loop import Hook, allowed
 from fieldforge.apps.fit.losses.base import Loss
 from fieldforge.apps.fit.losses.robust import Huber
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
+from fieldforge.apps.fit.regularizers import Regularizer, penalty, regularizers_of
 from fieldforge.apps.fit.scene.options import SceneOptions
 from fieldforge.apps.fit.scene.rays import RayDraw, Rays
 from fieldforge.apps.fit.scene.samplers.base import RayStep
@@ -102,6 +103,7 @@ class SceneStep(RayStep):
         loss, optimizer, hooks: as in `fieldforge.apps.fit.loop.PlainStep`; the loss is one of rays.
         options: of the fit.
         seed: of the cells that are looked at.
+        regularizers: penalties on the parameters, added to the loss.
 
     Attributes:
         grid: where something is.
@@ -117,7 +119,9 @@ class SceneStep(RayStep):
         *,
         seed: int = 0,
         hooks: Sequence[Hook] = (),
+        regularizers: Sequence[Regularizer] = (),
     ) -> None:
+        self.regularizers = regularizers
         self.field, self.draw, self.loss, self.options, self.seed, self.hooks = field, draw, loss, options, seed, hooks
         self.grid = OccupancyGrid(field.low, field.high, options.occupancy)
         self.step_length = math.dist(field.low, field.high) / options.samples_across
@@ -188,6 +192,9 @@ class SceneStep(RayStep):
         value = float(loss.detach())
         if not math.isfinite(value):
             return value, value
+        extra = penalty(self.regularizers, self.field, step)
+        if extra is not None:
+            loss = loss + extra
         if loss.requires_grad:  # not where no ray meets anything
             loss.backward()
         if allowed(self.hooks, step, per_ray.detach()):
@@ -197,6 +204,8 @@ class SceneStep(RayStep):
     def _native(self, optimizer: Optimizer) -> RadianceRenderer | str:
         if type(self.loss) not in NATIVE_LOSSES:
             return f"the loss {self.loss.otype} is not native"
+        if self.regularizers:
+            return f"the regularizer {self.regularizers[0].otype} is not native"
         moved = optimizer.moved()
         if isinstance(moved, str):
             return moved
@@ -223,7 +232,7 @@ def scene_step(
     seed: int = 0,
     hooks: Sequence[Hook] = (),
 ) -> SceneStep:
-    """The step of a configuration with the sections optimizer and loss.
+    """The step of a configuration with the sections optimizer and loss, and regularizers if it has them.
 
     Args:
         field, draw, options, seed, hooks: as for `SceneStep`.
@@ -233,7 +242,8 @@ def scene_step(
     parameters = Parameters.of(field, [field.network, field.rgb_network])
     optimizer: Optimizer = build("optimizer", config["optimizer"], path="optimizer", parameters=parameters)
     loss: Loss = build("loss", config["loss"], path="loss")
-    step = SceneStep(field, draw, loss, optimizer, options, seed=seed, hooks=hooks)
+    regularizers = regularizers_of(config, field)
+    step = SceneStep(field, draw, loss, optimizer, options, seed=seed, hooks=hooks, regularizers=regularizers)
     if not sees_all:
         close_unseen(step.grid, draw.cameras, draw.views)
     return step

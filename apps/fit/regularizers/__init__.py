@@ -1,0 +1,10 @@
+"""Penalties on the parameters of a field, beside the loss of its answers: the list ``regularizers`` of a run file.
+
+[[regularizers]]
+otype = "TotalVariation"
+weight = 1e-2
+"""
+
+from fieldforge.apps.fit.regularizers.base import Regularizer, penalty, regularizers_of
+
+__all__ = ["Regularizer", "penalty", "regularizers_of"]
