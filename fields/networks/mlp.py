@@ -50,7 +50,8 @@ class MLP(Network):
         has_bias: whether linear layers have biases.
         input_injection: hidden layers that read the features again, beside the previous layer, as [h, features]:
             "none"; "mid": one in the middle, layer n_hidden_layers // 2 + 1 counted from 0, which for eight layers is
-            NeRF's; "all": every one but the first (mi-MLP; Zhu et al., CVPR 2024).
+            NeRF's; "all": every one but the first (mi-MLP; Zhu et al., CVPR 2024). Each has n_input_dims * n_neurons
+            weights more; compare networks of equal size. Steps and passes are then made in PyTorch.
         precision: "float32"; or "bfloat16": what a linear layer multiplies, its input and its weights, is rounded to
             bfloat16 first, and so are the gradients that its backward pass multiplies. Sums, biases, activations and
             the weights themselves keep their dtype; derivatives are those of the network without rounding, taken at

@@ -72,10 +72,136 @@ def _vanilla(longest: int) -> Config:
     }
 
 
+def _tables(n_steps: int, rate: float, matrix_rate: float) -> Config:
+    """What fits of tables that colour a place by themselves share: two rates, and steps in PyTorch."""
+    return {
+        "dir_encoding": {"otype": "SphericalHarmonics", "degree": 3},
+        "loss": {"otype": "L2"},
+        "optimizer": adam(matrix_rate, beta2=0.99, epsilon=1e-15)
+        | {"non_matrix_learning_rate_factor": rate / matrix_rate},
+        "schedule": {"otype": "Exponential", "final_factor": 0.1},
+        "fit": {
+            "n_steps": n_steps,
+            "batch_size": 2**14,
+            "storage": "float16",
+            "samples_across": 256,
+            "occupancy": 64,
+            "update_every": 32,
+        },
+    }
+
+
+def _shaded(n_basis: int) -> Config:
+    """TensoRF's colours: a matrix, two layers, and sines of what the matrix gives; half as wide."""
+    network = {"otype": "MLP", "n_neurons": 64, "n_hidden_layers": 2, "has_bias": True, "output_activation": "Sigmoid"}
+    return {"otype": "Basis", "n_basis": n_basis, "n_direct": 9, "n_frequencies": 2, "nested": network}
+
+
+EMPTY: Config = {"n_geometry": 1, "density_activation": "softplus", "density_shift": -10.0, "density_scale": 75.0}
+"""TensoRF's density: next to nothing at first; 25 a unit of length of a box with sides of 3."""
+
+
+def _side(longest: int) -> int:
+    """Entries along an axis of a plane: about as many as pixels along the photo; a plane doubles no oftener than twice."""
+    return 128 * 2 ** min(1, max(0, round(math.log2(longest / 200))))
+
+
+def _tensorf(longest: int) -> Config:
+    """TensoRF-VM (Chen et al. 2022) with half its components, and its lattice of the end from the start."""
+    side = _side(longest)
+    return _tables(6000, 2e-2, 1e-3) | {
+        "encoding": {"otype": "TensorVM", "resolution": side, "n_components": 8},
+        "network": {"otype": "Sum"},
+        "rgb_encoding": {"otype": "TensorVM", "resolution": side, "n_components": 24},
+        "rgb_network": _shaded(27),
+        "radiance": EMPTY,
+        "regularizers": [{"otype": "L1", "weight": 8e-5}],
+    }
+
+
+def _tensorf_cp(longest: int) -> Config:
+    """TensoRF-CP (Chen et al. 2022) with half its components."""
+    side = 2 * _side(longest)
+    return _tables(8000, 2e-2, 1e-3) | {
+        "encoding": {"otype": "TensorCP", "resolution": side, "n_components": 48},
+        "network": {"otype": "Sum"},
+        "rgb_encoding": {"otype": "TensorCP", "resolution": side, "n_components": 144},
+        "rgb_network": _shaded(27),
+        "radiance": EMPTY,
+        "regularizers": [{"otype": "L1", "weight": 1e-5}],
+    }
+
+
+def _k_planes(longest: int) -> Config:
+    """K-planes of a scene that stands still, with its networks ("hybrid"; Fridovich-Keil et al. 2023), half as wide."""
+    network = {"otype": "MLP", "n_neurons": 64, "n_hidden_layers": 1}
+    return _tables(4000, 1e-2, 1e-2) | {
+        "encoding": {"otype": "KPlanes", "resolution": 32, "n_features": 16, "multiscale": [1, 2, _side(longest) // 32]},
+        "network": network,
+        "rgb_network": network | {"n_hidden_layers": 2, "output_activation": "Sigmoid"},
+        "regularizers": [{"otype": "TotalVariation", "weight": 1e-4}],
+    }
+
+
+def _pref(longest: int) -> Config:
+    """PREF (Huang et al. 2022) as in its scenes: one frequency on the short axis, Parseval's penalty on the density."""
+    side = _side(longest)
+    phasors = {"otype": "PREF", "resolution": side, "parts": "Complex", "initial": "Zero"}
+    return _tables(4000, 2e-2, 1e-3) | {
+        "encoding": phasors | {"n_features": 8},
+        "network": {"otype": "MLP", "n_neurons": 64, "n_hidden_layers": 1, "has_bias": True},
+        "rgb_encoding": phasors | {"n_features": 16},
+        "rgb_network": _shaded(36),
+        "radiance": EMPTY,
+        "regularizers": [
+            {"otype": "Parseval", "weight": 10.0, "until": 2000},
+            {"otype": "Parseval", "weight": 1e-3},
+        ],
+    }
+
+
+def _dense_grid(longest: int) -> Config:
+    """A lattice of densities and of harmonics and no network, as Plenoxels (Fridovich-Keil et al. 2022) and the
+    "tensors" of PVD (Fang et al. 2023), whose density is the exponential too. Four of 32 features, and one, are spare:
+    tables have 1, 2, 4 or 8 columns."""
+    lattice = {"otype": "DenseGrid", "base_resolution": 64 if longest <= 200 else 96, "per_level_scale": 1.0}
+    return _tables(4000, 5e-2, 1e-3) | {
+        "encoding": lattice | {"n_levels": 1, "n_features_per_level": 1},
+        "network": {"otype": "Sum"},
+        "rgb_encoding": lattice | {"n_levels": 4, "n_features_per_level": 8},
+        "rgb_network": {"otype": "DotProduct", "n_basis": 9},
+        "radiance": {"n_geometry": 1},
+        "regularizers": [{"otype": "TotalVariation", "weight": 1e-4}],
+    }
+
+
+def _mi_mlp(longest: int) -> Config:
+    """mi-MLP's two networks that read their inputs again at every layer (Zhu et al. 2024), half as wide and deep; the
+    one for colour knows the density alone of the other."""
+    network = {
+        "otype": "MLP", "n_neurons": 128, "n_hidden_layers": 4, "has_bias": True, "input_injection": "all",
+    }  # fmt: skip
+    place = {"otype": "Frequency", "n_frequencies": 10}
+    return _tables(4000, 5e-4, 5e-4) | {
+        "encoding": place,
+        "network": network,
+        "dir_encoding": {"otype": "Frequency", "n_frequencies": 4},
+        "rgb_encoding": place,
+        "rgb_network": network | {"n_hidden_layers": 2, "output_activation": "Sigmoid"},
+        "radiance": {"n_geometry": 1},
+    }
+
+
 PRESETS: dict[str, Callable[[int], Config]] = {
     "fast": lambda longest: _grid(longest, n_steps=1000, log2_size=16, n_neurons=32),
     "balanced": lambda longest: _grid(longest, n_steps=4000, log2_size=16, n_neurons=32),
     "best": lambda longest: _grid(longest, n_steps=12000, log2_size=18, n_neurons=64),
     "vanilla": _vanilla,
+    "tensorf": _tensorf,
+    "tensorf-cp": _tensorf_cp,
+    "kplanes": _k_planes,
+    "pref": _pref,
+    "densegrid": _dense_grid,
+    "mimlp": _mi_mlp,
 }
 """Name -> configuration for photos of that size."""
