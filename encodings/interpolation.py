@@ -9,10 +9,13 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fieldforge.backends import choose, provide
 
 MAX_PARAMETERS = 2**30
 OUTSIDE = "coordinates are clamped to [0, 1]: the border value continues outward, with derivative zero"
@@ -38,21 +41,90 @@ def interpolate(table: Tensor, x: Tensor) -> Tensor:
                 [2.5000],
                 [4.0000]])
     """
+    run = choose("interpolation", x.device, dtype=table.dtype, x_dtype=x.dtype, has_slope=x.requires_grad)
+    features: Tensor = run(table, x)
+    return features
+
+
+@provide("interpolation", "reference")
+def _interpolate(table: Tensor, x: Tensor) -> Tensor:
+    first, fraction, offsets = _cells(table, x)
+    weights = torch.stack((1 - fraction, fraction), -1)  # (*batch, k, 2)
+    rows = table.flatten(0, -2)
+    result = torch.zeros((), dtype=x.dtype, device=x.device)
+    for corner, offset in zip(itertools.product((0, 1), repeat=x.shape[-1]), offsets, strict=True):
+        weight = functools.reduce(torch.mul, [weights[..., axis, side] for axis, side in enumerate(corner)])
+        result = result + weight[..., None] * F.embedding(first + offset, rows)
+    return result
+
+
+def _cells(table: Tensor, x: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+    """The row of the lowest corner (*batch), where in its cell a point is (*batch, k) in [0, 1], and how many rows
+    further the corners are, the last axis fastest."""
     sizes = table.shape[:-1]
     position = x.clamp(0, 1) * torch.tensor([size - 1 for size in sizes], dtype=x.dtype, device=x.device)
     last_cell = torch.tensor([size - 2 for size in sizes], device=x.device)
     cell = position.detach().long().clamp_min(0).minimum(last_cell)  # (*batch, k); not even NaN leaves the table
-    fraction = position - cell  # (*batch, k), in [0, 1]
-    weights = torch.stack((1 - fraction, fraction), -1)  # (*batch, k, 2)
     strides = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
-    first = (cell * torch.tensor(strides, device=x.device)).sum(-1)  # (*batch)
-    rows = table.flatten(0, -2)
-    result = torch.zeros((), dtype=x.dtype, device=x.device)
-    for corner in itertools.product((0, 1), repeat=len(sizes)):
-        weight = functools.reduce(torch.mul, [weights[..., axis, side] for axis, side in enumerate(corner)])
-        index = first + sum(side * stride for side, stride in zip(corner, strides, strict=True))
-        result = result + weight[..., None] * F.embedding(index, rows)
-    return result
+    offsets = [
+        sum(side * stride for side, stride in zip(corner, strides, strict=True))
+        for corner in itertools.product((0, 1), repeat=len(sizes))
+    ]
+    return (cell * torch.tensor(strides, device=x.device)).sum(-1), position - cell, offsets
+
+
+def _refuses(*, dtype: torch.dtype, x_dtype: torch.dtype, has_slope: bool) -> str | None:
+    if (dtype, x_dtype) != (torch.float32, torch.float32):
+        return f"tuned PyTorch has it in float32 only, not {x_dtype} points and {dtype} entries"
+    return "tuned PyTorch has no gradient in the points" if has_slope else None
+
+
+@provide("interpolation", "cpu", refuses=_refuses, note=lambda: "tuned PyTorch")
+def _interpolate_on_cpu(table: Tensor, x: Tensor) -> Tensor:
+    """All corners of a point in one operation."""
+    features: Tensor = _Lookup.apply(table, x)
+    return features
+
+
+class _Lookup(torch.autograd.Function):
+    """Linear in the table; a backward pass that is itself recorded is differentiable as it stands."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(table: Tensor, x: Tensor) -> Tensor:
+        index, weight = _corners(table, x)
+        found = F.embedding_bag(index, table.flatten(0, -2), per_sample_weights=weight, mode="sum")
+        return found.view(*x.shape[:-1], table.shape[-1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.shape = inputs[0].shape
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None]:
+        if not ctx.needs_input_grad[0]:
+            return None, None
+        table, x = ctx.saved_tensors
+        index, weight = _corners(table, x)
+        shares = weight[..., None] * grad.reshape(len(weight), 1, ctx.shape[-1])
+        rows = torch.zeros(math.prod(ctx.shape[:-1]), ctx.shape[-1], dtype=grad.dtype, device=grad.device)
+        return rows.index_add(0, index.flatten().long(), shares.flatten(0, 1)).view(ctx.shape), None
+
+
+def _corners(table: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and weights of the corners of each point, (n, 2^k) both; `_cells` axis by axis, which is quicker."""
+    weights, rows = [torch.ones((), device=x.device)], [torch.zeros((), dtype=torch.int32, device=x.device)]
+    for axis, size in enumerate(table.shape[:-1]):
+        position = x[..., axis].detach().reshape(-1).clamp(0, 1) * (size - 1)  # (n,)
+        cell = position.to(torch.int32).clamp_(0, size - 2)  # not even NaN leaves the table
+        t = position - cell
+        stride = math.prod(table.shape[axis + 1 : -1])
+        low = cell * stride
+        weights = [weight * side for weight in weights for side in (1 - t, t)]
+        rows = [row + side for row in rows for side in (low, low + stride)]
+    return torch.stack(rows, -1), torch.stack(weights, -1)
 
 
 def table(shape: tuple[int, ...], draw: Callable[[Tensor], Tensor]) -> nn.Parameter:

@@ -1,7 +1,10 @@
+import math
+
 import pytest
 import torch
 from reference.encodings import interpolate as hats
 
+from fieldforge.backends import use_backend
 from fieldforge.encodings.interpolation import interpolate
 
 
@@ -64,3 +67,39 @@ def test_the_mixed_second_derivative_of_a_bilinear_cell():
         lambda x: interpolate(entries, x).sum(), torch.tensor([0.3, 0.6], dtype=torch.float64)
     )
     torch.testing.assert_close(hessian, torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("sizes", [(5,), (4, 7), (3, 2, 4)])
+@pytest.mark.parametrize("n", [0, 1, 1009])
+def test_all_corners_at_once_are_corner_by_corner(sizes: tuple[int, ...], n: int, generator: torch.Generator) -> None:
+    """Value, gradient in the table, and the gradient of that gradient; points outside and no number among them."""
+    table = torch.randn(*sizes, 3, generator=generator).requires_grad_()
+    x = torch.rand(n, len(sizes), generator=generator) * 1.4 - 0.2
+    if n > 9:
+        x[3, 0] = math.nan
+    grad = torch.randn(n, 3, generator=generator).requires_grad_()
+    found = []
+    for name in ("reference", "cpu"):
+        with use_backend(name):
+            value = interpolate(table, x)
+        (slope,) = torch.autograd.grad(value.nan_to_num(), table, grad, create_graph=True)
+        found.append([value, slope])
+        if n:  # PyTorch has no second derivative of `embedding` for no points
+            found[-1] += torch.autograd.grad(slope.nan_to_num().square().sum(), grad)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+def test_any_number_of_threads_gives_the_same_gradient(generator: torch.Generator) -> None:
+    table = torch.randn(9, 9, 5, generator=generator).requires_grad_()
+    x = torch.rand(20000, 2, generator=generator)
+    n_before, found = torch.get_num_threads(), []
+    try:
+        for n_threads in (1, 2, 3):
+            torch.set_num_threads(n_threads)
+            value = interpolate(table, x)
+            found.append([value.detach(), *torch.autograd.grad(value.square().sum(), table)])
+    finally:
+        torch.set_num_threads(n_before)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))

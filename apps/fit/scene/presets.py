@@ -102,7 +102,7 @@ EMPTY: Config = {"n_geometry": 1, "density_activation": "softplus", "density_shi
 
 
 def _side(longest: int) -> int:
-    """Entries along an axis of a plane: about as many as pixels along the photo; a plane doubles no oftener than twice."""
+    """Entries along an axis of a plane: about as many as pixels along the photo, 128 or 256."""
     return 128 * 2 ** min(1, max(0, round(math.log2(longest / 200))))
 
 
@@ -136,7 +136,12 @@ def _k_planes(longest: int) -> Config:
     """K-planes of a scene that stands still, with its networks ("hybrid"; Fridovich-Keil et al. 2023), half as wide."""
     network = {"otype": "MLP", "n_neurons": 64, "n_hidden_layers": 1}
     return _tables(4000, 1e-2, 1e-2) | {
-        "encoding": {"otype": "KPlanes", "resolution": 32, "n_features": 16, "multiscale": [1, 2, _side(longest) // 32]},
+        "encoding": {
+            "otype": "KPlanes",
+            "resolution": 32,
+            "n_features": 16,
+            "multiscale": [1, 2, _side(longest) // 32],
+        },
         "network": network,
         "rgb_network": network | {"n_hidden_layers": 2, "output_activation": "Sigmoid"},
         "regularizers": [{"otype": "TotalVariation", "weight": 1e-4}],
