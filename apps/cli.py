@@ -213,8 +213,16 @@ def _add_render(commands: Commands) -> None:
     render.add_argument("--bits", type=int, choices=(8, 16), default=8, help="bits per channel of a PNG or TIFF")
     scene = render.add_argument_group("of scenes")
     scene.add_argument("--split", choices=("train", "val", "test"), help="the views of the photos, with PSNR and SSIM")
-    scene.add_argument("--data", type=Path, metavar="DIR", help="the photos of a --split")
-    scene.add_argument("--path", choices=("orbit",), help="where a video flies along; default: orbit")
+    scene.add_argument(
+        "--data", type=Path, metavar="DIR", help="the photos of a --split, or whose cameras a --path has"
+    )
+    scene.add_argument(
+        "--path", type=_path, metavar="PATH",
+        help="where a video flies along: orbit, spiral, interpolate (through the cameras of the photos), or a camera "
+        "path in JSON of nerfstudio, instant-ngp or nerfbaselines; default: orbit, or spiral where all photos look the "
+        "same way",
+    )  # fmt: skip
+    scene.add_argument("--fps", type=_pace, metavar="N", help="frames a second of a flight; default: the path's, or 30")
     shape = render.add_argument_group("of shapes")
     shape.add_argument(
         "--view", type=_side, metavar="SIDE",
@@ -223,12 +231,12 @@ def _add_render(commands: Commands) -> None:
     )  # fmt: skip
     shape.add_argument("--up", choices=("x", "y", "z"), default="y", help="the axis that points up")
     shape.add_argument("--shadows", action="store_true", help="of --clay: the light throws soft shadows")
-    shape.add_argument("--frames", type=_positive_int, default=120, metavar="N", help="of a turntable, 30 a second")
+    shape.add_argument("--frames", type=_positive_int, metavar="N", help="of a turntable or a flight; default: 120")
     look = shape.add_mutually_exclusive_group()
     for mode, text in (
         ("clay", "lit, with ambient occlusion (the default)"),
-        ("normals", "(n + 1) / 2 as colours, n out of the shape"),
-        ("depth", "near is bright"),
+        ("normals", "(n + 1) / 2 as colours, n out of the shape; scenes too, in world axes"),
+        ("depth", "near is bright; scenes too"),
         ("curvature", "red where the surface bulges, blue where it is hollow"),
     ):
         look.add_argument(f"--{mode}", dest="mode", action="store_const", const=mode, help=text)
@@ -425,6 +433,24 @@ def _side(text: str) -> str | tuple[float, float]:
             f"expected {', '.join(SIDES)}, or degrees such as 35,25 (at most 360 around, under 90 up), got {text}"
         )
     return azimuth, elevation
+
+
+def _path(text: str) -> str:
+    """A named path, or a JSON file."""
+    from fieldforge.checks import did_you_mean
+
+    names = ("orbit", "spiral", "interpolate")
+    if text not in names and not text.lower().endswith(".json"):
+        hint = did_you_mean(text, names)
+        raise argparse.ArgumentTypeError(f"expected {', '.join(names)}, or a .json file, got {text}{hint}")
+    return text
+
+
+def _pace(text: str) -> float:
+    value = _positive(text)
+    if not 1 <= value <= 240:
+        raise argparse.ArgumentTypeError(f"expected 1 to 240 frames a second, got {text}")
+    return value
 
 
 def _crop(text: str) -> tuple[float, float, float, float]:

@@ -12,6 +12,9 @@ from rich.text import Text
 
 from fieldforge.fields.file import FieldFileError, read_header
 
+_UNSAID = ("sha256", "cameras")
+"""Of a signal: what programs read, and people do not."""
+
 
 def print_info(path: Path, *, as_json: bool = False) -> int:
     """Print the header of a field file as a table, or whole as JSON."""
@@ -36,7 +39,7 @@ def describe(config: dict[str, Any], metadata: dict[str, Any], n_bytes: int) -> 
     lines = {"kind": str(config.get("otype", "?"))}
     signal = metadata.get("signal", {})
     if signal:
-        lines["signal"] = ", ".join(f"{key} {value}" for key, value in sorted(signal.items()) if key != "sha256")
+        lines["signal"] = ", ".join(f"{key} {value}" for key, value in sorted(signal.items()) if key not in _UNSAID)
     for section in ("encoding", "network"):
         if section in config:
             lines[section] = _one_line(config[section])

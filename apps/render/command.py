@@ -28,8 +28,9 @@ from fieldforge.fields.kinds.shape import ShapeField
 from fieldforge.renderers.cameras import MAX_SIDE, Pinhole
 
 ONLY_IMAGES: dict[str, object] = {"scale": None, "crop": None, "bits": 8}
-ONLY_SHAPES: dict[str, object] = {"view": None, "mode": None, "up": "y", "frames": 120, "shadows": False}
-ONLY_SCENES: dict[str, object] = {"split": None, "data": None, "path": None}
+ONLY_SHAPES: dict[str, object] = {"view": None, "mode": None, "up": "y", "frames": None, "shadows": False}
+N_FRAMES = 120
+ONLY_SCENES: dict[str, object] = {"split": None, "data": None, "path": None, "fps": None}
 """Options that one kind of field has, with the value that means nobody asked."""
 
 
@@ -82,7 +83,7 @@ def _render_shape(field: ShapeField, options: argparse.Namespace) -> int:
         raise UsageError(
             f"--size {width}x{height}: {'videos' if is_video else 'pictures'} of shapes are 1x1 to {longest}x{longest}"
         )
-    mode = options.mode or "clay"
+    mode, n_frames = options.mode or "clay", options.frames or N_FRAMES
     side = options.view or ("turntable" if is_video else "iso")
     if (side == "turntable") != is_video:
         raise UsageError(f"--view: {'a turntable goes to an .mp4' if not is_video else 'an .mp4 is a turntable'}")
@@ -105,14 +106,14 @@ def _render_shape(field: ShapeField, options: argparse.Namespace) -> int:
             VideoWriter(options.output, width=width, height=height) as video,
             progress_bar("rendering", is_silent=options.quiet) as observe,
         ):
-            for frame in range(options.frames):
-                around = 360 * frame / options.frames
+            for frame in range(n_frames):
+                around = 360 * frame / n_frames
                 camera = orbit(around, 15.0, size=(width, height), up=options.up, radius=shape.radius)
-                done = partial(_of_a_part, observe, frame, options.frames)
+                done = partial(_of_a_part, observe, frame, n_frames)
                 picture = np.concatenate(list(_strips(shape, camera, mode, options.shadows, done)))
                 video.write(np.round(picture * 255).astype(np.uint8))
     if not options.quiet:
-        print(f"{options.output}: {width}x{height} pixels{f', {options.frames} frames' if is_video else ''}")
+        print(f"{options.output}: {width}x{height} pixels{f', {n_frames} frames' if is_video else ''}")
     return 0
 
 

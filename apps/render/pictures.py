@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,8 @@ class Picture(NamedTuple):
     """(height, width)."""
     planar_z: np.ndarray
     """(height, width) distance along the camera's axis, in world units; infinite where nothing is."""
+    distance: np.ndarray
+    """(height, width) distance along each ray; infinite where nothing is."""
 
 
 class Comparison(NamedTuple):
@@ -35,22 +38,31 @@ class Comparison(NamedTuple):
 
 
 def look(eye: SceneEye, cameras: Cameras, view: int, *, n_rays_at_once: int = 2**13) -> Picture:
-    """What an eye sees from a camera of float32."""
+    """What an eye sees from a camera of float32; nothing at all where its lens shows nothing."""
     width, height = cameras.sizes[view].tolist()
     origins, directions = (rays.contiguous() for rays in cameras.picture_rays(view))
+    shown = directions[:, 0].isfinite().nonzero()[:, 0]  # beyond the fold of a lens there are no rays
+    is_whole = len(shown) == len(origins)
+    rays = (origins, directions) if is_whole else (origins[shown], directions[shown])
     parts = list(
         render_in_parts(
-            lambda first, last: (origins[first:last], directions[first:last]), len(origins), eye,
+            lambda first, last: (rays[0][first:last], rays[1][first:last]), len(shown), eye,
             n_rays_at_once=n_rays_at_once,
         )
     )  # fmt: skip
-    color = torch.cat([part.color for part in parts])
-    distance, opacity = torch.cat([part.distance for part in parts]), torch.cat([part.opacity for part in parts])
-    depth = planar_z(distance, directions, cameras.forwards[view])
+    color = torch.zeros(len(origins), 3)
+    distance, opacity = torch.full((len(origins),), math.inf), torch.zeros(len(origins))
+    if parts:
+        color[shown] = torch.cat([part.color for part in parts])
+        distance[shown] = torch.cat([part.distance for part in parts])
+        opacity[shown] = torch.cat([part.opacity for part in parts])
+    depth = torch.full_like(distance, math.inf)
+    depth[shown] = planar_z(distance[shown], rays[1], cameras.forwards[view])
     return Picture(
         color.clamp(0, 1).view(height, width, 3).numpy(),
         opacity.view(height, width).numpy(),
         depth.view(height, width).numpy(),
+        distance.view(height, width).numpy(),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 
@@ -27,7 +28,7 @@ class VideoWriter:
         VideoError: PyAV is not installed, or the size is odd.
     """
 
-    def __init__(self, path: Path, *, width: int, height: int, frames_per_second: int = 30) -> None:
+    def __init__(self, path: Path, *, width: int, height: int, frames_per_second: float = 30) -> None:
         try:
             import av
         except ImportError as error:
@@ -38,7 +39,7 @@ class VideoWriter:
         self._part = path.with_name(f".{path.name}.part")
         self._av = av
         self._file = av.open(str(self._part), "w", format="mp4")
-        self._stream = self._file.add_stream("libx264", rate=frames_per_second)
+        self._stream = self._file.add_stream("libx264", rate=Fraction(frames_per_second).limit_denominator(1001))
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
         self._stream.options = {"crf": "18"}
 

@@ -1,10 +1,11 @@
-"""``fieldforge render`` of a scene: the views of its photos with figures, a flight around it, or one picture."""
+"""``fieldforge render`` of a scene: the views of its photos with figures, a flight through it, or one picture."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,51 +16,79 @@ from fieldforge.apps.cli import UsageError
 from fieldforge.apps.fit.command import expect_writable
 from fieldforge.apps.images import ImageWriter
 from fieldforge.apps.mesh import progress_bar
+from fieldforge.apps.render.flight import flight_of
+from fieldforge.apps.render.normals import picture_normals
 from fieldforge.apps.render.pictures import Picture, compare, look
-from fieldforge.apps.render.radiance import eye_of
+from fieldforge.apps.render.radiance import SceneEye, eye_of
 from fieldforge.apps.render.remembered import remembered
-from fieldforge.apps.render.video import VideoWriter
+from fieldforge.apps.render.video import MAX_VIDEO_SIDE, VideoWriter
 from fieldforge.apps.scenes import Scene, read_scene
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.renderers.cameras import MAX_SIDE, Cameras
-from fieldforge.renderers.cameras.paths import orbit
+
+_PLANAR = ("pinhole", "opencv", "orthographic")
+"""Lenses whose depth is planar z; of the others, which may look backward, it is the distance along the ray."""
 
 
 def render_scene(field: SceneField, metadata: dict[str, Any], options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    if options.mode not in (None, "depth", "normals"):
+        raise UsageError(f"--{options.mode}: of scenes there is colour, --depth and --normals")
     if options.split is not None:
         return _render_split(field, metadata, options)
-    if options.data is not None:
-        raise UsageError("--data: it holds the photos of a --split; give --split test, say")
     is_video = options.output.suffix.lower() == ".mp4"
-    if options.mode not in (None, "depth"):
-        raise UsageError(f"--{options.mode}: of scenes there is colour and --depth")
-    cameras = _path(field, metadata, options.size, options.frames if is_video else 1)
-    eye = eye_of(field, metadata)
+    _expect_flight(options, is_video)
+    flight = flight_of(
+        field, metadata, path=options.path, size=options.size, n_frames=options.frames, data=options.data,
+        frames_per_second=options.fps, is_video=is_video,
+    )  # fmt: skip
+    for note in () if options.quiet else flight.notes:
+        print(note, file=sys.stderr)
+    eye, cameras = eye_of(field, metadata), flight.cameras
     width, height = cameras.sizes[0].tolist()
     if not is_video:
         with progress_bar("rendering", is_silent=options.quiet) as observe:
             picture = look(eye, cameras, 0)
+            shown = _shown(picture, field, cameras, 0, options.mode, _span([picture], cameras))
             observe(1.0)
-        _write(options.output, _shown(picture, field, options.mode))
+        _write(options.output, shown)
     else:
+        span = _span_of_flight(eye, cameras) if options.mode == "depth" else (0.0, 1.0)
         with (
-            VideoWriter(options.output, width=width, height=height) as video,
+            VideoWriter(
+                options.output, width=width, height=height, frames_per_second=flight.frames_per_second
+            ) as video,
             progress_bar("rendering", is_silent=options.quiet) as observe,
-        ):
-            for frame in range(options.frames):
-                shown = _shown(look(eye, cameras, frame), field, options.mode)
+        ):  # fmt: skip
+            for frame in range(len(cameras)):
+                shown = _shown(look(eye, cameras, frame), field, cameras, frame, options.mode, span)
                 video.write(np.round(np.broadcast_to(shown, (height, width, 3)) * 255).astype(np.uint8))
-                observe((frame + 1) / options.frames)
+                observe((frame + 1) / len(cameras))
     if not options.quiet:
-        print(f"{options.output}: {width}x{height} pixels{f', {options.frames} frames' if is_video else ''}")
+        print(f"{options.output}: {width}x{height} pixels{f', {len(cameras)} frames' if is_video else ''}")
     return 0
+
+
+def _expect_flight(options: argparse.Namespace, is_video: bool) -> None:
+    longest = MAX_VIDEO_SIDE if is_video else MAX_SIDE
+    if options.size is not None and not all(1 <= side <= longest for side in options.size):
+        width, height = options.size
+        what = "videos" if is_video else "pictures"
+        raise UsageError(f"--size {width}x{height}: {what} of scenes are 1x1 to {longest}x{longest}")
+    if options.data is not None and options.path not in ("orbit", "spiral", "interpolate"):
+        raise UsageError("--data: it holds the photos of a --split, or the cameras of a --path; give --split test, say")
+    if not is_video and (options.frames is not None or options.fps is not None):
+        raise UsageError(f"--{'frames' if options.fps is None else 'fps'}: is of videos; name the output .mp4")
 
 
 def _render_split(field: SceneField, metadata: dict[str, Any], options: argparse.Namespace) -> int:
     """Every view of a split beside its photo; PSNR and SSIM of each and their means."""
     if options.data is None:
         raise UsageError("--split: where are the photos? Give their folder with --data")
+    if options.path is not None or options.size is not None or options.frames is not None or options.fps is not None:
+        raise UsageError(
+            "--split: shows the views of the photos as they are; --path, --size, --frames, --fps do not go"
+        )
     folder: Path = options.output
     if folder.suffix or (folder.exists() and not folder.is_dir()):
         raise UsageError(f"{folder}: the views of a split go to a folder; name one")
@@ -77,6 +106,9 @@ def _render_split(field: SceneField, metadata: dict[str, Any], options: argparse
             if options.mode == "depth":
                 z = found.picture.planar_z
                 _write(folder / f"{name}.depth.exr", np.where(np.isfinite(z), z, 0.0)[..., None])
+            if options.mode == "normals":
+                normals = picture_normals(field, scene.cameras.to(torch.float32), view, found.picture)
+                _write(folder / f"{name}.normal.exr", normals)
             rows.append({"view": name, "psnr": round(found.psnr, 4), "ssim": _rounded(found.ssim)})
             observe((number + 1) / len(views))
     means = {
@@ -87,54 +119,43 @@ def _render_split(field: SceneField, metadata: dict[str, Any], options: argparse
         for row in [*rows, {"view": f"mean of {len(rows)}", "ssim": None, **means}]:
             similar = "" if row["ssim"] is None else f"  SSIM {row['ssim']:.4f}"
             print(f"{row['view']}: PSNR {row['psnr']:.2f} dB{similar}")
-        print(f"{folder}: {len(rows)} views, metrics.json{', planar depth as EXR' if options.mode == 'depth' else ''}")
+        more = {"depth": ", planar depth as EXR", "normals": ", normals in world axes as EXR"}.get(options.mode, "")
+        print(f"{folder}: {len(rows)} views, metrics.json{more}")
     return 0
 
 
-def _path(field: SceneField, metadata: dict[str, Any], size: tuple[int, int] | None, n_frames: int) -> Cameras:
-    """An orbit at the height and distance where the photos were taken from, as the file remembers them."""
-    low, high, most = torch.tensor(field.low), torch.tensor(field.high), 1e6 * field.longest_side
-    taken = [int(remembered(metadata, f"signal.{side}", 400, least=1, most=MAX_SIDE)) for side in ("width", "height")]
-    width, height = size or (taken[0], taken[1])
-    if n_frames > 1:
-        width, height = width + width % 2, height + height % 2
-    focal = remembered(metadata, "signal.focal", 1.4 * taken[0], least=1e-3, most=1e9) * width / taken[0]
-    distance = remembered(metadata, "signal.distance", 1.4 * field.longest_side, least=0, most=most)
-    return orbit(
-        (low + high) / 2,
-        distance=distance,
-        up=_up(metadata),
-        elevation=25.0,
-        n_frames=n_frames,
-        width=width,
-        height=height,
-        focal=focal,
-    )
-
-
-def _up(metadata: dict[str, Any]) -> torch.Tensor:
-    """(3,) what was up for the cameras, as the file remembers; z where it does not."""
-    signal = metadata.get("signal")
-    found = signal.get("up") if isinstance(signal, dict) else None
-    if isinstance(found, list) and len(found) == 3 and all(isinstance(value, (int, float)) for value in found):
-        up = torch.tensor([float(value) for value in found])
-        if 1e-3 < float(torch.linalg.vector_norm(up)) < 1e3:
-            return up
-    return torch.tensor([0.0, 0.0, 1.0])
-
-
-def _shown(picture: Picture, field: SceneField, mode: str | None) -> np.ndarray:
-    """(height, width, 1 or 3) in [0, 1]: the colours, or near things light and far ones dark."""
+def _shown(
+    picture: Picture, field: SceneField, cameras: Cameras, view: int, mode: str | None, span: tuple[float, float]
+) -> np.ndarray:
+    """(height, width, 1 or 3) in [0, 1]: the colours; normals n in world axes as (n + 1) / 2; or near things light and
+    far ones dark, of a span. Where nothing is seen, normals and depths are black."""
     if mode is None:
         return picture.color
-    z = picture.planar_z[..., None]
-    is_seen = np.isfinite(z) & (picture.opacity[..., None] > 0.5)
-    if not is_seen.any():
-        return np.zeros_like(z)
-    near, far = float(z[is_seen].min()), float(z[is_seen].max())
-    shade = 1 - 0.8 * (np.where(is_seen, z, far) - near) / max(far - near, 1e-6)
-    shown: np.ndarray = np.where(is_seen, shade, 0.0).astype(np.float32)
-    return shown
+    is_seen = (picture.opacity > 0.5)[..., None]
+    if mode == "normals":
+        normals = picture_normals(field, cameras, view, picture)
+        return np.where(is_seen, (normals + 1) / 2, 0.0).astype(np.float32)
+    depth = _depth(picture, cameras)[..., None]
+    far = np.where(np.isfinite(depth), depth, span[1])
+    shade = 1 - 0.8 * ((far - span[0]) / max(span[1] - span[0], 1e-6)).clip(0, 1)
+    return np.where(is_seen, shade, 0.0).astype(np.float32)
+
+
+def _depth(picture: Picture, cameras: Cameras) -> np.ndarray:
+    return picture.planar_z if cameras.model in _PLANAR else picture.distance
+
+
+def _span(pictures: list[Picture], cameras: Cameras) -> tuple[float, float]:
+    """Nearest and farthest that anything is seen, but for a hundredth at either end."""
+    depths = [_depth(picture, cameras)[(picture.opacity > 0.5) & np.isfinite(picture.distance)] for picture in pictures]
+    seen = np.concatenate(depths)
+    return (float(np.quantile(seen, 0.01)), float(np.quantile(seen, 0.99))) if len(seen) else (0.0, 1.0)
+
+
+def _span_of_flight(eye: SceneEye, cameras: Cameras) -> tuple[float, float]:
+    """One span for all frames, so that nothing flickers, from a small look at some of them."""
+    small = cameras.downscaled(max(1, int(cameras.sizes.min()) // 48))
+    return _span([look(eye, small, len(cameras) * k // 8) for k in range(min(8, len(cameras)))], small)
 
 
 def _write(path: Path, picture: np.ndarray) -> None:

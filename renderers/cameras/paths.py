@@ -48,6 +48,7 @@ def orbit(
         >>> orbit((0, 0, 0), distance=2, up=(0, 1, 0), elevation=0, n_frames=1, width=4, height=4, focal=4).positions
         tensor([[0., 0., 2.]])
     """
+    expect_int("n_frames", n_frames, 1)
     up, middle = _unit(np.asarray(up, np.float64)), np.asarray(middle, np.float64)
     front = np.array([0.0, -1.0, 0.0] if np.abs(up).argmax() == 2 else [0.0, 0.0, 1.0])
     front = _unit(front - (front @ up) * up)
@@ -74,7 +75,7 @@ def spiral(poses: np.ndarray, *, near: float, far: float, n_frames: int, n_turns
         ValueError: the cameras do not look the same way.
     """
     mean_backward = poses[:, :, 2].mean(0)
-    if not len(poses) or np.linalg.norm(mean_backward) < 0.5:
+    if not len(poses) or np.linalg.norm(mean_backward) < 0.8:
         raise ValueError(
             "path: a spiral is for cameras that look the same way, and these look all around; take orbit or interpolate"
         )

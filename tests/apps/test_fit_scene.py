@@ -344,7 +344,7 @@ def test_the_commands(photos: Path, fitted: SceneFit, tmp_path: Path, capsys: py
         (["--split", "test"], "where are the photos"),
         (["--split", "val", "--data", "PHOTOS"], "has no such views"),
         (["--data", "PHOTOS"], "give --split"),
-        (["--normals"], "there is colour and --depth"),
+        (["--clay"], "there is colour, --depth and --normals"),
         (["--scale", "2"], "has no such option"),
         (["--view", "top"], "has no such option"),
     ],

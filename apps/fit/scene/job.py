@@ -9,6 +9,7 @@ Rays come from all training photos at once; held-out photos say how good new vie
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from fieldforge.apps.fit.scene.samplers.base import StepParts
 from fieldforge.apps.metrics import psnr as psnr_of
 from fieldforge.apps.render.pictures import compare
 from fieldforge.apps.render.radiance import SceneEye
+from fieldforge.apps.render.remembered import remember_cameras
 from fieldforge.apps.scenes import Scene, SceneError, read_scene
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.registry import build
@@ -208,6 +210,9 @@ class SceneJob(Job[SceneField]):
             "focal": round(float(cameras.intrinsics[0, 0]), 4),
             "distance": round(distance, 6),
             "up": [round(number, 6) for number in up.tolist()],
+            "near": _short(self.scene.bounds.near),
+            "far": _short(self.scene.bounds.far),
+            "cameras": remember_cameras(cameras.select(self.train).poses.double().numpy()),
         }
 
     def result(self, **parts: Any) -> SceneFit:
@@ -241,6 +246,11 @@ class SceneJob(Job[SceneField]):
         background = fitted.background or (0.0, 0.0, 0.0)
         draw = RayDraw(self.scene, self.test, background=(background[0], background[1], background[2]), seed=0)
         return draw(0, min(N_SAMPLED, draw.n_pixels))
+
+
+def _short(number: float) -> float | None:
+    """Of a header: six digits, and nothing for what is not finite."""
+    return float(f"{number:.6g}") if math.isfinite(number) else None
 
 
 def sampler_of(config: Config) -> Sampler:
