@@ -89,8 +89,9 @@ class OccupancyGrid(nn.Module):
         low, high: corners of the smallest cascade, world length.
         resolution: cells along each axis, or one number for all three.
         n_cascades: grids around the same centre, each twice as large as the one before.
-        threshold: density (1/length) above which a cell is occupied, if the mean over all cells is not lower. None is
-            an optical thickness of 0.01 in a step of diagonal / 1024, as in Instant-NGP.
+        threshold: density (1/length) above which a cell of the smallest cascade is occupied; each further one, whose
+            cells are twice as long, has half of it. None is an optical thickness of 0.01 in a step of diagonal / 1024,
+            as in Instant-NGP. Where the mean over the cells of a cascade is lower, that is its threshold.
         decay: factor on a cell's density each time the cell is drawn.
 
     Before the first update every cell is occupied.
@@ -216,9 +217,7 @@ class OccupancyGrid(nn.Module):
                 f"density: expected finite numbers of at least 0, got {float(fresh[at])} in cell {int(cells[at])}"
             )
         choose("occupancy_update", self.density.device)(self.density, cells, fresh, self.decay)
-        n_seen = int((self.density >= 0).sum())
-        mean = float(self.density.clamp(min=0).sum(dtype=torch.float64)) / max(1, n_seen)
-        self.repack(min(mean, self.threshold))
+        self.repack(*(min(_mean_of(each), self.threshold / 2**i) for i, each in enumerate(self.density)))
 
     @torch.no_grad()
     def update(
@@ -264,13 +263,22 @@ class OccupancyGrid(nn.Module):
         cells = self.cells & (self.density >= 0)
         self.bricks, self.superbricks = pack_cells(cells.float(), 0.5, self.cascades)
 
-    def repack(self, threshold: float) -> None:
-        """Occupied are from now on the cells whose density exceeds the threshold."""
-        self.bricks, self.superbricks = pack_cells(self.density, threshold, self.cascades)
+    def repack(self, *thresholds: float) -> None:
+        """Occupied are from now on the cells whose density exceeds the threshold: one for all cascades, or one each."""
+        if len(thresholds) == 1:
+            self.bricks, self.superbricks = pack_cells(self.density, thresholds[0], self.cascades)
+            return
+        limit = self.density.new_tensor(thresholds)[:, None, None, None]
+        self.bricks, self.superbricks = pack_cells((self.density > limit).float(), 0.5, self.cascades)
 
     def extra_repr(self) -> str:
         box = f"{self.cascades.low[0]}, {self.cascades.high[0]}"
         return f"{box}, resolution={self.cascades.resolution}, n_cascades={len(self.cascades.low)}"
+
+
+def _mean_of(density: Tensor) -> float:
+    """Over the cells that some camera sees."""
+    return float(density.clamp(min=0).sum(dtype=torch.float64)) / max(1, int((density >= 0).sum()))
 
 
 def _restore_superbricks(grid: Any, _: object) -> None:

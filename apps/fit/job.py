@@ -199,6 +199,10 @@ class Job(ABC, Generic[F]):
         """Fill in what a tiny-cuda-nn file leaves to the program, in place; returns notices."""
         return []
 
+    def settle(self, config: Config) -> list[str]:
+        """Decide what a complete configuration leaves to the signal, in place; returns notices."""
+        return []
+
     def identity(self) -> dict[str, Any]:
         """What else a checkpoint must agree with."""
         return {}
@@ -226,6 +230,7 @@ class Job(ABC, Generic[F]):
             self.preset(plan.preset), config, plan.overrides, plan.steps, self.options,
             sections=self.sections, fill=self.complete,
         )  # fmt: skip
+        notices += self.settle(resolved)
         if plan.max_bytes is not None:
             shrink(resolved, lambda: self.stored_bytes(resolved), plan.max_bytes)
         return resolved, notices

@@ -86,13 +86,23 @@ def _plain(field: RadianceField) -> None:
 provide("radiance", "cpu", missing=cpu_door.missing, refuses=_refuses, note=cpu_door.description)(native_renderer)
 
 
+def new_grid(field: RadianceField, resolution: int) -> OccupancyGrid:
+    """A grid for a field, every cell of it occupied."""
+    return OccupancyGrid(*field.innermost, resolution, field.n_cascades)
+
+
+def cone_angle_for(n_cascades: int) -> float:
+    """Growth of the samples with their distance: none in one box, Instant-NGP's of large scenes in cascades."""
+    return 0.0 if n_cascades == 1 else 1 / 256
+
+
 def occupancy_of(field: RadianceField) -> OccupancyGrid:
     """The grid that a field remembers; where it remembers none, one that is looked for anew."""
     if field.occupancy:
-        grid = OccupancyGrid(field.low, field.high, field.occupancy)
+        grid = new_grid(field, field.occupancy)
         grid.load_state_dict({"density": grid.density, "bricks": field.bricks})
         return grid
-    grid = OccupancyGrid(field.low, field.high, 128)
+    grid = new_grid(field, 128)
     for _ in range(2):
         grid.update(field.density, 0, generator=torch.Generator().manual_seed(0))
     return grid
@@ -135,7 +145,8 @@ class Eye(SceneEye):
     Args:
         field: what is seen.
         grid: where something is; None asks the field.
-        step: length of a sample; None is 1/512 of the box's diagonal.
+        step: length of a sample; None is 1/512 of the diagonal of the box, or of its smallest cascade.
+        cone_angle: length of a sample over its distance, where that is more; None is `cone_angle_for` the cascades.
         background: (3,) behind everything; None is the field's own, or black.
         early_stop: least transmittance in front of a sample that is evaluated.
     """
@@ -146,12 +157,14 @@ class Eye(SceneEye):
         grid: OccupancyGrid | None = None,
         *,
         step: float | None = None,
+        cone_angle: float | None = None,
         background: Tensor | None = None,
         early_stop: float = 1e-4,
     ) -> None:
         self.field, self.early_stop = field, early_stop
         self.grid = occupancy_of(field) if grid is None else grid
-        self.step = math.dist(field.low, field.high) / 512 if step is None else step
+        self.step = math.dist(*field.innermost) / 512 if step is None else step
+        self.cone_angle = cone_angle_for(field.n_cascades) if cone_angle is None else cone_angle
         self.background = background_of(field) if background is None else background
         renderer = native_renderer(field)
         self.renderer = None if isinstance(renderer, str) else renderer
@@ -161,9 +174,9 @@ class Eye(SceneEye):
         if self.renderer is None:
             return volume.render(
                 origins, directions, self.field.radiance, self.grid, density=self.field.density, step=self.step,
-                background=self.background, early_stop=self.early_stop,
+                cone_angle=self.cone_angle, background=self.background, early_stop=self.early_stop,
             )  # fmt: skip
-        samples = march(origins, directions, self.grid, step=self.step)
+        samples = march(origins, directions, self.grid, step=self.step, cone_angle=self.cone_angle)
         background = self.background.expand(len(origins), 3).contiguous()
         code = self.field.dir_encoding(0.5 * directions + 0.5)
         seen = self.renderer.render(Sights(samples, origins, directions, code, background, self.early_stop))
@@ -174,7 +187,8 @@ class Eye(SceneEye):
 def _occupancy_eye(field: RadianceField, metadata: Mapping[str, Any]) -> Eye:
     across = remembered(metadata, "run.fit.samples_across", 512, least=1, most=4096)
     early_stop = remembered(metadata, "run.fit.early_stop", 1e-4, least=0, most=0.5)
-    return Eye(field, step=math.dist(field.low, field.high) / across, early_stop=early_stop)
+    cone_angle = remembered(metadata, "run.fit.cone_angle", cone_angle_for(field.n_cascades), least=0, most=1)
+    return Eye(field, step=math.dist(*field.innermost) / across, cone_angle=cone_angle, early_stop=early_stop)
 
 
 EYES: dict[type[SceneField], Callable[[Any, Mapping[str, Any]], SceneEye]] = {RadianceField: _occupancy_eye}

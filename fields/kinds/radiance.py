@@ -92,6 +92,8 @@ class RadianceField(SceneField):
         background: the colour behind the scene, where one belongs to it; None leaves that to the renderer.
         occupancy: cells along each side of the box of a record which of them hold anything, kept in the buffer
             ``bricks`` beside the parameters (64 bits for 4 x 4 x 4 cells, `fieldforge.renderers.occupancy`); 0 is none.
+        n_cascades: such records, each of a box twice the size of the one before: around the box of a Contraction, which
+            is the smallest; in the space Box the largest is the box.
         generator: source of the initial parameters; None is torch's own.
 
     Example:
@@ -125,6 +127,7 @@ class RadianceField(SceneField):
         color_space: ColorSpace = "srgb",
         background: Sequence[float] | None = None,
         occupancy: int = 0,
+        n_cascades: int = 1,
         generator: torch.Generator | None = None,
     ) -> None:
         n_geometry = expect_int("n_geometry", n_geometry, 1, 256)
@@ -152,9 +155,19 @@ class RadianceField(SceneField):
         self.density_shift = expect_float("density_shift", density_shift, -1e6, 1e6)
         self.density_scale = expect_float("density_scale", density_scale, 0.0, 1e6, open_low=True)
         self.occupancy = expect_int("occupancy", occupancy, 0, 4096)
+        self.n_cascades = expect_int("n_cascades", n_cascades, 1, 16)
         if occupancy:
             n = -(-self.occupancy // 4)
-            self.register_buffer("bricks", torch.full((1, n, n, n), -1, dtype=torch.int64))
+            self.register_buffer("bricks", torch.full((self.n_cascades, n, n, n), -1, dtype=torch.int64))
+
+    @property
+    def innermost(self) -> tuple[list[float], list[float]]:
+        """Corners of the smallest of the cascades, in world units."""
+        if not self.space.is_bounded or self.n_cascades == 1:
+            return self.low, self.high
+        share = 0.5**self.n_cascades
+        ends = [((a + b) / 2, share * (b - a)) for a, b in zip(self.low, self.high, strict=True)]
+        return [middle - half for middle, half in ends], [middle + half for middle, half in ends]
 
     def geometry(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """What the first network says, (*batch, n_geometry), and whether the point is in the space, (*batch,)."""

@@ -273,6 +273,21 @@ def test_cells_that_no_camera_sees_are_closed_for_good() -> None:
     assert not grid.occupied(torch.tensor([[0.9, 0.9, 0.9]])).any()
 
 
+def test_cells_of_every_cascade_are_closed_where_no_camera_looks() -> None:
+    grid = OccupancyGrid((-1, -1, -1), (1, 1, 1), 32, 3)
+    cameras = orbit(
+        torch.zeros(3), distance=0.5, up=torch.tensor([0.0, 0.0, 1.0]), elevation=0.0, n_frames=2, width=20, height=20,
+        focal=25.0,
+    )  # fmt: skip
+    close_unseen(grid, cameras, torch.tensor([0]))
+    for cascade, size in enumerate((1.0, 2.0, 4.0)):
+        points = size * (2 * torch.rand(4000, 3, generator=torch.Generator().manual_seed(cascade)) - 1)
+        is_seen = cameras.sees(torch.tensor(0), points)
+        is_there = points.abs().amax(-1) > (0.5 * size if cascade else 0)
+        assert grid.occupied(points[is_seen & is_there]).all()
+        assert grid.occupied(points[~is_seen & is_there]).float().mean() < 0.3
+
+
 def test_every_pixel_is_drawn_once_before_any_is_drawn_again(scene: Scene) -> None:
     draw = RayDraw(scene, scene.of("train"), background=(1.0, 0.0, 0.0), seed=3)
     n = draw.n_pixels

@@ -37,6 +37,14 @@ def test_radiance_fields_keep_the_contract(keywords: dict[str, Any]) -> None:
     check_field(lambda: make(low=[-3.0, 1.0, 0.25], high=[1.0, 2.0, 4.0], **keywords))
 
 
+def test_cascades_lie_in_a_box_and_around_a_contraction() -> None:
+    box = {"low": [-4.0, 0.0, 0.0], "high": [4.0, 8.0, 16.0], "n_cascades": 3, "occupancy": 9}
+    assert make(**box).innermost == ([-1, 3, 6], [1, 5, 10])
+    assert make(**box, space="Contraction").innermost == ([-4, 0, 0], [4, 8, 16])
+    assert make(**box).bricks.shape == (3, 3, 3, 3)
+    check_field(lambda: make(**box, space="Contraction"))
+
+
 def test_nothing_is_outside_the_box() -> None:
     field = make()
     points = torch.tensor([[1.01, 0.0, 0.0], [0.0, -1.5, 0.0], [0.0, 0.0, math.inf]])

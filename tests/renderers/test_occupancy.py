@@ -150,6 +150,28 @@ def test_a_grid_finds_a_ball(generator: torch.Generator) -> None:
     assert not is_occupied[radius > 0.5 + diagonal].any()
 
 
+def test_larger_cells_are_occupied_by_thinner_things(generator: torch.Generator) -> None:
+    """What counts is the way through a cell times the density there."""
+    grid = OccupancyGrid(*CUBE, resolution=4, n_cascades=3, threshold=8.0)
+    for density, n_occupied in ((9.0, 3), (5.0, 2), (3.0, 1), (1.0, 0)):
+        cells = torch.arange(grid.density.numel())
+        # one cell of each cascade holds far more: else the mean would be the threshold
+        found = torch.full((grid.density.numel(),), density).view(3, -1)
+        found[:, 0] = 1e4
+        grid.density.zero_()
+        grid.insert(cells, found.flatten())
+        assert [bool(cells.all()) for cells in grid.cells] == [False] * (3 - n_occupied) + [True] * n_occupied
+
+
+def test_thin_things_are_kept_near_and_far_as_long_as_there_is_nothing_else(generator: torch.Generator) -> None:
+    """A threshold is no higher than the mean of its own cascade, however thick another one is."""
+    grid = OccupancyGrid(*CUBE, resolution=4, n_cascades=2, threshold=8.0)
+    rank = torch.arange(64.0)
+    grid.insert(torch.arange(128), torch.cat([0.001 + 0.0001 * rank, 100.0 + rank]))
+    assert grid.cells[0].float().mean() == 0.5
+    assert grid.cells[1].all()
+
+
 def test_cells_that_no_camera_sees_are_closed_for_good(generator: torch.Generator) -> None:
     grid = OccupancyGrid((-1, -1, -1), (1, 1, 1), resolution=8, n_cascades=2)
     grid.mark_invisible(lambda points: points[:, 0] > 0.3, lambda points: points[:, 0] > 0.1)

@@ -28,6 +28,7 @@ from fieldforge.apps.fit.scene.presets import preset
 from fieldforge.apps.fit.scene.rays import RayDraw, Rays
 from fieldforge.apps.fit.scene.samplers import RayStep, Sampler
 from fieldforge.apps.fit.scene.samplers.base import StepParts
+from fieldforge.apps.fit.scene.space import notices, place, settled
 from fieldforge.apps.metrics import psnr as psnr_of
 from fieldforge.apps.render.pictures import compare
 from fieldforge.apps.render.radiance import SceneEye
@@ -143,21 +144,23 @@ class SceneJob(Job[SceneField]):
     def preset(self, name: str) -> Config:
         return preset(name, int(self.scene.photos.sizes.max()))
 
+    def settle(self, config: Config) -> list[str]:
+        options = settled(SceneOptions.of(config["fit"]), self.scene)
+        config["fit"] = options.config()
+        return notices(options, self.scene)
+
     def background(self, options: SceneOptions) -> tuple[float, float, float] | None:
         """What a picture shows where nothing is: for photos with alpha white, unless training sees another colour."""
         fixed = BACKGROUNDS[options.background]
         return fixed if fixed is not None or not self.scene.has_alpha else (1.0, 1.0, 1.0)
 
     def make_field(self, config: Config, seed: int) -> SceneField:
-        options = SceneOptions.of(config["fit"])
-        low, high = self.scene.bounds.box
-        middle, half = (low + high) / 2, (high - low).max() / 2  # a cube: cells are as long as they are wide
+        options = settled(SceneOptions.of(config["fit"]), self.scene)
         described = {section: config[section] for section in PARTS if section in config} | config.get("radiance", {})
         background = self.background(options)
         described |= {
             "otype": "RadianceField",
-            "low": (middle - half).tolist(),
-            "high": (middle + half).tolist(),
+            **place(options, self.scene),
             "background": None if background is None else list(background),
         }
         described = sampler_of(config).field(described, options)
@@ -166,7 +169,7 @@ class SceneJob(Job[SceneField]):
 
     @contextmanager
     def training(self, fitted: SceneField, config: Config, seed: int, hooks: Sequence[Hook]) -> Iterator[Training]:
-        options = SceneOptions.of(config["fit"])
+        options = settled(SceneOptions.of(config["fit"]), self.scene)
         draw = RayDraw(self.scene, self.train, background=BACKGROUNDS[options.background], seed=seed)
         parts = StepParts(draw, config, options, sees_all=self.scene.bounds.is_bounded, seed=seed, hooks=hooks)
         self.step = step = sampler_of(config).step(fitted, parts)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fieldforge.apps.fit.options import Options
+from fieldforge.apps.render.radiance import cone_angle_for
 from fieldforge.checks import expect_choice, expect_float, expect_int
+from fieldforge.renderers.occupancy import MAX_CASCADES
 
 BACKGROUNDS: dict[str, tuple[float, float, float] | None] = {
     "white": (1.0, 1.0, 1.0),
@@ -13,6 +15,8 @@ BACKGROUNDS: dict[str, tuple[float, float, float] | None] = {
     "random": None,
 }
 """What stands behind the scene in training: a colour, or another one for each ray."""
+SPACES = ("auto", "box", "contraction", "contraction2")
+"""contraction: by the largest coordinate; contraction2: by the length (`fieldforge.fields.space.Contraction`)."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,13 @@ class SceneOptions(Options):
 
     Args:
         batch_size: samples a step of which the colour is computed; as many rays are drawn as fill it.
-        samples_across: samples along the diagonal of the box, were all of it occupied.
+        space: what the field's box stands for, one of `SPACES`; "auto" is "contraction" where the photos show more than
+            a box holds, and "box" elsewhere.
+        cascades: boxes of the occupancy grid, each twice the size of the one before; "auto" is one for a box that holds
+            all, and as many as reach the far end of a scene that goes on.
+        cone_angle: length of a sample over its distance, where that is more than the sample's; "auto" is 0 for one
+            cascade and `fieldforge.apps.render.radiance.cone_angle_for` more.
+        samples_across: samples along the diagonal of the box, or of its smallest cascade, were all of it occupied.
         occupancy: cells along each side of the occupancy grid.
         update_every: steps from one look at the occupancy to the next.
         early_stop: least transmittance in front of a sample that is evaluated.
@@ -30,6 +40,9 @@ class SceneOptions(Options):
 
     n_steps: int = 4000
     batch_size: int = 2**14
+    space: str = "auto"
+    cascades: int | str = "auto"
+    cone_angle: float | str = "auto"
     samples_across: int = 512
     occupancy: int = 64
     update_every: int = 16
@@ -38,8 +51,21 @@ class SceneOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        expect_choice("space", self.space, SPACES)
+        if isinstance(self.cascades, str):
+            expect_choice("cascades", self.cascades, ("auto",))
+        else:
+            expect_int("cascades", self.cascades, 1, MAX_CASCADES)
+        if isinstance(self.cone_angle, str):
+            expect_choice("cone_angle", self.cone_angle, ("auto",))
+        else:
+            expect_float("cone_angle", self.cone_angle, 0.0, 1.0)
         expect_int("samples_across", self.samples_across, 8, 2**12 - 8)
         expect_int("occupancy", self.occupancy, 4, 1024)
         expect_int("update_every", self.update_every, 1, 10**6)
         expect_float("early_stop", self.early_stop, 0.0, 0.5)
         expect_choice("background", self.background, BACKGROUNDS)
+
+    def cone_angle_for(self, n_cascades: int) -> float:
+        """What "auto" comes to."""
+        return cone_angle_for(n_cascades) if isinstance(self.cone_angle, str) else self.cone_angle

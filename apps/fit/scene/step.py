@@ -24,7 +24,7 @@ from fieldforge.apps.fit.regularizers import Regularizer, penalty, regularizers_
 from fieldforge.apps.fit.scene.options import SceneOptions
 from fieldforge.apps.fit.scene.rays import RayDraw, Rays
 from fieldforge.apps.fit.scene.samplers.base import RayStep
-from fieldforge.apps.render.radiance import Eye, native_renderer, parts_of
+from fieldforge.apps.render.radiance import Eye, native_renderer, new_grid, parts_of
 from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.kernels.cpu_radiance import RadianceRenderer, Sights
@@ -69,15 +69,16 @@ def close_unseen(grid: OccupancyGrid, cameras: Cameras, views: Tensor, *, resolu
     """Close the cells of a grid that none of some views sees; returns their share.
 
     Args:
-        grid: of one cascade, before its first update.
+        grid: before its first update.
         cameras: float32.
         views: (n,) int64 which of them.
-        resolution: of the coarser cells that are looked at as a whole: their middles and corners.
+        resolution: of the coarser cells that are looked at as a whole: their middles and corners. Those around a camera
+            count as seen, for what it sees of them may be between the corners.
     """
-    coarse = OccupancyGrid(grid.cascades.low[0], grid.cascades.high[0], resolution)
+    places = cameras.positions[views]
 
     def is_seen(points: Tensor) -> Tensor:
-        seen = torch.zeros(len(points), dtype=torch.bool)
+        seen = torch.cdist(points, places).amin(1) < near
         for view in views:
             left = (~seen).nonzero()[:, 0]
             if not len(left):
@@ -85,10 +86,14 @@ def close_unseen(grid: OccupancyGrid, cameras: Cameras, views: Tensor, *, resolu
             seen[left] = cameras.sees(view, points[left])
         return seen
 
-    coarse.mark_invisible(is_seen)
-    every = torch.arange(grid.density.numel())
-    middles = grid.points_in(every, torch.full((len(every), 3), 0.5))
-    closed = ~coarse.occupied(middles).view_as(grid.density)
+    n_cells = grid.density[0].numel()
+    closed = torch.zeros_like(grid.density, dtype=torch.bool)
+    for cascade, box in enumerate(zip(grid.cascades.low, grid.cascades.high, strict=True)):
+        coarse, near = OccupancyGrid(*box, resolution), 2 * math.dist(*box) / resolution
+        coarse.mark_invisible(is_seen)
+        cells = torch.arange(cascade * n_cells, (cascade + 1) * n_cells)
+        middles = grid.points_in(cells, torch.full((n_cells, 3), 0.5))
+        closed[cascade] = ~coarse.occupied(middles).view_as(closed[cascade])
     grid.density[closed] = -1.0
     grid.repack(-0.5)
     return float(closed.float().mean())
@@ -123,8 +128,9 @@ class SceneStep(RayStep):
     ) -> None:
         self.regularizers = regularizers
         self.field, self.draw, self.loss, self.options, self.seed, self.hooks = field, draw, loss, options, seed, hooks
-        self.grid = OccupancyGrid(field.low, field.high, options.occupancy)
-        self.step_length = math.dist(field.low, field.high) / options.samples_across
+        self.grid = new_grid(field, options.occupancy)
+        self.step_length = math.dist(*field.innermost) / options.samples_across
+        self.cone_angle = options.cone_angle_for(field.n_cascades)
         # position among the pixels, rays in the next step
         self.counters = torch.tensor([0, max(LEAST_RAYS, options.batch_size // options.samples_across)])
         self.optimizer: SceneOptimizer = SceneOptimizer(optimizer, self.grid, self.counters)
@@ -145,7 +151,9 @@ class SceneStep(RayStep):
 
     def eye(self, field: SceneField) -> Eye:
         assert isinstance(field, RadianceField)
-        return Eye(field, self.grid, step=self.step_length, early_stop=self.options.early_stop)
+        return Eye(
+            field, self.grid, step=self.step_length, cone_angle=self.cone_angle, early_stop=self.options.early_stop
+        )
 
     @torch.no_grad()
     def finish(self, field: SceneField) -> None:
@@ -161,7 +169,10 @@ class SceneStep(RayStep):
 
     def _fused(self, step: int, rays: Rays) -> tuple[float, float]:
         assert self.native is not None
-        samples = march(rays.origins, rays.directions, self.grid, step=self.step_length, offset=rays.offset)
+        samples = march(
+            rays.origins, rays.directions, self.grid, step=self.step_length, cone_angle=self.cone_angle,
+            offset=rays.offset,
+        )  # fmt: skip
         with torch.no_grad():
             code = self.field.dir_encoding(0.5 * rays.directions + 0.5)
         rules = self.optimizer.optimizer.rules()
@@ -184,7 +195,8 @@ class SceneStep(RayStep):
         self.optimizer.zero_grad()
         seen = volume.render(
             rays.origins, rays.directions, self.field.radiance, self.grid, density=self.field.density,
-            step=self.step_length, background=rays.background, early_stop=self.options.early_stop, offset=rays.offset,
+            step=self.step_length, cone_angle=self.cone_angle, background=rays.background,
+            early_stop=self.options.early_stop, offset=rays.offset,
         )  # fmt: skip
         per_ray = self.loss.per_sample(seen.color, rays.target)
         self.n_marched, self.n_evaluated = seen.n_marched, seen.n_evaluated

@@ -25,7 +25,7 @@ class Occupancy(Sampler):
     otype = "Occupancy"
 
     def field(self, radiance: Mapping[str, Any], options: SceneOptions) -> dict[str, Any]:
-        return {**radiance, "occupancy": options.occupancy}
+        return {**radiance, "occupancy": options.occupancy, "n_cascades": options.cascades}
 
     def step(self, field: RadianceField, parts: StepParts) -> SceneStep:
         return scene_step(

@@ -1,0 +1,134 @@
+"""Scenes that go on beyond any box: which space is chosen, and fits in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fieldforge.apps.fit.job import Plan
+from fieldforge.apps.fit.scene.job import SceneJob, fit_scene
+from fieldforge.apps.fit.scene.options import SceneOptions
+from fieldforge.apps.fit.scene.space import settled
+from fieldforge.apps.render.pictures import compare, orbit
+from fieldforge.apps.render.radiance import eye_of
+from fieldforge.apps.scenes import Scene, read_scene
+from fieldforge.apps.scenes.bounds import around_cameras
+from fieldforge.fields.file import load_field
+from fieldforge.fields.space import Contraction
+from fieldforge.kernels import cpu_door
+from fieldforge.registry import ConfigError
+
+needs_native = pytest.mark.skipif(cpu_door.missing() is not None, reason=f"no native kernels: {cpu_door.missing()}")
+
+SIDE, FOCAL = 24, 16.0
+SMALL = [
+    "encoding.n_levels=4", "encoding.log2_hashmap_size=12", "encoding.per_level_scale=1.6", "fit.batch_size=4096",
+    "network.n_neurons=16", "rgb_network.n_neurons=16", "rgb_network.n_hidden_layers=1", "fit.samples_across=64",
+    "fit.occupancy=16", "fit.update_every=8",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """Cameras around nothing, in the middle of a large ball whose inside shows the direction as a colour."""
+    cameras = orbit(
+        torch.zeros(3), distance=1.0, up=torch.tensor([0.0, 0.0, 1.0]), elevation=20.0, n_frames=16, width=SIDE,
+        height=SIDE, focal=FOCAL,
+    )  # fmt: skip
+    pictures = np.zeros((16, SIDE, SIDE, 3), np.uint8)
+    for view in range(16):
+        origins, directions = cameras.picture_rays(view)
+        nearest = (origins * directions).sum(-1)
+        far = -nearest + (nearest.square() + 12.0**2 - origins.square().sum(-1)).sqrt()
+        color = 0.5 + 0.5 * (origins + far[:, None] * directions) / 12.0
+        pictures[view] = (color * 255).round().to(torch.uint8).view(SIDE, SIDE, 3).numpy()
+    poses = torch.eye(4).repeat(16, 1, 1)
+    poses[:, :3] = cameras.poses
+    path = tmp_path_factory.mktemp("scene") / "hall.npz"
+    np.savez_compressed(path, images=pictures, poses=poses.numpy(), focal=FOCAL)
+    found = read_scene(path)
+    return dataclasses.replace(found, bounds=around_cameras(found.cameras, "how the cameras stand"))
+
+
+def config_of(scene: Scene, *overrides: str) -> tuple[dict[str, Any], list[str]]:
+    return SceneJob(scene).run_config(Plan(overrides=[*SMALL, *overrides]))
+
+
+def test_a_scene_without_an_end_is_contracted_and_it_is_said_so(scene: Scene) -> None:
+    assert not scene.bounds.is_bounded
+    config, notices = config_of(scene)
+    assert config["fit"]["space"] == "contraction"
+    assert 2 <= config["fit"]["cascades"] <= 8
+    assert 0 < config["fit"]["cone_angle"] < 0.1
+    assert any("space: contraction; the box and" in notice for notice in notices)
+    bounded = dataclasses.replace(scene, bounds=dataclasses.replace(scene.bounds, is_bounded=True))
+    config, notices = config_of(bounded)
+    assert (config["fit"]["space"], config["fit"]["cascades"], config["fit"]["cone_angle"]) == ("box", 1, 0.0)
+    assert not notices
+
+
+def test_what_is_asked_for_is_what_is_taken(scene: Scene) -> None:
+    config, _ = config_of(scene, "fit.space=contraction2", "fit.cascades=3", "fit.cone_angle=0.05")
+    field = SceneJob(scene).make_field(config, 0)
+    assert field.config()["space"] == {"otype": "Contraction", "norm": "2"}
+    assert field.config()["n_cascades"] == 3
+    config, notices = config_of(scene, "fit.space=box")
+    assert SceneJob(scene).make_field(config, 0).config()["space"] == {"otype": "Box"}
+    assert notices == ["space: box, though the photos may show more than it holds"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("fit.space=sphere", r"fit\.space: expected one of auto, box"),
+        ("fit.cascades=0", r"fit\.cascades: expected an integer from 1 to 16, got 0"),
+        ("fit.cascades=many", r"fit\.cascades: expected one of auto"),
+        ("fit.cone_angle=-1", r"fit\.cone_angle: expected a finite number"),
+    ],
+)
+def test_what_makes_no_sense_is_named(scene: Scene, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config_of(scene, override)
+
+
+@pytest.mark.parametrize("space", ["contraction", "contraction2"])
+def test_a_hall_is_learnt_from_inside(scene: Scene, space: str, tmp_path: Path) -> None:
+    """Its walls are twelve times as far as the cameras are from one another; the file shows the same."""
+    path = tmp_path / "hall.field"
+    result = fit_scene(
+        scene, output=path, overrides=[*SMALL, f"fit.space={space}", "fit.cone_angle=0.05"], steps=80, progress="quiet"
+    )
+    assert result.psnr > 22
+    field, metadata = load_field(path)
+    view = int(scene.of("test")[0])
+    again, first = (compare(scene, view, eye_of(one, metadata)) for one in (field, result.field))  # type: ignore[arg-type]
+    assert np.array_equal(again.picture.color, first.picture.color)
+    assert first.psnr == pytest.approx(result.psnr, abs=3)
+    assert metadata["run"]["fit"]["cone_angle"] > 0
+    assert isinstance(field.space, Contraction)  # type: ignore[union-attr]
+
+
+@needs_native
+def test_native_steps_in_a_contraction_are_the_plain_ones(scene: Scene) -> None:
+    losses: list[list[float]] = []
+    for is_plain in (False, True):
+        job = SceneJob(scene)
+        config, _ = config_of(scene, "fit.cone_angle=0.1", "fit.batch_size=1024")
+        with job.training(job.make_field(config, 0), config, 0, ()) as (step, _, why_plain):
+            assert not why_plain
+            if is_plain:
+                step.native = None  # type: ignore[attr-defined]
+            losses.append([step(i, 1.0)[0] for i in range(4)])
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+
+
+def test_settled_options_stay_as_they_are(scene: Scene) -> None:
+    options = settled(SceneOptions(), scene)
+    assert settled(options, scene) == options
+    assert not math.isnan(float(options.cone_angle))
