@@ -22,6 +22,7 @@ from fieldforge.checks import expect_int
 from fieldforge.renderers.compositing import Rendered, composite, visibility
 from fieldforge.renderers.marching import march
 from fieldforge.renderers.occupancy import OccupancyGrid
+from fieldforge.renderers.ray_losses import scale_gradients
 from fieldforge.renderers.samples import Samples
 
 Density = Callable[[Tensor], Tensor]
@@ -43,6 +44,9 @@ class Seen(NamedTuple):
     """Samples in occupied cells."""
     n_evaluated: int
     """Samples of which the colour was asked for."""
+    samples: Samples | None = None
+    """Those, and their weights (N,), where they were to be kept."""
+    weights: Tensor | None = None
 
 
 def render(
@@ -60,6 +64,8 @@ def render(
     near: float = 0.0,
     far: float = math.inf,
     offset: Tensor | None = None,
+    gradients_whole_from: float = 0.0,
+    keep_samples: bool = False,
     n_points_at_once: int = 2**18,
 ) -> Seen:
     """What is seen along rays through a grid.
@@ -72,6 +78,9 @@ def render(
         density: of points alone; None asks `radiance` at every sample.
         background: (C,) or (R, C) seen through what is left; None is black.
         early_stop: least transmittance in front of a sample that is evaluated; 0 evaluates all.
+        gradients_whole_from: the distance below which gradients are scaled down, see
+            `fieldforge.renderers.ray_losses.scale_gradients`; 0 scales none.
+        keep_samples: whether samples and weights come back, for losses of them.
         n_points_at_once: the most points in one call of `density` or `radiance`.
 
     Raises:
@@ -97,7 +106,11 @@ def render(
             found = density_at(samples, origins, directions, density, n_points_at_once=n_points_at_once)
             samples = samples.keep(visibility(samples, found, early_stop=early_stop))
     found, color = radiance_at(samples, origins, directions, radiance, n_points_at_once=n_points_at_once)
-    return seen_of(composite(samples, found, color, background=background), n_marched, samples.n_samples)
+    if gradients_whole_from > 0:
+        found, color = scale_gradients(samples, gradients_whole_from, found, color)
+    rendered = composite(samples, found, color, background=background)
+    seen = seen_of(rendered, n_marched, samples.n_samples)
+    return seen._replace(samples=samples, weights=rendered.weights) if keep_samples else seen
 
 
 def density_at(

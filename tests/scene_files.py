@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+
+from fieldforge.renderers.cameras.paths import orbit
 
 WIDTH, HEIGHT, FOCAL = 12, 10, 11.0
 N = 9
@@ -164,3 +167,31 @@ WRITERS = {
     "COLMAP: sparse/0/images.txt": colmap_text, "COLMAP: sparse/0/images.bin": colmap_binary, "DTU/NeuS": dtu,
     "tiny_nerf": arrays,
 }  # fmt: skip
+
+
+BALL_RADIUS, BALL_DISTANCE, BALL_SIDE, BALL_FOCAL = 0.7, 3.0, 24, 28.0
+
+
+def ball(path: Path) -> Path:
+    """Sixteen photos with alpha of a ball whose colours are its normals; every eighth is held out."""
+    generator = torch.Generator().manual_seed(0)
+    circle: dict[str, Any] = {
+        "distance": BALL_DISTANCE, "up": torch.tensor([0.0, 0.0, 1.0]), "n_frames": 16, "width": BALL_SIDE,
+        "height": BALL_SIDE, "focal": BALL_FOCAL,
+    }  # fmt: skip
+    cameras = orbit(torch.zeros(3), elevation=0.0, **circle)
+    tilts = [float(120 * torch.rand((), generator=generator) - 60) for _ in range(16)]
+    tilted = [orbit(torch.zeros(3), elevation=tilt, **circle).poses[i] for i, tilt in enumerate(tilts)]
+    poses = torch.eye(4).repeat(16, 1, 1)
+    poses[:, :3] = torch.stack(tilted)
+    pictures = np.zeros((16, BALL_SIDE, BALL_SIDE, 4), np.uint8)
+    for view in range(16):
+        moved = type(cameras)(poses[:, :3], cameras.intrinsics, cameras.sizes)
+        origins, directions = moved.picture_rays(view)
+        nearest = -(origins * directions).sum(-1)
+        under = BALL_RADIUS**2 - (origins.square().sum(-1) - nearest**2)
+        place = origins + (nearest - under.clamp(min=0).sqrt())[:, None] * directions
+        color = torch.cat([0.5 + 0.5 * place / BALL_RADIUS, torch.ones(len(place), 1)], -1) * (under > 0)[:, None]
+        pictures[view] = (color * 255).round().to(torch.uint8).view(BALL_SIDE, BALL_SIDE, 4).numpy()
+    np.savez_compressed(path, images=pictures, poses=poses.numpy(), focal=BALL_FOCAL)
+    return path

@@ -46,6 +46,7 @@ SECTIONS: dict[str, str | dict[str, str | None]] = {
     "rgb_network": "network",
     "sampler": "sampler",
     "regularizers": "regularizer",
+    "ray_losses": {"distortion": None, "opacity_entropy": None, "gradient_scaling": None},
     "radiance": {"n_geometry": None, "density_activation": None, "density_shift": None, "density_scale": None},
     "distortion_map": {"resolution": None, "optimizer": "optimizer"},
     "envmap": {"resolution": None, "loss": "loss", "optimizer": "optimizer"},

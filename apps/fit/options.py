@@ -4,11 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from fieldforge.checks import did_you_mean, expect_choice, expect_float, expect_int
 from fieldforge.fields.file import STORAGE
 from fieldforge.registry import ConfigError
+
+Table = TypeVar("Table")
+
+
+def read_table(kind: type[Table], section: Mapping[str, Any], path: str) -> Table:
+    """A dataclass from the table of a run file.
+
+    Raises:
+        ConfigError: not a table, an unknown key or a bad value, with its path.
+    """
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"{path}: expected a table, got {section!r}")
+    known = [one.name for one in fields(kind)]  # type: ignore[arg-type]
+    for key in section:
+        if key not in known:
+            raise ConfigError(f"{path}.{key}: no such key{did_you_mean(str(key), known)}; known: {', '.join(known)}")
+    try:
+        return kind(**section)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{path}.{error}") from error
 
 
 @dataclass(frozen=True)
@@ -37,14 +57,7 @@ class Options:
         Raises:
             ConfigError: unknown key or bad value, with its path.
         """
-        known = [one.name for one in fields(cls)]
-        for key in section:
-            if key not in known:
-                raise ConfigError(f"fit.{key}: no such key{did_you_mean(str(key), known)}; known: {', '.join(known)}")
-        try:
-            return cls(**section)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"fit.{error}") from error
+        return read_table(cls, section, "fit")
 
     def config(self) -> dict[str, Any]:
         """The table that makes the same options."""

@@ -128,6 +128,8 @@ def eye_of(field: SceneField, metadata: Mapping[str, Any]) -> SceneEye:
     Raises:
         TypeError: nobody knows how to look at such a field; `EYES` lists whom somebody does.
     """
+    import fieldforge.apps.render.proposals  # noqa: F401 - it enters its eye in the table, and needs what is here
+
     for kind, make in EYES.items():
         if isinstance(field, kind):
             return make(field, metadata)

@@ -12,6 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scene_files import BALL_DISTANCE as DISTANCE
+from scene_files import BALL_RADIUS as RADIUS
+from scene_files import BALL_SIDE as SIDE
+from scene_files import ball
 from torch import Tensor
 
 from fieldforge.apps.cli import main
@@ -36,7 +40,6 @@ from fieldforge.renderers.occupancy import OccupancyGrid
 
 needs_native = pytest.mark.skipif(cpu_door.missing() is not None, reason=f"no native kernels: {cpu_door.missing()}")
 
-RADIUS, DISTANCE, SIDE, FOCAL = 0.7, 3.0, 24, 28.0
 SMALL = [
     "encoding.n_levels=4", "encoding.log2_hashmap_size=12", "encoding.per_level_scale=1.6", "fit.batch_size=4096",
     "network.n_neurons=16", "rgb_network.n_neurons=16", "rgb_network.n_hidden_layers=1", "fit.samples_across=96",
@@ -48,33 +51,7 @@ SMALL = [
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixteen photos with alpha of a ball whose colours are its normals; every eighth is held out."""
-    generator = torch.Generator().manual_seed(0)
-    cameras = orbit(
-        torch.zeros(3), distance=DISTANCE, up=torch.tensor([0.0, 0.0, 1.0]), elevation=0.0, n_frames=16, width=SIDE,
-        height=SIDE, focal=FOCAL,
-    )  # fmt: skip
-    tilted = [
-        orbit(
-            torch.zeros(3), distance=DISTANCE, up=torch.tensor([0.0, 0.0, 1.0]),
-            elevation=float(120 * torch.rand((), generator=generator) - 60), n_frames=16, width=SIDE, height=SIDE,
-            focal=FOCAL,
-        ).poses[i]
-        for i in range(16)
-    ]  # fmt: skip
-    poses = torch.eye(4).repeat(16, 1, 1)
-    poses[:, :3] = torch.stack(tilted)
-    pictures = np.zeros((16, SIDE, SIDE, 4), np.uint8)
-    for view in range(16):
-        moved = type(cameras)(poses[:, :3], cameras.intrinsics, cameras.sizes)
-        origins, directions = moved.picture_rays(view)
-        nearest = -(origins * directions).sum(-1)
-        under = RADIUS**2 - (origins.square().sum(-1) - nearest**2)
-        place = origins + (nearest - under.clamp(min=0).sqrt())[:, None] * directions
-        color = torch.cat([0.5 + 0.5 * place / RADIUS, torch.ones(len(place), 1)], -1) * (under > 0)[:, None]
-        pictures[view] = (color * 255).round().to(torch.uint8).view(SIDE, SIDE, 4).numpy()
-    path = tmp_path_factory.mktemp("scene") / "ball.npz"
-    np.savez_compressed(path, images=pictures, poses=poses.numpy(), focal=FOCAL)
-    return path
+    return ball(tmp_path_factory.mktemp("scene") / "ball.npz")
 
 
 @pytest.fixture(scope="module")
@@ -322,6 +299,7 @@ def test_every_preset_is_complete_and_runs(preset: str, scene: Scene) -> None:
     config, notices = SceneJob(scene).run_config(Plan(preset=preset, steps=2))
     assert not notices
     small = ["fit.batch_size=512", "fit.samples_across=16", "fit.occupancy=8"]
+    small += {"vanilla": ["sampler.n_samples=[4, 4]"], "proposal": ["sampler.n_samples=[8, 6, 4]"]}.get(preset, [])
     assert fit_scene(scene, config=config, overrides=small, progress="quiet").state.step == 2
 
 

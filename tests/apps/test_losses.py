@@ -19,6 +19,7 @@ NAMES = [
     "RelativeL2",
     "RelativeL2Luminance",
     "Huber",
+    "Charbonnier",
     "LogL1",
     "CrossEntropy",
     "Variance",

@@ -55,6 +55,11 @@ def log_l1(p, t):
     return math.log(divisor), sign(p - t) / divisor
 
 
+def charbonnier(p, t, epsilon=0.001):
+    root = math.sqrt((p - t) ** 2 + epsilon**2)
+    return root - epsilon, (p - t) / root
+
+
 def cross_entropy(p, t):
     return -t * math.log(p), -t / p
 
@@ -71,6 +76,7 @@ CHANNELWISE = {
     "L2": l2,
     "RelativeL2": relative_l2,
     "Huber": huber,
+    "Charbonnier": charbonnier,
     "LogL1": log_l1,
     "CrossEntropy": cross_entropy,
     "Variance": variance,

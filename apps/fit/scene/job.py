@@ -39,7 +39,7 @@ from fieldforge.registry import build
 
 PARTS = ("encoding", "network", "dir_encoding", "rgb_encoding", "rgb_network")
 """Sections that are parts of the field; a run may leave out rgb_encoding."""
-SECTIONS = (*PARTS, "radiance", "sampler", "loss", "regularizers", "optimizer", "schedule", "fit")
+SECTIONS = (*PARTS, "radiance", "sampler", "loss", "ray_losses", "regularizers", "optimizer", "schedule", "fit")
 N_SAMPLED = 2**14
 """Held-out pixels that are looked at while training goes on."""
 

@@ -12,12 +12,14 @@ from fieldforge.checks import expect_choice
 def preset(name: str, longest: int) -> Config:
     """The run configuration of a named preset for photos whose longest side has so many pixels.
 
-    Sections: encoding, network, dir_encoding, rgb_network, sampler, loss, optimizer, schedule and fit.
+    Sections: encoding, network, dir_encoding, rgb_network, sampler, loss, ray_losses, optimizer, schedule and fit.
 
     Raises:
         ValueError: no such preset.
     """
-    return {"sampler": {"otype": "Occupancy"}} | PRESETS[expect_choice("preset", name, PRESETS)](longest)
+    return {"sampler": {"otype": "Occupancy"}, "ray_losses": {}} | PRESETS[expect_choice("preset", name, PRESETS)](
+        longest
+    )
 
 
 def _grid(longest: int, *, n_steps: int, log2_size: int, n_neurons: int) -> Config:
@@ -59,8 +61,24 @@ def _grid(longest: int, *, n_steps: int, log2_size: int, n_neurons: int) -> Conf
     }
 
 
+def _proposal(longest: int) -> Config:
+    """The same field where proposal networks send it (nerfacto), and weights that are drawn together."""
+    return _grid(longest, n_steps=4000, log2_size=16, n_neurons=32) | {
+        "sampler": {"otype": "Proposal"},
+        "ray_losses": {"distortion": 0.002},
+    }
+
+
 def _vanilla(longest: int) -> Config:
-    """The original network (Mildenhall et al. 2020) on occupied samples alone; coordinates in [0, 1]."""
+    """The original method (Mildenhall et al. 2020): a coarse and a fine network, 64 and 64 + 128 samples."""
+    return _vanilla_occupied(longest) | {
+        "sampler": {"otype": "Hierarchical"},
+        "loss": {"otype": "L2"},
+    }
+
+
+def _vanilla_occupied(longest: int) -> Config:
+    """The original network on occupied samples alone; coordinates in [0, 1]."""
     network = {"otype": "MLP", "n_neurons": 256, "n_hidden_layers": 8, "activation": "ReLU", "has_bias": True}
     return _grid(longest, n_steps=4000, log2_size=16, n_neurons=32) | {
         "encoding": {"otype": "Frequency", "n_frequencies": 10},
@@ -201,6 +219,7 @@ PRESETS: dict[str, Callable[[int], Config]] = {
     "fast": lambda longest: _grid(longest, n_steps=1000, log2_size=16, n_neurons=32),
     "balanced": lambda longest: _grid(longest, n_steps=4000, log2_size=16, n_neurons=32),
     "best": lambda longest: _grid(longest, n_steps=12000, log2_size=18, n_neurons=64),
+    "proposal": _proposal,
     "vanilla": _vanilla,
     "tensorf": _tensorf,
     "tensorf-cp": _tensorf_cp,
@@ -208,5 +227,6 @@ PRESETS: dict[str, Callable[[int], Config]] = {
     "pref": _pref,
     "densegrid": _dense_grid,
     "mimlp": _mi_mlp,
+    "vanilla-occupied": _vanilla_occupied,
 }
 """Name -> configuration for photos of that size."""

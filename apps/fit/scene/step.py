@@ -22,6 +22,7 @@ from fieldforge.apps.fit.losses.robust import Huber
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.regularizers import Regularizer, penalty, regularizers_of
 from fieldforge.apps.fit.scene.options import SceneOptions
+from fieldforge.apps.fit.scene.ray_losses import NO_RAY_LOSSES, RayLosses
 from fieldforge.apps.fit.scene.rays import RayDraw, Rays
 from fieldforge.apps.fit.scene.samplers.base import RayStep
 from fieldforge.apps.render.radiance import Eye, native_renderer, new_grid, parts_of
@@ -43,7 +44,7 @@ class SceneOptimizer(Optimizer):
 
     otype = "SceneOptimizer"
 
-    def __init__(self, optimizer: Optimizer, grid: OccupancyGrid, counters: Tensor) -> None:
+    def __init__(self, optimizer: Optimizer, grid: OccupancyGrid | None, counters: Tensor) -> None:
         super().__init__(optimizer.parameters)
         self.optimizer, self.grid, self.counters = optimizer, grid, counters
         self.inner["optimizer"] = optimizer
@@ -56,6 +57,8 @@ class SceneOptimizer(Optimizer):
 
     def own_state(self) -> dict[str, Tensor]:
         grid = self.grid
+        if grid is None:
+            return {"counters": self.counters}
         return {
             "counters": self.counters,
             "occupancy.density": grid.density,
@@ -99,6 +102,14 @@ def close_unseen(grid: OccupancyGrid, cameras: Cameras, views: Tensor, *, resolu
     return float(closed.float().mean())
 
 
+def rays_for_next(step: RayStep, options: SceneOptions) -> int:
+    """As many as fill the budget, of which marched samples take an eighth; changes by a quarter at most."""
+    cost = step.n_evaluated + step.n_marched / 8
+    wanted = options.batch_size * step.n_rays / max(cost, 1.0)
+    wanted = min(max(wanted, 0.75 * step.n_rays), 1.25 * step.n_rays + 1)
+    return int(min(max(wanted, LEAST_RAYS), MOST_RAYS))
+
+
 class SceneStep(RayStep):
     """One step on samples in occupied cells.
 
@@ -107,6 +118,7 @@ class SceneStep(RayStep):
         draw: rays by position.
         loss, optimizer, hooks: as in `fieldforge.apps.fit.loop.PlainStep`; the loss is one of rays.
         options: of the fit.
+        beside: losses of rays beside that of their colours.
         seed: of the cells that are looked at.
         regularizers: penalties on the parameters, added to the loss.
 
@@ -122,11 +134,12 @@ class SceneStep(RayStep):
         optimizer: Optimizer,
         options: SceneOptions,
         *,
+        beside: RayLosses = NO_RAY_LOSSES,
         seed: int = 0,
         hooks: Sequence[Hook] = (),
         regularizers: Sequence[Regularizer] = (),
     ) -> None:
-        self.regularizers = regularizers
+        self.beside, self.regularizers = beside, regularizers
         self.field, self.draw, self.loss, self.options, self.seed, self.hooks = field, draw, loss, options, seed, hooks
         self.grid = new_grid(field, options.occupancy)
         self.step_length = math.dist(*field.innermost) / options.samples_across
@@ -146,7 +159,7 @@ class SceneStep(RayStep):
         rays = self.draw(position, self.n_rays)
         self.optimizer.set_learning_rate_factor(factor)
         result = self._plain(step, rays) if self.native is None else self._fused(step, rays)
-        self.counters.copy_(torch.tensor([position + self.n_rays, self._rays_for_next()]))
+        self.counters.copy_(torch.tensor([position + self.n_rays, rays_for_next(self, self.options)]))
         return result
 
     def eye(self, field: SceneField) -> Eye:
@@ -159,13 +172,6 @@ class SceneStep(RayStep):
     def finish(self, field: SceneField) -> None:
         assert isinstance(field, RadianceField)
         field.bricks.copy_(self.grid.bricks)
-
-    def _rays_for_next(self) -> int:
-        """As many as fill the budget, of which marched samples take an eighth; changes by a quarter at most."""
-        cost = self.n_evaluated + self.n_marched / 8
-        wanted = self.options.batch_size * self.n_rays / max(cost, 1.0)
-        wanted = min(max(wanted, 0.75 * self.n_rays), 1.25 * self.n_rays + 1)
-        return int(min(max(wanted, LEAST_RAYS), MOST_RAYS))
 
     def _fused(self, step: int, rays: Rays) -> tuple[float, float]:
         assert self.native is not None
@@ -197,8 +203,13 @@ class SceneStep(RayStep):
             rays.origins, rays.directions, self.field.radiance, self.grid, density=self.field.density,
             step=self.step_length, cone_angle=self.cone_angle, background=rays.background,
             early_stop=self.options.early_stop, offset=rays.offset,
+            gradients_whole_from=self.beside.gradient_scaling, keep_samples=True,
         )  # fmt: skip
+        assert seen.samples is not None
+        assert seen.weights is not None
+        length = math.dist(self.field.low, self.field.high)
         per_ray = self.loss.per_sample(seen.color, rays.target)
+        per_ray = per_ray + self.beside.of_rays(seen.samples, seen.weights, seen.opacity, length)
         self.n_marched, self.n_evaluated = seen.n_marched, seen.n_evaluated
         loss = per_ray.mean()
         value = float(loss.detach())
@@ -214,6 +225,8 @@ class SceneStep(RayStep):
         return value, float(torch.mean((seen.color.detach() - rays.target) ** 2))
 
     def _native(self, optimizer: Optimizer) -> RadianceRenderer | str:
+        if self.beside != NO_RAY_LOSSES:
+            return f"losses of rays ({self.beside.names}) are not native"
         if type(self.loss) not in NATIVE_LOSSES:
             return f"the loss {self.loss.otype} is not native"
         if self.regularizers:
@@ -248,14 +261,17 @@ def scene_step(
 
     Args:
         field, draw, options, seed, hooks: as for `SceneStep`.
-        config: with those sections.
+        config: with those sections, and ray_losses where there are any.
         sees_all: whether the cameras of `draw` see all of the box; where not, the cells that none sees are closed.
     """
     parameters = Parameters.of(field, [field.network, field.rgb_network])
     optimizer: Optimizer = build("optimizer", config["optimizer"], path="optimizer", parameters=parameters)
     loss: Loss = build("loss", config["loss"], path="loss")
     regularizers = regularizers_of(config, field)
-    step = SceneStep(field, draw, loss, optimizer, options, seed=seed, hooks=hooks, regularizers=regularizers)
+    beside = RayLosses.of(config.get("ray_losses", {}))
+    step = SceneStep(
+        field, draw, loss, optimizer, options, beside=beside, seed=seed, hooks=hooks, regularizers=regularizers
+    )
     if not sees_all:
         close_unseen(step.grid, draw.cameras, draw.views)
     return step
