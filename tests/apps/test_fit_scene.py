@@ -24,7 +24,8 @@ from fieldforge.apps.fit.scene.job import SceneFit, SceneJob, fit_scene
 from fieldforge.apps.fit.scene.options import SceneOptions
 from fieldforge.apps.fit.scene.presets import PRESETS
 from fieldforge.apps.fit.scene.rays import RayDraw
-from fieldforge.apps.fit.scene.step import close_unseen, scene_step
+from fieldforge.apps.fit.scene.step import scene_step
+from fieldforge.apps.fit.scene.unseen import close_transparent, close_unseen
 from fieldforge.apps.images import read_image
 from fieldforge.apps.metrics import psnr
 from fieldforge.apps.render.pictures import compare, look, photo_of
@@ -248,6 +249,49 @@ def test_cells_that_no_camera_sees_are_closed_for_good() -> None:
     grid.update(lambda points: torch.full_like(points[:, 0], 9.0), 0, generator=generator)
     assert float((grid.density < 0).float().mean()) == share
     assert not grid.occupied(torch.tensor([[0.9, 0.9, 0.9]])).any()
+
+
+def test_photos_with_alpha_close_what_they_see_through_and_nothing_of_the_ball(photos: Path) -> None:
+    scene = read_scene(photos)
+    cameras, views = scene.cameras.to(torch.float32), scene.of("train")
+    grid = OccupancyGrid((-1.5, -1.5, -1.5), (1.5, 1.5, 1.5), 32)
+    share = close_transparent(grid, scene, cameras, views)
+    points = 3 * torch.rand(20000, 3, generator=torch.Generator().manual_seed(0)) - 1.5
+    distance = torch.linalg.vector_norm(points, dim=-1)
+    assert grid.occupied(points[distance < RADIUS]).all()
+    beside = points[(distance > RADIUS + 0.35) & (distance < 1.2)]  # two cells and two pixels away, and in the photos
+    assert grid.occupied(beside).float().mean() < 0.1
+    assert share > 0.5
+    grid.update(lambda points: torch.full_like(points[:, 0], 9.0), 0)
+    assert float((grid.density < 0).float().mean()) == share
+
+
+def test_a_wrong_silhouette_alone_closes_nothing(photos: Path) -> None:
+    scene = read_scene(photos)
+    cameras, views = scene.cameras.to(torch.float32), scene.of("train")
+    bare = Photos(
+        scene.photos.sizes.numpy(), 4,
+        lambda view: np.zeros((SIDE, SIDE, 4), np.uint8)
+        if view in (0, 1)
+        else (255 * scene.photos.picture(view)).round().to(torch.uint8).numpy(),
+        memory=2**20,
+    )  # fmt: skip
+    grid, low, high = OccupancyGrid((-1, -1, -1), (1, 1, 1), 16), (-0.1,) * 3, (0.1,) * 3
+    close_transparent(grid, dataclasses.replace(scene, photos=bare), cameras, views)
+    assert grid.occupied(torch.tensor([low, high, (0.0, 0.0, 0.0)])).all()
+    n_wrong = sum(view in (0, 1) for view in views.tolist())
+    assert n_wrong > 0
+    close_transparent(grid, dataclasses.replace(scene, photos=bare), cameras, views, n_witnesses=n_wrong)
+    assert not grid.occupied(torch.tensor([(0.0, 0.0, 0.0)])).any()
+
+
+def test_photos_without_alpha_close_nothing(photos: Path) -> None:
+    scene = read_scene(photos)
+    opaque = Photos(scene.photos.sizes.numpy(), 3, lambda view: np.zeros((SIDE, SIDE, 3), np.uint8), memory=2**20)
+    grid = OccupancyGrid((-1, -1, -1), (1, 1, 1), 16)
+    scene = dataclasses.replace(scene, photos=opaque)
+    assert close_transparent(grid, scene, scene.cameras.to(torch.float32), scene.of("train")) == 0.0
+    assert grid.cells.all()
 
 
 def test_cells_of_every_cascade_are_closed_where_no_camera_looks() -> None:

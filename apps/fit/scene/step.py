@@ -25,13 +25,13 @@ from fieldforge.apps.fit.scene.options import SceneOptions
 from fieldforge.apps.fit.scene.ray_losses import NO_RAY_LOSSES, RayLosses
 from fieldforge.apps.fit.scene.rays import RayDraw, Rays
 from fieldforge.apps.fit.scene.samplers.base import RayStep
+from fieldforge.apps.fit.scene.unseen import close_transparent, close_unseen
 from fieldforge.apps.render.radiance import Eye, native_renderer, new_grid, parts_of
 from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.kernels.cpu_radiance import RadianceRenderer, Sights
 from fieldforge.registry import build
 from fieldforge.renderers import volume
-from fieldforge.renderers.cameras import Cameras
 from fieldforge.renderers.marching import march
 from fieldforge.renderers.occupancy import OccupancyGrid
 
@@ -65,41 +65,6 @@ class SceneOptimizer(Optimizer):
             "occupancy.bricks": grid.bricks,
             "occupancy.superbricks": grid.superbricks,
         }
-
-
-@torch.no_grad()
-def close_unseen(grid: OccupancyGrid, cameras: Cameras, views: Tensor, *, resolution: int = 32) -> float:
-    """Close the cells of a grid that none of some views sees; returns their share.
-
-    Args:
-        grid: before its first update.
-        cameras: float32.
-        views: (n,) int64 which of them.
-        resolution: of the coarser cells that are looked at as a whole: their middles and corners. Those around a camera
-            count as seen, for what it sees of them may be between the corners.
-    """
-    places = cameras.positions[views]
-
-    def is_seen(points: Tensor) -> Tensor:
-        seen = torch.cdist(points, places).amin(1) < near
-        for view in views:
-            left = (~seen).nonzero()[:, 0]
-            if not len(left):
-                break
-            seen[left] = cameras.sees(view, points[left])
-        return seen
-
-    n_cells = grid.density[0].numel()
-    closed = torch.zeros_like(grid.density, dtype=torch.bool)
-    for cascade, box in enumerate(zip(grid.cascades.low, grid.cascades.high, strict=True)):
-        coarse, near = OccupancyGrid(*box, resolution), 2 * math.dist(*box) / resolution
-        coarse.mark_invisible(is_seen)
-        cells = torch.arange(cascade * n_cells, (cascade + 1) * n_cells)
-        middles = grid.points_in(cells, torch.full((n_cells, 3), 0.5))
-        closed[cascade] = ~coarse.occupied(middles).view_as(closed[cascade])
-    grid.density[closed] = -1.0
-    grid.repack(-0.5)
-    return float(closed.float().mean())
 
 
 def rays_for_next(step: RayStep, options: SceneOptions) -> int:
@@ -262,7 +227,8 @@ def scene_step(
     Args:
         field, draw, options, seed, hooks: as for `SceneStep`.
         config: with those sections, and ray_losses where there are any.
-        sees_all: whether the cameras of `draw` see all of the box; where not, the cells that none sees are closed.
+        sees_all: whether the cameras of `draw` see all of the box; where not, the cells that none sees are closed;
+            those that photos with alpha see through always are.
     """
     parameters = Parameters.of(field, [field.network, field.rgb_network])
     optimizer: Optimizer = build("optimizer", config["optimizer"], path="optimizer", parameters=parameters)
@@ -274,4 +240,5 @@ def scene_step(
     )
     if not sees_all:
         close_unseen(step.grid, draw.cameras, draw.views)
+    close_transparent(step.grid, draw.scene, draw.cameras, draw.views)
     return step
