@@ -270,7 +270,7 @@ def test_a_wrong_silhouette_alone_closes_nothing(photos: Path) -> None:
     scene = read_scene(photos)
     cameras, views = scene.cameras.to(torch.float32), scene.of("train")
     bare = Photos(
-        scene.photos.sizes.numpy(), 4,
+        scene.photos.sizes, 4,
         lambda view: np.zeros((SIDE, SIDE, 4), np.uint8)
         if view in (0, 1)
         else (255 * scene.photos.picture(view)).round().to(torch.uint8).numpy(),
@@ -287,7 +287,7 @@ def test_a_wrong_silhouette_alone_closes_nothing(photos: Path) -> None:
 
 def test_photos_without_alpha_close_nothing(photos: Path) -> None:
     scene = read_scene(photos)
-    opaque = Photos(scene.photos.sizes.numpy(), 3, lambda view: np.zeros((SIDE, SIDE, 3), np.uint8), memory=2**20)
+    opaque = Photos(scene.photos.sizes, 3, lambda view: np.zeros((SIDE, SIDE, 3), np.uint8), memory=2**20)
     grid = OccupancyGrid((-1, -1, -1), (1, 1, 1), 16)
     scene = dataclasses.replace(scene, photos=opaque)
     assert close_transparent(grid, scene, scene.cameras.to(torch.float32), scene.of("train")) == 0.0
