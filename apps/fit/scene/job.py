@@ -171,7 +171,7 @@ class SceneJob(Job[SceneField]):
     def training(self, fitted: SceneField, config: Config, seed: int, hooks: Sequence[Hook]) -> Iterator[Training]:
         options = settled(SceneOptions.of(config["fit"]), self.scene)
         draw = RayDraw(self.scene, self.train, background=BACKGROUNDS[options.background], seed=seed)
-        parts = StepParts(draw, config, options, sees_all=self.scene.bounds.is_bounded, seed=seed, hooks=hooks)
+        parts = StepParts(draw, config, options, seed=seed, hooks=hooks)
         self.step = step = sampler_of(config).step(fitted, parts)
         yield Training(step, step.optimizer, step.why_plain)
         step.finish(fitted)

@@ -218,17 +218,16 @@ def scene_step(
     config: Mapping[str, Any],
     options: SceneOptions,
     *,
-    sees_all: bool = True,
     seed: int = 0,
     hooks: Sequence[Hook] = (),
 ) -> SceneStep:
     """The step of a configuration with the sections optimizer and loss, and regularizers if it has them.
 
+    Cells that no camera of `draw` sees, or that its photos see through, are closed.
+
     Args:
         field, draw, options, seed, hooks: as for `SceneStep`.
         config: with those sections, and ray_losses where there are any.
-        sees_all: whether the cameras of `draw` see all of the box; where not, the cells that none sees are closed;
-            those that photos with alpha see through always are.
     """
     parameters = Parameters.of(field, [field.network, field.rgb_network])
     optimizer: Optimizer = build("optimizer", config["optimizer"], path="optimizer", parameters=parameters)
@@ -238,7 +237,6 @@ def scene_step(
     step = SceneStep(
         field, draw, loss, optimizer, options, beside=beside, seed=seed, hooks=hooks, regularizers=regularizers
     )
-    if not sees_all:
-        close_unseen(step.grid, draw.cameras, draw.views)
+    close_unseen(step.grid, draw.cameras, draw.views)
     close_transparent(step.grid, draw.scene, draw.cameras, draw.views)
     return step

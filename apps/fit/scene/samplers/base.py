@@ -56,7 +56,6 @@ class StepParts:
         draw: rays by position.
         config: the run configuration; its sections optimizer, loss and those of the step's own.
         options: of the fit.
-        sees_all: whether the cameras of `draw` see all of the box.
         seed: of what the step draws.
         hooks: as in `fieldforge.apps.fit.loop.PlainStep`; the loss is one of rays.
     """
@@ -64,7 +63,6 @@ class StepParts:
     draw: RayDraw
     config: Mapping[str, Any]
     options: SceneOptions
-    sees_all: bool = True
     seed: int = 0
     hooks: Sequence[Hook] = ()
 

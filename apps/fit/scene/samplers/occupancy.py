@@ -28,6 +28,4 @@ class Occupancy(Sampler):
         return {**radiance, "occupancy": options.occupancy, "n_cascades": options.cascades}
 
     def step(self, field: RadianceField, parts: StepParts) -> SceneStep:
-        return scene_step(
-            field, parts.draw, parts.config, parts.options, sees_all=parts.sees_all, seed=parts.seed, hooks=parts.hooks
-        )
+        return scene_step(field, parts.draw, parts.config, parts.options, seed=parts.seed, hooks=parts.hooks)
