@@ -42,8 +42,8 @@ class Tuning:
         n_samples: of each ray within the box.
     """
 
-    n_rays: int = 512
-    n_samples: int = 64
+    n_rays: int = 128
+    n_samples: int = 48
 
 
 class Trainer(ABC):

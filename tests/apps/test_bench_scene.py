@@ -87,7 +87,7 @@ def test_the_tables_of_scenes() -> None:
     sizes = {"views": 17, "size": [504, 378], "plain_rays": 128, "plain_samples": 64}
     row = {"sizes": sizes, "seconds": 400.0, "rate": 0.0, "quality": {}} | about
     quality = {"psnr": 24.04, "ssim": 0.75, "psnr after 60 s": 20.3, "steps": 16000, "bytes": 6_000_000}
-    marched = {"psnr": 34.4, "marched": 0.1, "evaluated": 0.05, "psnr_to_dense": 60.0}
+    marched = {"psnr": 34.4, "marched": 0.1, "evaluated": 0.05, "psnr_to_closed": 60.0}
     large = {"wall_seconds": 0.5, "threads": 2.0}
     text = TABLES["scene"](
         [

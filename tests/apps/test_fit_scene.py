@@ -220,6 +220,21 @@ def test_an_interrupted_fit_resumes_to_the_same_field(photos: Path, tmp_path: Pa
         assert torch.equal(tensor, second.state_dict()[name]), name
 
 
+def test_a_coarse_start_has_longer_samples_until_its_share_of_the_steps_is_over(scene: Scene) -> None:
+    job = SceneJob(scene)
+    config, _ = job.run_config(Plan(overrides=[*SMALL, "fit.coarse_start=0.5", "fit.n_steps=80"]))
+    options = SceneOptions.of(config["fit"])
+    step = scene_step(job.make_field(config, 0), RayDraw(scene, job.train, background=None, seed=0), config, options)
+    lengths = [step.length_at(number) / step.step_length for number in (0, 9, 10, 39, 40, 79)]
+    assert lengths == [4, 4, 2, 2, 1, 1]
+    marched = []
+    for number in (0, 40):
+        step.counters.copy_(torch.tensor([0, 200]))
+        step(number, 0.0)
+        marched.append(step.n_marched)
+    assert 3.5 * marched[0] < marched[1] < 4.5 * marched[0]
+
+
 def test_rays_fill_the_budget_of_samples(scene: Scene) -> None:
     job = SceneJob(scene)
     config, _ = job.run_config(Plan(overrides=SMALL))

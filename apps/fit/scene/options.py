@@ -32,6 +32,8 @@ class SceneOptions(Options):
         cone_angle: length of a sample over its distance, where that is more than the sample's; "auto" is 0 for one
             cascade and `fieldforge.apps.render.radiance.cone_angle_for` more.
         samples_across: samples along the diagonal of the box, or of its smallest cascade, were all of it occupied.
+        coarse_start: share of the steps in which samples are longer than that: four times in its first quarter, then
+            twice. What is coarse anyway is found with fewer samples, of more rays.
         occupancy: cells along each side of the occupancy grid.
         update_every: steps from one look at the occupancy to the next.
         early_stop: least transmittance in front of a sample that is evaluated.
@@ -44,6 +46,7 @@ class SceneOptions(Options):
     cascades: int | str = "auto"
     cone_angle: float | str = "auto"
     samples_across: int = 512
+    coarse_start: float = 0.0
     occupancy: int = 64
     update_every: int = 16
     early_stop: float = 1e-4
@@ -61,6 +64,7 @@ class SceneOptions(Options):
         else:
             expect_float("cone_angle", self.cone_angle, 0.0, 1.0)
         expect_int("samples_across", self.samples_across, 8, 2**12 - 8)
+        expect_float("coarse_start", self.coarse_start, 0.0, 1.0)
         expect_int("occupancy", self.occupancy, 4, 1024)
         expect_int("update_every", self.update_every, 1, 10**6)
         expect_float("early_stop", self.early_stop, 0.0, 0.5)

@@ -33,7 +33,7 @@ from fieldforge.kernels.cpu_radiance import RadianceRenderer, Sights
 from fieldforge.registry import build
 from fieldforge.renderers import volume
 from fieldforge.renderers.marching import march
-from fieldforge.renderers.occupancy import OccupancyGrid
+from fieldforge.renderers.occupancy import WARM_UP, OccupancyGrid
 
 MOST_RAYS = 2**16
 LEAST_RAYS = 64
@@ -119,13 +119,22 @@ class SceneStep(RayStep):
     def __call__(self, step: int, factor: float) -> tuple[float, float]:
         if step % self.options.update_every == 0:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-            self.grid.update(self.field.density, step, generator=generator)
+            # a look at all of many cells costs as much as several steps: only the first is one
+            is_dear = self.grid.density.numel() > self.options.batch_size
+            iteration = step + WARM_UP if step and is_dear else step
+            self.grid.update(self.field.density, iteration, generator=generator)
         position, self.n_rays = self.counters.tolist()
         rays = self.draw(position, self.n_rays)
         self.optimizer.set_learning_rate_factor(factor)
         result = self._plain(step, rays) if self.native is None else self._fused(step, rays)
         self.counters.copy_(torch.tensor([position + self.n_rays, rays_for_next(self, self.options)]))
         return result
+
+    def length_at(self, step: int) -> float:
+        """Of the samples of a step."""
+        coarse = self.options.coarse_start * self.options.n_steps
+        factor = 4 if step < 0.25 * coarse else 2 if step < coarse else 1
+        return factor * self.step_length
 
     def eye(self, field: SceneField) -> Eye:
         assert isinstance(field, RadianceField)
@@ -141,7 +150,7 @@ class SceneStep(RayStep):
     def _fused(self, step: int, rays: Rays) -> tuple[float, float]:
         assert self.native is not None
         samples = march(
-            rays.origins, rays.directions, self.grid, step=self.step_length, cone_angle=self.cone_angle,
+            rays.origins, rays.directions, self.grid, step=self.length_at(step), cone_angle=self.cone_angle,
             offset=rays.offset,
         )  # fmt: skip
         with torch.no_grad():
@@ -166,7 +175,7 @@ class SceneStep(RayStep):
         self.optimizer.zero_grad()
         seen = volume.render(
             rays.origins, rays.directions, self.field.radiance, self.grid, density=self.field.density,
-            step=self.step_length, cone_angle=self.cone_angle, background=rays.background,
+            step=self.length_at(step), cone_angle=self.cone_angle, background=rays.background,
             early_stop=self.options.early_stop, offset=rays.offset,
             gradients_whole_from=self.beside.gradient_scaling, keep_samples=True,
         )  # fmt: skip
