@@ -42,6 +42,7 @@ def parser() -> Parser:
     _add_fit(commands)
     _add_render(commands)
     _add_mesh(commands)
+    _add_export(commands)
     _add_evaluate(commands)
     _add_info(commands)
     _add_view(commands)
@@ -270,6 +271,37 @@ def _mesh(options: argparse.Namespace) -> int:
     return mesh_command(options)
 
 
+def _add_export(commands: Commands) -> None:
+    export = _command(commands, "export", _export, "turn the field of a scene into a coloured cloud or mesh")
+    export.add_argument("field", type=Path, help=".field file of a scene")
+    export.add_argument(
+        "-o", "--output", type=Path, required=True,
+        help="PLY file of a cloud of points; of a mesh where its name says so (mesh.ply), or OBJ, STL, OFF or GLB",
+    )  # fmt: skip
+    export.add_argument("--to", choices=("cloud", "mesh"), help="what to make; default: as the name of the file says")
+    export.add_argument(
+        "--crop", type=_box, metavar="X0,Y0,Z0,X1,Y1,Z1", help="only what is in this box, in world units"
+    )  # fmt: skip
+    export.add_argument(
+        "--level", type=_positive, metavar="D",
+        help="density of a surface, per world unit; default: 20 over the longest side of the field's box",
+    )  # fmt: skip
+    export.add_argument("--n", type=_positive_int, metavar="N", help="points of a cloud; default: 1000000")
+    export.add_argument("--seed", type=int, default=0, help="of the rays of a cloud")
+    export.add_argument(
+        "--data", type=Path, metavar="DIR", help="the photos, to look from all of their cameras and not only some"
+    )  # fmt: skip
+    export.add_argument("--resolution", type=_positive_int, metavar="N", help="of a mesh: cells a side; default: 256")
+    export.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    export.add_argument("--backend", type=_backend, default="auto", help="what computes: auto, reference, cpu or cuda")
+
+
+def _export(options: argparse.Namespace) -> int:
+    from fieldforge.apps.export.command import export_command
+
+    return export_command(options)
+
+
 def _add_evaluate(commands: Commands) -> None:
     evaluate = _command(commands, "evaluate", _evaluate, "say how good a shape field is against its mesh or its points")
     evaluate.add_argument("field", type=Path, help=".field file of a shape")
@@ -459,6 +491,16 @@ def _crop(text: str) -> tuple[float, float, float, float]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected X,Y,WIDTH,HEIGHT such as 100,50,64,64, got {text}") from None
     return x, y, width, height
+
+
+def _box(text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 6 or not all(abs(number) <= 1e12 for number in numbers):
+        raise argparse.ArgumentTypeError(f"expected X0,Y0,Z0,X1,Y1,Z1 such as -1,-1,-1,1,1,1, got {text}")
+    return numbers
 
 
 def print_json(value: Any) -> None:
