@@ -223,6 +223,7 @@ def _add_render(commands: Commands) -> None:
         "path in JSON of nerfstudio, instant-ngp or nerfbaselines; default: orbit, or spiral where all photos look the "
         "same way",
     )  # fmt: skip
+    scene.add_argument("--force", action="store_true", help="of --split: even if the field was fitted to other photos")
     scene.add_argument("--fps", type=_pace, metavar="N", help="frames a second of a flight; default: the path's, or 30")
     shape = render.add_argument_group("of shapes")
     shape.add_argument(
@@ -303,14 +304,24 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _add_evaluate(commands: Commands) -> None:
-    evaluate = _command(commands, "evaluate", _evaluate, "say how good a shape field is against its mesh or its points")
-    evaluate.add_argument("field", type=Path, help=".field file of a shape")
-    evaluate.add_argument("source", type=Path, help="the mesh it should be")
+    evaluate = _command(
+        commands, "evaluate", _evaluate,
+        "say how good a field is: a shape against its mesh or its points, a scene against its held-out photos",
+    )  # fmt: skip
+    evaluate.add_argument("field", type=Path, help=".field file of a shape or a scene")
     evaluate.add_argument(
-        "--resolution", type=_positive_int, default=256, metavar="N", help="of the mesh taken from it"
-    )
-    evaluate.add_argument("--points", type=_positive_int, default=2**18, metavar="N", help="samples for each figure")
-    evaluate.add_argument("--seed", type=int, default=0, help="of the samples")
+        "source", type=Path, help="the mesh it should be; of a scene the folder of its photos, in which gt_test/*.npz "
+        "may hold true depths and normals",
+    )  # fmt: skip
+    shape = evaluate.add_argument_group("of shapes")
+    shape.add_argument(
+        "--resolution", type=_positive_int, metavar="N", help="of the mesh taken from it; default: 256"
+    )  # fmt: skip
+    shape.add_argument("--points", type=_positive_int, metavar="N", help="samples for each figure; default: 262144")
+    shape.add_argument("--seed", type=int, default=0, help="of the samples")
+    scene = evaluate.add_argument_group("of scenes")
+    scene.add_argument("--force", action="store_true", help="even if the field was fitted to other photos")
+    scene.add_argument("--allow-missing", action="store_true", help="go on without views whose photos are not there")
     evaluate.add_argument("--json", action="store_true", help="the figures as one line of JSON")
     evaluate.add_argument(
         "--backend", type=_backend, default="auto", help="what computes: auto, reference, cpu or cuda"

@@ -8,7 +8,6 @@ Rays come from all training photos at once; held-out photos say how good new vie
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +33,7 @@ from fieldforge.apps.render.pictures import compare
 from fieldforge.apps.render.radiance import SceneEye
 from fieldforge.apps.render.remembered import remember_cameras
 from fieldforge.apps.scenes import Scene, SceneError, read_scene
+from fieldforge.apps.scenes.digest import digest_of
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.registry import build
 
@@ -119,16 +119,8 @@ class SceneJob(Job[SceneField]):
 
     @cached_property
     def digest(self) -> str | None:
-        """Of cameras, splits and some pixels of every photo."""
-        scene, digest = self.scene, hashlib.sha256()
-        digest.update(scene.cameras.poses.double().numpy().tobytes())
-        digest.update(scene.cameras.intrinsics.double().numpy().tobytes())
-        digest.update(repr([(view.name, view.split, view.time) for view in scene.views]).encode())
-        for view, (width, height) in enumerate(scene.photos.sizes.tolist()):
-            pixels = torch.tensor([[width * k // 16, height * ((7 * k) % 16) // 16] for k in range(16)])
-            color = scene.photos.gather(torch.full((16,), view), pixels)
-            digest.update((color * 255).round().to(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        """See `digest_of`."""
+        return digest_of(self.scene)
 
     def notices(self) -> list[str]:
         scene, n_test = self.scene, len(self.test)
