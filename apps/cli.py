@@ -151,6 +151,10 @@ def _add_fit(commands: Commands) -> None:
         help="behind the scene in training: of photos with alpha any, of others what they show",
     )  # fmt: skip
     scene.add_argument("--allow-missing", action="store_true", help="go on without views whose photos are not there")
+    scene.add_argument(
+        "--report", type=Path, metavar="DIR",
+        help="folder for pictures of a held-out view beside its photo while the fit goes on, and a page at its end",
+    )  # fmt: skip
 
 
 def _add_fit_options(command: Parser, presets: str) -> Any:

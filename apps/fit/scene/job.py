@@ -25,6 +25,7 @@ from fieldforge.apps.fit.recipe import Config
 from fieldforge.apps.fit.scene.options import BACKGROUNDS, SceneOptions
 from fieldforge.apps.fit.scene.presets import preset
 from fieldforge.apps.fit.scene.rays import RayDraw, Rays
+from fieldforge.apps.fit.scene.report import SceneReport
 from fieldforge.apps.fit.scene.samplers import RayStep, Sampler
 from fieldforge.apps.fit.scene.samplers.base import StepParts
 from fieldforge.apps.fit.scene.space import notices, place, settled
@@ -95,6 +96,7 @@ class SceneJob(Job[SceneField]):
     Args:
         source, downscale: as for `fit_scene`.
         allow_missing: go on without the views whose photos are not there.
+        report: folder for pictures of a held-out view while the fit goes on, and a page at its end; None makes none.
 
     Raises:
         SceneError: the photos or their cameras cannot be used, or none is for training.
@@ -105,7 +107,14 @@ class SceneJob(Job[SceneField]):
     options = SceneOptions
     sections = SECTIONS
 
-    def __init__(self, source: str | Path | Scene, *, downscale: int = 1, allow_missing: bool = False) -> None:
+    def __init__(
+        self,
+        source: str | Path | Scene,
+        *,
+        downscale: int = 1,
+        allow_missing: bool = False,
+        report: Path | None = None,
+    ) -> None:
         self.downscale = downscale
         self.scene = (
             source
@@ -116,6 +125,8 @@ class SceneJob(Job[SceneField]):
         if not len(self.train):
             raise SceneError(f"{self.scene.source}: no view is for training")
         self.step: RayStep | None = None
+        shown = int((self.test if len(self.test) else self.train)[0])
+        self.report = None if report is None else SceneReport(report, self.scene, shown)
 
     @cached_property
     def digest(self) -> str | None:
@@ -173,9 +184,12 @@ class SceneJob(Job[SceneField]):
 
     def look(self, fitted: SceneField, state: State) -> dict[str, float]:
         number = len(state.history)
-        if not len(self.test) or not (number in (1, 2, 4) or number % 8 == 0) or state.step == state.n_steps:
+        if not (number in (1, 2, 4) or number % 8 == 0) or state.step == state.n_steps:
             return {}
-        return {"held_out_psnr": self._near(fitted)}
+        seen = {"held_out_psnr": self._near(fitted)} if len(self.test) else {}
+        if self.report is not None:
+            self.report.add(state, self._eye(fitted), seen)
+        return seen
 
     def quality(self, fitted: SceneField, target: float) -> float:
         near = self._near(fitted)
@@ -209,6 +223,12 @@ class SceneJob(Job[SceneField]):
             "far": _short(self.scene.bounds.far),
             "cameras": remember_cameras(cameras.select(self.train).poses.double().numpy()),
         }
+
+    def finish(self, result: SceneFit) -> None:
+        if self.report is not None:
+            quality = "" if math.isnan(result.psnr) else f"; PSNR {result.psnr:.2f} dB over held-out views"
+            title = f"{Path(self.scene.source).name}: {result.state.step} steps in {result.seconds:.0f} s{quality}"
+            self.report.finish(result.field, self._eye(result.field), result.state, title)
 
     def result(self, **parts: Any) -> SceneFit:
         return SceneFit(scene=self.scene, **parts)
