@@ -42,6 +42,7 @@ def parser() -> Parser:
     _add_fit(commands)
     _add_render(commands)
     _add_mesh(commands)
+    _add_export(commands)
     _add_evaluate(commands)
     _add_info(commands)
     _add_view(commands)
@@ -150,6 +151,10 @@ def _add_fit(commands: Commands) -> None:
         help="behind the scene in training: of photos with alpha any, of others what they show",
     )  # fmt: skip
     scene.add_argument("--allow-missing", action="store_true", help="go on without views whose photos are not there")
+    scene.add_argument(
+        "--report", type=Path, metavar="DIR",
+        help="folder for pictures of a held-out view beside its photo while the fit goes on, and a page at its end",
+    )  # fmt: skip
 
 
 def _add_fit_options(command: Parser, presets: str) -> Any:
@@ -222,6 +227,7 @@ def _add_render(commands: Commands) -> None:
         "path in JSON of nerfstudio, instant-ngp or nerfbaselines; default: orbit, or spiral where all photos look the "
         "same way",
     )  # fmt: skip
+    scene.add_argument("--force", action="store_true", help="of --split: even if the field was fitted to other photos")
     scene.add_argument("--fps", type=_pace, metavar="N", help="frames a second of a flight; default: the path's, or 30")
     shape = render.add_argument_group("of shapes")
     shape.add_argument(
@@ -270,15 +276,56 @@ def _mesh(options: argparse.Namespace) -> int:
     return mesh_command(options)
 
 
+def _add_export(commands: Commands) -> None:
+    export = _command(commands, "export", _export, "turn the field of a scene into a coloured cloud or mesh")
+    export.add_argument("field", type=Path, help=".field file of a scene")
+    export.add_argument(
+        "-o", "--output", type=Path, required=True,
+        help="PLY file of a cloud of points; of a mesh where its name says so (mesh.ply), or OBJ, STL, OFF or GLB",
+    )  # fmt: skip
+    export.add_argument("--to", choices=("cloud", "mesh"), help="what to make; default: as the name of the file says")
+    export.add_argument(
+        "--crop", type=_box, metavar="X0,Y0,Z0,X1,Y1,Z1", help="only what is in this box, in world units"
+    )  # fmt: skip
+    export.add_argument(
+        "--level", type=_positive, metavar="D",
+        help="density of a surface, per world unit; default: 20 over the longest side of the field's box",
+    )  # fmt: skip
+    export.add_argument("--n", type=_positive_int, metavar="N", help="points of a cloud; default: 1000000")
+    export.add_argument("--seed", type=int, default=0, help="of the rays of a cloud")
+    export.add_argument(
+        "--data", type=Path, metavar="DIR", help="the photos, to look from all of their cameras and not only some"
+    )  # fmt: skip
+    export.add_argument("--resolution", type=_positive_int, metavar="N", help="of a mesh: cells a side; default: 256")
+    export.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    export.add_argument("--backend", type=_backend, default="auto", help="what computes: auto, reference, cpu or cuda")
+
+
+def _export(options: argparse.Namespace) -> int:
+    from fieldforge.apps.export.command import export_command
+
+    return export_command(options)
+
+
 def _add_evaluate(commands: Commands) -> None:
-    evaluate = _command(commands, "evaluate", _evaluate, "say how good a shape field is against its mesh or its points")
-    evaluate.add_argument("field", type=Path, help=".field file of a shape")
-    evaluate.add_argument("source", type=Path, help="the mesh it should be")
+    evaluate = _command(
+        commands, "evaluate", _evaluate,
+        "say how good a field is: a shape against its mesh or its points, a scene against its held-out photos",
+    )  # fmt: skip
+    evaluate.add_argument("field", type=Path, help=".field file of a shape or a scene")
     evaluate.add_argument(
-        "--resolution", type=_positive_int, default=256, metavar="N", help="of the mesh taken from it"
-    )
-    evaluate.add_argument("--points", type=_positive_int, default=2**18, metavar="N", help="samples for each figure")
-    evaluate.add_argument("--seed", type=int, default=0, help="of the samples")
+        "source", type=Path, help="the mesh it should be; of a scene the folder of its photos, in which gt_test/*.npz "
+        "may hold true depths and normals",
+    )  # fmt: skip
+    shape = evaluate.add_argument_group("of shapes")
+    shape.add_argument(
+        "--resolution", type=_positive_int, metavar="N", help="of the mesh taken from it; default: 256"
+    )  # fmt: skip
+    shape.add_argument("--points", type=_positive_int, metavar="N", help="samples for each figure; default: 262144")
+    shape.add_argument("--seed", type=int, default=0, help="of the samples")
+    scene = evaluate.add_argument_group("of scenes")
+    scene.add_argument("--force", action="store_true", help="even if the field was fitted to other photos")
+    scene.add_argument("--allow-missing", action="store_true", help="go on without views whose photos are not there")
     evaluate.add_argument("--json", action="store_true", help="the figures as one line of JSON")
     evaluate.add_argument(
         "--backend", type=_backend, default="auto", help="what computes: auto, reference, cpu or cuda"
@@ -459,6 +506,16 @@ def _crop(text: str) -> tuple[float, float, float, float]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected X,Y,WIDTH,HEIGHT such as 100,50,64,64, got {text}") from None
     return x, y, width, height
+
+
+def _box(text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 6 or not all(abs(number) <= 1e12 for number in numbers):
+        raise argparse.ArgumentTypeError(f"expected X0,Y0,Z0,X1,Y1,Z1 such as -1,-1,-1,1,1,1, got {text}")
+    return numbers
 
 
 def print_json(value: Any) -> None:

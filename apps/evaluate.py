@@ -1,22 +1,31 @@
-"""``fieldforge evaluate``: a shape field against the mesh, or the points, it should be."""
+"""``fieldforge evaluate``: a shape against the mesh, or the points, it should be; a scene against its photos."""
 
 from __future__ import annotations
 
 import argparse
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from fieldforge.apps.cli import print_json
+from fieldforge.apps.cli import UsageError, print_json
 from fieldforge.apps.mesh import extract, load_shape, progress_bar
+from fieldforge.apps.render.radiance import eye_of
+from fieldforge.apps.render.remembered import remembered
+from fieldforge.apps.scenes import read_scene
+from fieldforge.apps.scenes.digest import expect_same_scene
+from fieldforge.apps.scenes.quality import MEANING as SCENE_MEANING
+from fieldforge.apps.scenes.quality import Row, evaluate_views, means_of
 from fieldforge.apps.shapes.cloud import PointSurface
 from fieldforge.apps.shapes.cloud_quality import evaluate_on_points
 from fieldforge.apps.shapes.quality import evaluate
 from fieldforge.apps.shapes.read import Cloud, read_shape
 from fieldforge.apps.shapes.surface import Surface
 from fieldforge.backends import use_backend
+from fieldforge.fields.file import load_field
+from fieldforge.fields.kinds.scene import SceneField
 
 MEANING = {
     "volume_iou": "share of the union of both insides that is in both",
@@ -41,15 +50,21 @@ _HEIGHTS = " ▁▂▃▄▅▆▇█"
 
 def evaluate_command(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    found, metadata = load_field(options.field)
+    if isinstance(found, SceneField):
+        return _evaluate_scene(found, metadata, options)
+    for name in ("force", "allow_missing"):
+        if getattr(options, name):
+            raise UsageError(f"--{name.replace('_', '-')}: is of scenes, and {options.field} is a {found.otype}")
     shape = read_shape(options.source)
     surface = PointSurface.of(shape) if isinstance(shape, Cloud) else Surface.of(shape)
     field = load_shape(options.field)
     with use_backend(options.backend), progress_bar("meshing", is_silent=options.json) as observe:
-        extracted = extract(field, resolution=options.resolution, observe=observe)
+        extracted = extract(field, resolution=options.resolution or 256, observe=observe)
         if isinstance(surface, PointSurface):
-            figures = evaluate_on_points(field, surface, extracted, n=options.points, seed=options.seed)
+            figures = evaluate_on_points(field, surface, extracted, n=options.points or 2**18, seed=options.seed)
         else:
-            figures = evaluate(field, surface, extracted, n=options.points, seed=options.seed)
+            figures = evaluate(field, surface, extracted, n=options.points or 2**18, seed=options.seed)
     if options.json:
         print_json({"field": str(options.field), "source": str(options.source), **figures})
         return 0
@@ -60,6 +75,42 @@ def evaluate_command(options: argparse.Namespace) -> int:
             table.add_row(name, sparkline(value) if isinstance(value, list) else f"{value:.6g}", meaning)
     Console().print(table)
     return 0
+
+
+def _evaluate_scene(field: SceneField, metadata: dict[str, Any], options: argparse.Namespace) -> int:
+    for name in ("resolution", "points"):
+        if getattr(options, name) is not None:
+            raise UsageError(f"--{name}: is of shapes, and {options.field} is a {field.otype}")
+    downscale = int(remembered(metadata, "signal.downscale", 1, least=1, most=64))
+    scene = read_scene(options.source, downscale=downscale, allow_missing=options.allow_missing)
+    expect_same_scene(scene, metadata, is_forced=options.force)
+    with use_backend(options.backend), progress_bar("rendering", is_silent=options.json) as observe:
+        rows = evaluate_views(field, eye_of(field, metadata), scene, downscale=downscale, observe=observe)
+    means = means_of(rows)
+    if options.json:
+        views = [{"view": name, **{key: _finite(value) for key, value in row.items()}} for name, row in rows.items()]
+        mean = {key: _finite(value) for key, value in means.items()}
+        print_json({"field": str(options.field), "source": str(options.source), "mean": mean, "views": views})
+        return 0
+    for view, row in rows.items():
+        print("".join(c if c.isprintable() else "?" for c in f"{view}: {_in_short(row)}"))
+    table = Table("figure", "value", "what it says", title=f"mean of {len(rows)} views of {options.source}")
+    for name, value in means.items():
+        table.add_row(name, "" if value is None else f"{value:.4g}", SCENE_MEANING[name])
+    Console().print(table)
+    return 0
+
+
+def _in_short(row: Row) -> str:
+    shown = (
+        ("psnr", "PSNR {:.2f} dB"), ("ssim", "SSIM {:.4f}"), ("depth_error", "depth {:.2%} off"),
+        ("normal_angle_mean", "normals {:.1f} degrees off"),
+    )  # fmt: skip
+    return "  ".join(text.format(value) for name, text in shown if (value := row.get(name)) is not None)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def sparkline(shares: Sequence[float]) -> str:

@@ -137,15 +137,20 @@ def simplify(surface: Isosurface, share: float) -> Isosurface:
     return Isosurface(vertices + centre, faces.astype(np.int64), surface.n_evaluated, surface.n_cells)
 
 
-def write_mesh(path: Path, surface: Isosurface) -> None:
+def write_mesh(path: Path, surface: Isosurface, colors: np.ndarray | None = None) -> None:
     """Write a mesh; the file that was there is replaced in one step.
+
+    Args:
+        path: its suffix, one of `FORMATS`, says how.
+        surface: vertices and faces.
+        colors: (n, 3) uint8 sRGB of the vertices; STL has none, and leaves them out.
 
     Raises:
         OSError: the file system refused.
     """
     import trimesh
 
-    made = trimesh.Trimesh(surface.vertices, surface.faces, process=False)
+    made = trimesh.Trimesh(surface.vertices, surface.faces, vertex_colors=colors, process=False)
     stream = io.BytesIO()
     made.export(stream, file_type=path.suffix.lower().lstrip("."))
     with replacing(path) as file:

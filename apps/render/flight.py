@@ -121,11 +121,25 @@ def _orbit(
     )  # fmt: skip
 
 
+def cameras_of_photos(metadata: Mapping[str, Any], data: Path | None) -> Cameras | None:
+    """Float32 cameras that the training photos were taken with: of their folder, or those that a header remembers, as
+    pinholes; None where it remembers none."""
+    if data is not None:
+        scene = read_scene(data, downscale=int(remembered(metadata, "signal.downscale", 1, least=1, most=64)))
+        return scene.cameras.select(scene.of("train")).to(torch.float32)
+    poses, (width, height) = remembered_cameras(metadata), _photo_size(metadata)
+    if poses is None:
+        return None
+    focal = remembered(metadata, "signal.focal", 1.4 * width, least=1e-3, most=1e9)
+    return paths.along(poses, width=width, height=height, focal=focal)
+
+
 def _poses(metadata: Mapping[str, Any], data: Path) -> np.ndarray:
     """Of all training photos of a folder."""
-    scene = read_scene(data, downscale=int(remembered(metadata, "signal.downscale", 1, least=1, most=64)))
-    chosen: torch.Tensor = scene.cameras.select(scene.of("train")).poses.double()
-    return chosen.numpy()
+    cameras = cameras_of_photos(metadata, data)
+    assert cameras is not None
+    poses: np.ndarray = cameras.poses.double().numpy()
+    return poses
 
 
 def _photo_size(metadata: Mapping[str, Any]) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from fieldforge.apps.render.radiance import SceneEye, eye_of
 from fieldforge.apps.render.remembered import remembered
 from fieldforge.apps.render.video import MAX_VIDEO_SIDE, VideoWriter
 from fieldforge.apps.scenes import Scene, read_scene
+from fieldforge.apps.scenes.digest import expect_same_scene
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.renderers.cameras import MAX_SIDE, Cameras
 
@@ -77,6 +78,8 @@ def _expect_flight(options: argparse.Namespace, is_video: bool) -> None:
         raise UsageError(f"--size {width}x{height}: {what} of scenes are 1x1 to {longest}x{longest}")
     if options.data is not None and options.path not in ("orbit", "spiral", "interpolate"):
         raise UsageError("--data: it holds the photos of a --split, or the cameras of a --path; give --split test, say")
+    if options.force:
+        raise UsageError("--force: is of a --split; give --split test, say")
     if not is_video and (options.frames is not None or options.fps is not None):
         raise UsageError(f"--{'frames' if options.fps is None else 'fps'}: is of videos; name the output .mp4")
 
@@ -93,6 +96,7 @@ def _render_split(field: SceneField, metadata: dict[str, Any], options: argparse
     if folder.suffix or (folder.exists() and not folder.is_dir()):
         raise UsageError(f"{folder}: the views of a split go to a folder; name one")
     scene = read_scene(options.data, downscale=int(remembered(metadata, "signal.downscale", 1, least=1, most=64)))
+    expect_same_scene(scene, metadata, is_forced=options.force)
     views = scene.of(options.split).tolist()
     if not views:
         raise UsageError(f"--split {options.split}: {options.data} has no such views")

@@ -20,10 +20,12 @@ from torch import Tensor
 
 from fieldforge.apps.cli import main
 from fieldforge.apps.fit.job import Plan
+from fieldforge.apps.fit.loop import State
 from fieldforge.apps.fit.scene.job import SceneFit, SceneJob, fit_scene
 from fieldforge.apps.fit.scene.options import SceneOptions
 from fieldforge.apps.fit.scene.presets import PRESETS
 from fieldforge.apps.fit.scene.rays import RayDraw
+from fieldforge.apps.fit.scene.report import SceneReport
 from fieldforge.apps.fit.scene.step import scene_step
 from fieldforge.apps.fit.scene.unseen import close_transparent, close_unseen
 from fieldforge.apps.images import read_image
@@ -86,6 +88,48 @@ def test_a_strange_header_is_looked_past(fitted: SceneFit, metadata: dict[str, A
     save_field(tmp_path / "x.field", fitted.field, metadata=metadata)
     assert main(["render", str(tmp_path / "x.field"), "-o", str(tmp_path / "x.png"), "--size", "16x12", "--quiet"]) == 0
     assert read_image(tmp_path / "x.png").pixels.shape == (12, 16, 3)
+
+
+def test_a_report_shows_a_held_out_view_beside_its_photo_and_changes_nothing(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = [part for override in SMALL for part in ("--set", override)]
+    fit = ["fit", "scene", str(photos), "--steps", "24", *overrides, "-o"]
+    folder = tmp_path / "report"
+    assert main([*fit, str(tmp_path / "a.field"), "--report", str(folder)]) == 0
+    assert "stages, curve" in capsys.readouterr().out
+    assert main([*fit, str(tmp_path / "b.field"), "--quiet"]) == 0
+    assert (tmp_path / "a.field").read_bytes() == (tmp_path / "b.field").read_bytes()
+    _, metadata = load_field(tmp_path / "a.field")
+    rows = json.loads((folder / "curve.json").read_text())
+    history = {row["step"]: row["held_out_psnr"] for row in metadata["history"] if "held_out_psnr" in row}
+    assert [row["step"] for row in rows] == list(history) == [1, 2, 4, 8, 16]
+    assert [row["held_out_psnr"] for row in rows] == pytest.approx(list(history.values()), abs=0.01)
+    assert len(list(folder.glob("step_*.png"))) == 5
+    scene, picture = read_scene(photos), read_image(folder / "step_000016.png").pixels
+    photo = photo_of(scene, int(scene.of("test")[0]), torch.ones(3)).numpy()
+    assert np.abs(picture[:, :SIDE] / 255 - photo).max() < 0.003
+    assert psnr(picture[:, SIDE:].astype(np.float64) / 255, photo.astype(np.float64)) == pytest.approx(
+        rows[-1]["view_psnr"], abs=0.1
+    )
+    assert read_image(folder / "report.png").pixels.shape[1] == 1500
+    (tmp_path / "file").write_text("")
+    assert main([*fit, str(tmp_path / "c.field"), "--report", str(tmp_path / "file")]) == 2
+    assert "name a folder" in capsys.readouterr().err
+
+
+def test_a_resumed_report_goes_on_with_the_rows_of_its_fit(scene: Scene, fitted: SceneFit, tmp_path: Path) -> None:
+    rows = [{"step": step, "seconds": 1.0, "view_psnr": 9.0} for step in (4, 8, 999)]
+    (tmp_path / "curve.json").write_text(json.dumps(rows))
+    for steps, kept in (((4, 8, 12), [4, 8, 12]), ((12,), [12])):
+        report = SceneReport(tmp_path, scene, 0)
+        state = State(step=12, n_steps=20, history=[{"step": step} for step in steps])
+        report.add(state, Eye(fitted.field), {})
+        assert [row["step"] for row in json.loads((tmp_path / "curve.json").read_text())] == kept
+    for strange in ("{", "3", "[3]", '[{"step": "x"}]'):
+        (tmp_path / "curve.json").write_text(strange)
+        SceneReport(tmp_path, scene, 0).add(State(step=1, history=[{"step": 1}]), Eye(fitted.field), {})
+        assert len(json.loads((tmp_path / "curve.json").read_text())) == 1
 
 
 def test_masked_pixels_are_never_drawn(scene: Scene) -> None:

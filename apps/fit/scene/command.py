@@ -6,8 +6,10 @@ import argparse
 import math
 from pathlib import Path
 
-from fieldforge.apps.fit.command import run_fit
+from fieldforge.apps.cli import UsageError
+from fieldforge.apps.fit.command import expect_writable, run_fit
 from fieldforge.apps.fit.scene.job import SceneFit, SceneJob
+from fieldforge.apps.fit.scene.report import PAGE
 
 
 def fit_scene_command(options: argparse.Namespace) -> int:
@@ -18,8 +20,23 @@ def fit_scene_command(options: argparse.Namespace) -> int:
         options.overrides = [*options.overrides, f"fit.background={options.background}"]
     if options.minutes is not None:
         options.seconds = 60 * options.minutes
-    job = SceneJob(options.scene, downscale=options.downscale, allow_missing=options.allow_missing)
-    return run_fit(options, job, source, output, options.psnr, lambda result: _describe(result, options.scene))
+    report: Path | None = options.report
+    if report is not None and not options.print_config:
+        _expect_folder(report)
+    job = SceneJob(options.scene, downscale=options.downscale, allow_missing=options.allow_missing, report=report)
+
+    def describe(result: SceneFit) -> str:
+        line = _describe(result, options.scene)
+        return line if report is None else f"{line}\n{report / PAGE}: stages, curve, error, depth and normals"
+
+    return run_fit(options, job, source, output, options.psnr, describe)
+
+
+def _expect_folder(path: Path) -> None:
+    """Say before the work that pictures cannot go there."""
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"--report {path}: is a file; name a folder for the pictures")
+    expect_writable((path if path.is_dir() else path.parent) / PAGE)
 
 
 def _describe(result: SceneFit, source: str) -> str:

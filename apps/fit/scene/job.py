@@ -8,7 +8,6 @@ Rays come from all training photos at once; held-out photos say how good new vie
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from fieldforge.apps.fit.recipe import Config
 from fieldforge.apps.fit.scene.options import BACKGROUNDS, SceneOptions
 from fieldforge.apps.fit.scene.presets import preset
 from fieldforge.apps.fit.scene.rays import RayDraw, Rays
+from fieldforge.apps.fit.scene.report import SceneReport
 from fieldforge.apps.fit.scene.samplers import RayStep, Sampler
 from fieldforge.apps.fit.scene.samplers.base import StepParts
 from fieldforge.apps.fit.scene.space import notices, place, settled
@@ -34,6 +34,7 @@ from fieldforge.apps.render.pictures import compare
 from fieldforge.apps.render.radiance import SceneEye
 from fieldforge.apps.render.remembered import remember_cameras
 from fieldforge.apps.scenes import Scene, SceneError, read_scene
+from fieldforge.apps.scenes.digest import digest_of
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.registry import build
 
@@ -95,6 +96,7 @@ class SceneJob(Job[SceneField]):
     Args:
         source, downscale: as for `fit_scene`.
         allow_missing: go on without the views whose photos are not there.
+        report: folder for pictures of a held-out view while the fit goes on, and a page at its end; None makes none.
 
     Raises:
         SceneError: the photos or their cameras cannot be used, or none is for training.
@@ -105,7 +107,14 @@ class SceneJob(Job[SceneField]):
     options = SceneOptions
     sections = SECTIONS
 
-    def __init__(self, source: str | Path | Scene, *, downscale: int = 1, allow_missing: bool = False) -> None:
+    def __init__(
+        self,
+        source: str | Path | Scene,
+        *,
+        downscale: int = 1,
+        allow_missing: bool = False,
+        report: Path | None = None,
+    ) -> None:
         self.downscale = downscale
         self.scene = (
             source
@@ -116,19 +125,13 @@ class SceneJob(Job[SceneField]):
         if not len(self.train):
             raise SceneError(f"{self.scene.source}: no view is for training")
         self.step: RayStep | None = None
+        shown = int((self.test if len(self.test) else self.train)[0])
+        self.report = None if report is None else SceneReport(report, self.scene, shown)
 
     @cached_property
     def digest(self) -> str | None:
-        """Of cameras, splits and some pixels of every photo."""
-        scene, digest = self.scene, hashlib.sha256()
-        digest.update(scene.cameras.poses.double().numpy().tobytes())
-        digest.update(scene.cameras.intrinsics.double().numpy().tobytes())
-        digest.update(repr([(view.name, view.split, view.time) for view in scene.views]).encode())
-        for view, (width, height) in enumerate(scene.photos.sizes.tolist()):
-            pixels = torch.tensor([[width * k // 16, height * ((7 * k) % 16) // 16] for k in range(16)])
-            color = scene.photos.gather(torch.full((16,), view), pixels)
-            digest.update((color * 255).round().to(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        """See `digest_of`."""
+        return digest_of(self.scene)
 
     def notices(self) -> list[str]:
         scene, n_test = self.scene, len(self.test)
@@ -181,9 +184,12 @@ class SceneJob(Job[SceneField]):
 
     def look(self, fitted: SceneField, state: State) -> dict[str, float]:
         number = len(state.history)
-        if not len(self.test) or not (number in (1, 2, 4) or number % 8 == 0) or state.step == state.n_steps:
+        if not (number in (1, 2, 4) or number % 8 == 0) or state.step == state.n_steps:
             return {}
-        return {"held_out_psnr": self._near(fitted)}
+        seen = {"held_out_psnr": self._near(fitted)} if len(self.test) else {}
+        if self.report is not None:
+            self.report.add(state, self._eye(fitted), seen)
+        return seen
 
     def quality(self, fitted: SceneField, target: float) -> float:
         near = self._near(fitted)
@@ -217,6 +223,12 @@ class SceneJob(Job[SceneField]):
             "far": _short(self.scene.bounds.far),
             "cameras": remember_cameras(cameras.select(self.train).poses.double().numpy()),
         }
+
+    def finish(self, result: SceneFit) -> None:
+        if self.report is not None:
+            quality = "" if math.isnan(result.psnr) else f"; PSNR {result.psnr:.2f} dB over held-out views"
+            title = f"{Path(self.scene.source).name}: {result.state.step} steps in {result.seconds:.0f} s{quality}"
+            self.report.finish(result.field, self._eye(result.field), result.state, title)
 
     def result(self, **parts: Any) -> SceneFit:
         return SceneFit(scene=self.scene, **parts)

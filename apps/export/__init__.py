@@ -1,0 +1,1 @@
+"""Fields of scenes to clouds of points and meshes, with colours."""
