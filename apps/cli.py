@@ -147,8 +147,8 @@ def _add_fit(commands: Commands) -> None:
     stop.add_argument("--psnr", type=_positive, metavar="DB", help="as soon as held-out views are that good")
     scene.add_argument("--downscale", type=_positive_int, default=1, metavar="K", help="K x K pixels become one")
     scene.add_argument(
-        "--background", choices=("white", "black", "random"),
-        help="behind the scene in training: of photos with alpha any, of others what they show",
+        "--background", choices=("white", "black", "random", "learned"),
+        help="behind the scene in training: of photos with alpha any but learned, of others what they show, or learned",
     )  # fmt: skip
     scene.add_argument("--allow-missing", action="store_true", help="go on without views whose photos are not there")
     scene.add_argument(
@@ -229,6 +229,10 @@ def _add_render(commands: Commands) -> None:
     )  # fmt: skip
     scene.add_argument("--force", action="store_true", help="of --split: even if the field was fitted to other photos")
     scene.add_argument("--fps", type=_pace, metavar="N", help="frames a second of a flight; default: the path's, or 30")
+    scene.add_argument(
+        "--time", type=_unit, metavar="T",
+        help="of a scene that moves: when, from 0 to 1; default: its beginning, and a video goes through all of it",
+    )  # fmt: skip
     shape = render.add_argument_group("of shapes")
     shape.add_argument(
         "--view", type=_side, metavar="SIDE",
@@ -421,6 +425,16 @@ def _share(text: str) -> float:
     value = _positive(text)
     if value >= 1:
         raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got {text}")
+    return value
+
+
+def _unit(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
     return value
 
 

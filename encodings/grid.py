@@ -58,6 +58,8 @@ class Level:
     """Whether the lattice has more points than the level has rows, and the table is a hash table."""
     multipliers: tuple[int, ...]
     """One per coordinate: primes when hashed, else the strides of a row-major lattice with x fastest."""
+    last_scale: float | None = None
+    """Cells per unit length of the last coordinate, where it has its own; 0, with a multiplier of 0: it is not read."""
 
 
 def grid_levels(
@@ -137,7 +139,10 @@ def _interpolate(x: Tensor, rows: Tensor, level: Level, interpolation: str) -> T
     # The product of two float32 numbers is exact in float64, so the position is rounded to float32 once, as by a
     # fused multiply-add. Rounding the product too moves points by up to 1/64 of a cell at resolution 2^17: one rule
     # for every backend.
-    position = (x.double() * level.scale + 0.5).to(torch.promote_types(x.dtype, torch.float32))
+    scale: float | Tensor = level.scale
+    if level.last_scale is not None:
+        scale = x.new_tensor([level.scale] * (x.shape[-1] - 1) + [level.last_scale], dtype=torch.float64)
+    position = (x.double() * scale + 0.5).to(torch.promote_types(x.dtype, torch.float32))
     floor = position.detach().floor()
     t = position - floor  # (N, d) in [0, 1)
     cell = _saturating_int(floor)  # (N, d)
@@ -167,6 +172,8 @@ def _what_runs_on_cpu() -> str:
 @provide("grid", "cpu", refuses=tuned.grid_refuses, note=_what_runs_on_cpu)
 def _grid_on_cpu(x: Tensor, table: Tensor, levels: Sequence[Level], interpolation: str) -> Tensor:
     """Compiled where there was a compiler, tuned PyTorch elsewhere."""
+    if cpu_door.missing() and any(level.last_scale is not None for level in levels):
+        return grid(x, table, levels, interpolation)
     run = tuned.grid if cpu_door.missing() else cpu_ops.grid
     return run(x, table, levels, interpolation, reference=grid)
 
@@ -253,15 +260,8 @@ class Grid(Encoding):
         expect_only("fixed_point_pos", fixed_point_pos, False, "positions are floating point")
         self.hash, self.stochastic_interpolation, self.fixed_point_pos = hash, stochastic_interpolation, fixed_point_pos
 
-        self.levels = grid_levels(
-            n_input_dims,
-            type=self.type,
-            n_levels=n_levels,
-            log2_hashmap_size=log2_hashmap_size,
-            base_resolution=base_resolution,
-            per_level_scale=self.per_level_scale,
-        )
-        self.n_output_dims = n_levels * n_features_per_level
+        self.levels = self._make_levels()
+        self.n_output_dims = len(self.levels) * n_features_per_level
         self.finest_cell = 1 / max(1.0, *(level.scale for level in self.levels))
         self.smoothness = {"Linear": 0, "Smoothstep": 1, "Nearest": -1}[self.interpolation]
         self.table = nn.Parameter(torch.empty(_n_entries(self.levels, n_features_per_level), n_features_per_level))
@@ -297,6 +297,16 @@ class Grid(Encoding):
             lattice = rows[: level.resolution**d].view(*[level.resolution] * d, -1)
             found.append(total_variation(lattice, d))
         return torch.stack(found).sum()
+
+    def _make_levels(self) -> list[Level]:
+        return grid_levels(
+            self.n_input_dims,
+            type=self.type,
+            n_levels=self.n_levels,
+            log2_hashmap_size=self.log2_hashmap_size,
+            base_resolution=self.base_resolution,
+            per_level_scale=self.per_level_scale,
+        )
 
     def _initialise(self, generator: torch.Generator | None) -> None:
         if not self.table.is_meta:

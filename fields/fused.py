@@ -54,7 +54,7 @@ def shapes(encoding: nn.Module, network: nn.Module) -> tuple[EncodingShape | Non
         return described
     if any(parameter.dtype != torch.float32 for module in (encoding, network) for parameter in module.parameters()):
         return "it is in float32 only"
-    if type(encoding) is not Grid:
+    if not isinstance(encoding, Grid):
         if type(encoding) is Identity:
             return None, described
         joined = cpu_encodings.describe_encoding(encoding)

@@ -25,10 +25,10 @@ from fieldforge.renderers.occupancy import OccupancyGrid
 from fieldforge.renderers.ray_losses import scale_gradients
 from fieldforge.renderers.samples import Samples
 
-Density = Callable[[Tensor], Tensor]
-"""(N, 3) places in world length -> (N,) density, 1 / length."""
-Radiance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(N, 3) places and (N, 3) unit directions -> (N,) density and (N, C) colour."""
+Density = Callable[..., Tensor]
+"""(N, 3) places in world length -> (N,) density, 1 / length. With ``tell_rays``, (N,) int64 rays come after."""
+Radiance = Callable[..., tuple[Tensor, Tensor]]
+"""(N, 3) places and (N, 3) unit directions -> (N,) density and (N, C) colour. Rays as for `Density`."""
 
 
 class Seen(NamedTuple):
@@ -66,6 +66,7 @@ def render(
     offset: Tensor | None = None,
     gradients_whole_from: float = 0.0,
     keep_samples: bool = False,
+    tell_rays: bool = False,
     n_points_at_once: int = 2**18,
 ) -> Seen:
     """What is seen along rays through a grid.
@@ -81,12 +82,15 @@ def render(
         gradients_whole_from: the distance below which gradients are scaled down, see
             `fieldforge.renderers.ray_losses.scale_gradients`; 0 scales none.
         keep_samples: whether samples and weights come back, for losses of them.
+        tell_rays: `radiance` and `density` take one argument more, (N,) int64, the ray of each point: for times, photos
+            and whatever else belongs to a ray.
         n_points_at_once: the most points in one call of `density` or `radiance`.
 
     Raises:
         TypeError, ValueError: as for `march` and `composite`.
 
-    Differentiable through `radiance` and in the background.
+    Differentiable through `radiance` and in the background; and, through the places and directions that `radiance` is
+    asked for, in origins and directions, while the intervals on the rays stay where they are.
 
     Example:
         >>> grid = OccupancyGrid((0, 0, 0), (1, 1, 1), resolution=4)
@@ -97,15 +101,19 @@ def render(
     """
     expect_int("n_points_at_once", n_points_at_once, 1)
     samples = march(
-        origins, directions, grid, step=step, cone_angle=cone_angle, max_step=max_step, near=near, far=far,
-        offset=offset,
+        origins.detach(), directions.detach(), grid, step=step, cone_angle=cone_angle, max_step=max_step, near=near,
+        far=far, offset=offset,
     )  # fmt: skip
     n_marched = samples.n_samples
     if density is not None and early_stop > 0:
         with torch.no_grad():
-            found = density_at(samples, origins, directions, density, n_points_at_once=n_points_at_once)
+            found = density_at(
+                samples, origins, directions, density, tell_rays=tell_rays, n_points_at_once=n_points_at_once
+            )
             samples = samples.keep(visibility(samples, found, early_stop=early_stop))
-    found, color = radiance_at(samples, origins, directions, radiance, n_points_at_once=n_points_at_once)
+    found, color = radiance_at(
+        samples, origins, directions, radiance, tell_rays=tell_rays, n_points_at_once=n_points_at_once
+    )
     if gradients_whole_from > 0:
         found, color = scale_gradients(samples, gradients_whole_from, found, color)
     rendered = composite(samples, found, color, background=background)
@@ -114,18 +122,36 @@ def render(
 
 
 def density_at(
-    samples: Samples, origins: Tensor, directions: Tensor, density: Density, *, n_points_at_once: int = 2**18
+    samples: Samples,
+    origins: Tensor,
+    directions: Tensor,
+    density: Density,
+    *,
+    tell_rays: bool = False,
+    n_points_at_once: int = 2**18,
 ) -> Tensor:
     """(N,) density at the middles of samples along rays."""
-    parts = [density(points) for points, _ in _points(samples, origins, directions, n_points_at_once)]
+    parts = [
+        density(points, ray) if tell_rays else density(points)
+        for points, _, ray in _points(samples, origins, directions, n_points_at_once)
+    ]
     return _join(parts, origins)
 
 
 def radiance_at(
-    samples: Samples, origins: Tensor, directions: Tensor, radiance: Radiance, *, n_points_at_once: int = 2**18
+    samples: Samples,
+    origins: Tensor,
+    directions: Tensor,
+    radiance: Radiance,
+    *,
+    tell_rays: bool = False,
+    n_points_at_once: int = 2**18,
 ) -> tuple[Tensor, Tensor]:
     """(N,) density and (N, C) colour at the middles of samples, seen along their rays."""
-    parts = [radiance(*place) for place in _points(samples, origins, directions, n_points_at_once)]
+    parts = [
+        radiance(points, along, ray) if tell_rays else radiance(points, along)
+        for points, along, ray in _points(samples, origins, directions, n_points_at_once)
+    ]
     return _join([found for found, _ in parts], origins), _join([color for _, color in parts], origins, 3)
 
 
@@ -152,16 +178,17 @@ def planar_z(distance: Tensor, directions: Tensor, forward: Tensor) -> Tensor:
 
 @torch.no_grad()
 def render_in_parts(
-    rays: Callable[[int, int], tuple[Tensor, Tensor]],
+    rays: Callable[[int, int], tuple[Tensor, ...]],
     n_rays: int,
-    see: Callable[[Tensor, Tensor], Seen],
+    see: Callable[..., Seen],
     *,
     n_rays_at_once: int = 2**13,
 ) -> Iterator[Seen]:
     """A picture in memory that does not grow with it, without gradients.
 
     Args:
-        rays: (first, last) -> origins and directions of the rays [first, last) of the picture.
+        rays: (first, last) -> origins and directions of the rays [first, last) of the picture, and what else `see`
+            takes of them.
         n_rays: of the picture.
         see: `render` with everything but the rays.
         n_rays_at_once: in each part.
@@ -174,14 +201,21 @@ def render_in_parts(
         yield see(*rays(first, min(n_rays, first + n_rays_at_once)))
 
 
-def _points(samples: Samples, origins: Tensor, directions: Tensor, n_at_once: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Middles of the samples and the directions they are seen along, some at a time."""
+def _points(
+    samples: Samples, origins: Tensor, directions: Tensor, n_at_once: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Middles of the samples, the directions they are seen along and their rays, some at a time."""
     for first in range(0, samples.n_samples, n_at_once):
         rows = slice(first, first + n_at_once)
         ray = samples.ray_index[rows]
         middle = 0.5 * (samples.t0[rows] + samples.t1[rows])
-        along = directions[ray]
-        yield torch.addcmul(origins[ray], middle[:, None], along), along
+        along = _rows(directions, ray)
+        yield torch.addcmul(_rows(origins, ray), middle[:, None], along), along, ray
+
+
+def _rows(table: Tensor, index: Tensor) -> Tensor:
+    """table[index]; its gradient is added in an order that does not depend on the number of threads."""
+    return torch.nn.functional.embedding(index, table) if table.requires_grad else table[index]
 
 
 def _join(parts: list[Tensor], like: Tensor, *rest: int) -> Tensor:

@@ -30,7 +30,7 @@ from fieldforge.renderers.cameras import MAX_SIDE, Pinhole
 ONLY_IMAGES: dict[str, object] = {"scale": None, "crop": None, "bits": 8}
 ONLY_SHAPES: dict[str, object] = {"view": None, "mode": None, "up": "y", "frames": None, "shadows": False}
 N_FRAMES = 120
-ONLY_SCENES: dict[str, object] = {"split": None, "data": None, "path": None, "fps": None, "force": False}
+ONLY_SCENES: dict[str, object] = {"split": None, "data": None, "path": None, "fps": None, "force": False, "time": None}
 """Options that one kind of field has, with the value that means nobody asked."""
 
 

@@ -37,16 +37,23 @@ class Comparison(NamedTuple):
     ssim: float | None
 
 
-def look(eye: SceneEye, cameras: Cameras, view: int, *, n_rays_at_once: int = 2**13) -> Picture:
-    """What an eye sees from a camera of float32; nothing at all where its lens shows nothing."""
+def look(
+    eye: SceneEye, cameras: Cameras, view: int, *, time: float | None = None, n_rays_at_once: int = 2**13
+) -> Picture:
+    """What an eye sees from a camera of float32; nothing at all where its lens shows nothing.
+
+    Of a field that has time, it looks at `time` instead of the eye's own.
+    """
     width, height = cameras.sizes[view].tolist()
     origins, directions = (rays.contiguous() for rays in cameras.picture_rays(view))
     shown = directions[:, 0].isfinite().nonzero()[:, 0]  # beyond the fold of a lens there are no rays
     is_whole = len(shown) == len(origins)
-    rays = (origins, directions) if is_whole else (origins[shown], directions[shown])
+    rays = [origins, directions] if is_whole else [origins[shown], directions[shown]]
+    if eye.has_time:
+        rays.append(torch.full((len(shown),), eye.time if time is None else time))
     parts = list(
         render_in_parts(
-            lambda first, last: (rays[0][first:last], rays[1][first:last]), len(shown), eye,
+            lambda first, last: tuple(row[first:last] for row in rays), len(shown), eye,
             n_rays_at_once=n_rays_at_once,
         )
     )  # fmt: skip
@@ -75,8 +82,8 @@ def photo_of(scene: Scene, view: int, background: Tensor) -> Tensor:
 
 
 def compare(scene: Scene, view: int, eye: SceneEye) -> Comparison:
-    """A view of a scene, rendered and measured against its photo."""
-    picture = look(eye, scene.cameras.to(torch.float32), view)
+    """A view of a scene, rendered as at its time and measured against its photo."""
+    picture = look(eye, scene.cameras.to(torch.float32), view, time=scene.views[view].time)
     metrics = Metrics()
     metrics.add(picture.color, photo_of(scene, view, eye.background).numpy())
     return Comparison(picture, metrics.psnr(), metrics.ssim())

@@ -31,7 +31,7 @@ def shape_of(field: RadianceField) -> RadianceShape | str:
         return "it has no second encoding of places"
     if field.density_shift:
         return "it does not shift the number that becomes the density"
-    if type(field.encoding) is not Grid:
+    if not isinstance(field.encoding, Grid):
         return f"it needs a grid, and the encoding is a {field.encoding.otype}"
     found = fused.shapes(field.encoding, field.network)
     if isinstance(found, str):
@@ -103,9 +103,37 @@ def occupancy_of(field: RadianceField) -> OccupancyGrid:
         grid.load_state_dict({"density": grid.density, "bricks": field.bricks})
         return grid
     grid = new_grid(field, 128)
-    for _ in range(2):
-        grid.update(field.density, 0, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(16 if field.has_time else 2):
+        grid.update(density_of(field, generator), 0, generator=generator)
     return grid
+
+
+def density_of(field: RadianceField, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+    """Density of places alone, for an occupancy grid: of a field that has time, each at a random one.
+
+    So a cell is occupied that ever held anything of late: the grid of a scene that moves is a union over times.
+    """
+    if not field.has_time:
+        return field.density
+    return lambda points: field.density(points, torch.rand(len(points), generator=generator))
+
+
+def asked_along(
+    field: RadianceField, times: Tensor | None = None, photos: Tensor | None = None
+) -> tuple[volume.Radiance, volume.Density]:
+    """What `volume.render` asks with ``tell_rays``, of R rays with their times and photos, (R,) each or None."""
+
+    def of(rows: Tensor | None, rays: Tensor) -> Tensor | None:
+        return None if rows is None else rows[rays]
+
+    def radiance(points: Tensor, directions: Tensor, rays: Tensor) -> tuple[Tensor, Tensor]:
+        return field.radiance(points, directions, of(times, rays), of(photos, rays))
+
+    def density(points: Tensor, rays: Tensor) -> Tensor:
+        return field.density(points, of(times, rays))
+
+    return radiance, density
 
 
 class SceneEye(ABC):
@@ -113,9 +141,13 @@ class SceneEye(ABC):
 
     Attributes:
         background: (3,) what stands behind everything.
+        has_time: whether it takes a time for each ray, (R,) from 0 to 1, as a third argument.
+        time: when it looks where it is told none.
     """
 
     background: Tensor
+    has_time: bool = False
+    time: float = 0.0
 
     @abstractmethod
     def __call__(self, origins: Tensor, directions: Tensor) -> volume.Seen:
@@ -151,6 +183,7 @@ class Eye(SceneEye):
         cone_angle: length of a sample over its distance, where that is more; None is `cone_angle_for` the cascades.
         background: (3,) behind everything; None is the field's own, or black.
         early_stop: least transmittance in front of a sample that is evaluated.
+        time: when, of a field that has time, where a ray is not told its own.
     """
 
     def __init__(
@@ -162,26 +195,35 @@ class Eye(SceneEye):
         cone_angle: float | None = None,
         background: Tensor | None = None,
         early_stop: float = 1e-4,
+        time: float = 0.0,
     ) -> None:
-        self.field, self.early_stop = field, early_stop
+        self.field, self.early_stop, self.has_time, self.time = field, early_stop, field.has_time, time
         self.grid = occupancy_of(field) if grid is None else grid
         self.step = math.dist(*field.innermost) / 512 if step is None else step
         self.cone_angle = cone_angle_for(field.n_cascades) if cone_angle is None else cone_angle
         self.background = background_of(field) if background is None else background
+        self._is_own_background = background is None
         renderer = native_renderer(field)
         self.renderer = None if isinstance(renderer, str) else renderer
 
     @torch.no_grad()
-    def __call__(self, origins: Tensor, directions: Tensor) -> volume.Seen:
+    def __call__(self, origins: Tensor, directions: Tensor, times: Tensor | None = None) -> volume.Seen:
+        field = self.field
+        if times is None and field.has_time:
+            times = torch.full((len(origins),), self.time)
+        is_own = self._is_own_background
+        background = field.behind(directions) if is_own else self.background.expand(len(origins), 3)
         if self.renderer is None:
+            radiance, density = asked_along(field, times)
             return volume.render(
-                origins, directions, self.field.radiance, self.grid, density=self.field.density, step=self.step,
-                cone_angle=self.cone_angle, background=self.background, early_stop=self.early_stop,
+                origins, directions, radiance, self.grid, density=density, step=self.step,
+                cone_angle=self.cone_angle, background=background, early_stop=self.early_stop, tell_rays=True,
             )  # fmt: skip
         samples = march(origins, directions, self.grid, step=self.step, cone_angle=self.cone_angle)
-        background = self.background.expand(len(origins), 3).contiguous()
-        code = self.field.dir_encoding(0.5 * directions + 0.5)
-        seen = self.renderer.render(Sights(samples, origins, directions, code, background, self.early_stop))
+        fourth = None if times is None else field.duration * times
+        seen = self.renderer.render(
+            Sights(samples, origins, directions, field.code(directions), background, self.early_stop, fourth)
+        )
         distance = torch.where(seen.opacity > 0, seen.depth / seen.opacity, math.inf)
         return volume.Seen(seen.color, distance, seen.opacity, samples.n_samples, seen.n_evaluated)
 

@@ -20,6 +20,7 @@ from fieldforge.apps.render.flight import flight_of
 from fieldforge.apps.render.normals import picture_normals
 from fieldforge.apps.render.pictures import Picture, compare, look
 from fieldforge.apps.render.radiance import SceneEye, eye_of
+from fieldforge.apps.render.refined import as_refined
 from fieldforge.apps.render.remembered import remembered
 from fieldforge.apps.render.video import MAX_VIDEO_SIDE, VideoWriter
 from fieldforge.apps.scenes import Scene, read_scene
@@ -36,7 +37,11 @@ def render_scene(field: SceneField, metadata: dict[str, Any], options: argparse.
     if options.mode not in (None, "depth", "normals"):
         raise UsageError(f"--{options.mode}: of scenes there is colour, --depth and --normals")
     if options.split is not None:
+        if options.time is not None:
+            raise UsageError("--time: the views of a --split have times of their own")
         return _render_split(field, metadata, options)
+    if options.time is not None and not field.has_time:
+        raise UsageError(f"--time: {options.field} holds a scene that stands still")
     is_video = options.output.suffix.lower() == ".mp4"
     _expect_flight(options, is_video)
     flight = flight_of(
@@ -49,7 +54,7 @@ def render_scene(field: SceneField, metadata: dict[str, Any], options: argparse.
     width, height = cameras.sizes[0].tolist()
     if not is_video:
         with progress_bar("rendering", is_silent=options.quiet) as observe:
-            picture = look(eye, cameras, 0)
+            picture = look(eye, cameras, 0, time=options.time)
             shown = _shown(picture, field, cameras, 0, options.mode, _span([picture], cameras))
             observe(1.0)
         _write(options.output, shown)
@@ -61,8 +66,8 @@ def render_scene(field: SceneField, metadata: dict[str, Any], options: argparse.
             ) as video,
             progress_bar("rendering", is_silent=options.quiet) as observe,
         ):  # fmt: skip
-            for frame in range(len(cameras)):
-                shown = _shown(look(eye, cameras, frame), field, cameras, frame, options.mode, span)
+            for frame, time in enumerate(_times(options, len(cameras))):
+                shown = _shown(look(eye, cameras, frame, time=time), field, cameras, frame, options.mode, span)
                 video.write(np.round(np.broadcast_to(shown, (height, width, 3)) * 255).astype(np.uint8))
                 observe((frame + 1) / len(cameras))
     if not options.quiet:
@@ -97,6 +102,9 @@ def _render_split(field: SceneField, metadata: dict[str, Any], options: argparse
         raise UsageError(f"{folder}: the views of a split go to a folder; name one")
     scene = read_scene(options.data, downscale=int(remembered(metadata, "signal.downscale", 1, least=1, most=64)))
     expect_same_scene(scene, metadata, is_forced=options.force)
+    if field.has_time and scene.times is None:
+        raise UsageError(f"--data {options.data}: its views have no times, and {options.field} changes with time")
+    scene = as_refined(scene, metadata)
     views = scene.of(options.split).tolist()
     if not views:
         raise UsageError(f"--split {options.split}: {options.data} has no such views")
@@ -126,6 +134,13 @@ def _render_split(field: SceneField, metadata: dict[str, Any], options: argparse
         more = {"depth": ", planar depth as EXR", "normals": ", normals in world axes as EXR"}.get(options.mode, "")
         print(f"{folder}: {len(rows)} views, metrics.json{more}")
     return 0
+
+
+def _times(options: argparse.Namespace, n_frames: int) -> list[float]:
+    """When each frame of a video is: at --time, or from the beginning to the end."""
+    if options.time is not None:
+        return [options.time] * n_frames
+    return [frame / max(1, n_frames - 1) for frame in range(n_frames)]
 
 
 def _shown(

@@ -12,6 +12,11 @@ into colour. The density is asked for alone, and cheaply, by whoever only wants 
 Fields of factors and of plain grids keep colour in tables of its own (TensoRF, Chen et al. 2022, section 4.2;
 Plenoxels, Fridovich-Keil et al. 2022): "rgb_encoding" is a second encoding of places, which only the colour network
 reads, as [geometry, rgb_encoding(place), dir_encoding(direction)].
+
+Three things may belong to a ray besides its direction. Time, in scenes that move: a fourth coordinate of the encoding
+(D-NeRF's question, Pumarola et al. 2021, with the plain answer). The photo it comes from: a vector for each photo that
+the colour network reads, for exposure and weather (NeRF-W, Martin-Brualla et al. 2021, section 4.1). And what is behind
+the box: one colour, or a small network of the direction.
 """
 
 from __future__ import annotations
@@ -90,6 +95,13 @@ class RadianceField(SceneField):
         density_scale: factor on the density (TensoRF's distance_scale times the box's side), above 0.
         color_space: "srgb", display-encoded colours; or "linear", light.
         background: the colour behind the scene, where one belongs to it; None leaves that to the renderer.
+        background_network: configuration of a network from dir_encoding(direction) to the colour behind the scene, or a
+            module; None: `background` is all there is.
+        duration: 0 for a scene that stands still. Else the encoding has four coordinates, of which the last is time,
+            and times from 0 to 1 take this part of its unit length: 1/8 makes the cells of a grid eight times as long
+            in time as they are in space.
+        appearance: numbers of the vector that each photo has; 0: photos are all alike.
+        n_photos: how many photos have one.
         occupancy: cells along each side of the box of a record which of them hold anything, kept in the buffer
             ``bricks`` beside the parameters (64 bits for 4 x 4 x 4 cells, `fieldforge.renderers.occupancy`); 0 is none.
         n_cascades: such records, each of a box twice the size of the one before: around the box of a Contraction, which
@@ -126,29 +138,51 @@ class RadianceField(SceneField):
         density_scale: float = 1.0,
         color_space: ColorSpace = "srgb",
         background: Sequence[float] | None = None,
+        background_network: str | Mapping[str, Any] | nn.Module | None = None,
+        duration: float = 0.0,
+        appearance: int = 0,
+        n_photos: int = 0,
         occupancy: int = 0,
         n_cascades: int = 1,
         generator: torch.Generator | None = None,
     ) -> None:
         n_geometry = expect_int("n_geometry", n_geometry, 1, 256)
+        duration = expect_float("duration", duration, 0.0, 1.0)
         super().__init__(
-            low=low, high=high, color_space=color_space, background=background, encoding=encoding, network=network,
-            n_output_dims=n_geometry, generator=generator,
+            low=low, high=high, color_space=color_space, background=background, has_time=duration > 0,
+            encoding=encoding, network=network, n_output_dims=n_geometry, generator=generator,
         )  # fmt: skip
+        self.duration = duration
+        self.appearance = expect_int("appearance", appearance, 0, 256)
+        self.n_photos = expect_int("n_photos", n_photos, *((1, 2**20) if appearance else (0, 0)))
         self.dir_encoding: Encoding = part_of(
             "dir_encoding", dir_encoding, Encoding, n_input_dims=3, generator=generator, kind="encoding"
         )
         self.rgb_encoding: Encoding | None = None
-        n_colors = n_geometry + self.dir_encoding.n_output_dims
+        n_colors = n_geometry + self.dir_encoding.n_output_dims + self.appearance
         if rgb_encoding is not None:
             self.rgb_encoding = part_of(
-                "rgb_encoding", rgb_encoding, Encoding, n_input_dims=3, generator=generator, kind="encoding"
+                "rgb_encoding",
+                rgb_encoding,
+                Encoding,
+                n_input_dims=self.n_input_dims,
+                generator=generator,
+                kind="encoding",
             )
             n_colors += self.rgb_encoding.n_output_dims
         sizes: dict[str, Any] = {"n_input_dims": n_colors, "n_output_dims": 3}
         self.rgb_network: nn.Module = part_of(
             "rgb_network", rgb_network, nn.Module, **sizes, generator=generator, kind="network"
         )
+        if self.appearance:
+            vectors = torch.empty(self.n_photos, self.appearance)
+            self.photo_vectors = nn.Parameter(vectors.normal_(0, 0.1, generator=generator))
+        self.background_network: nn.Module | None = None
+        if background_network is not None:
+            sizes = {"n_input_dims": self.dir_encoding.n_output_dims, "n_output_dims": 3}
+            self.background_network = part_of(
+                "background_network", background_network, nn.Module, **sizes, generator=generator, kind="network"
+            )
         self.space: Space = part_of("space", space, Space)
         self.n_geometry = n_geometry
         self.density_activation = expect_choice("density_activation", density_activation, DENSITIES)
@@ -169,15 +203,36 @@ class RadianceField(SceneField):
         ends = [((a + b) / 2, share * (b - a)) for a, b in zip(self.low, self.high, strict=True)]
         return [middle - half for middle, half in ends], [middle + half for middle, half in ends]
 
-    def geometry(self, points: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def of_rays(self) -> list[nn.Parameter]:
+        """The parameters that say something of rays, not of places: vectors of photos, and what is behind the box."""
+        behind = [] if self.background_network is None else list(self.background_network.parameters())
+        return [self.photo_vectors, *behind] if self.appearance else behind
+
+    def geometry(self, points: Tensor, times: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What the first network says, (*batch, n_geometry), and whether the point is in the space, (*batch,)."""
-        unit, is_inside = self.place(points)
+        unit, is_inside = self.place(points, times)
         return self.outputs(unit), is_inside
 
-    def place(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the encodings are asked, (*batch, 3) in the unit cube, and whether the point is in the space."""
-        unit = self.to_unit(points)
-        return self.space.to_cube(unit).clamp(0, 1), self.space.holds(unit)
+    def place(self, points: Tensor, times: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Where the encodings are asked, (*batch, 3) in the unit cube, and whether the point is in the space.
+
+        With times (*batch,), (*batch, 4): time is the last coordinate.
+        """
+        if not self.has_time:
+            if times is not None:
+                raise ValueError("times: this field stands still (duration is 0) and takes none")
+            unit = self.to_unit(points)
+            return self.space.to_cube(unit).clamp(0, 1), self.space.holds(unit)
+        expect_points(points, 3, name="points", owner=self)
+        if times is None or times.shape != points.shape[:-1]:
+            got = "none" if times is None else f"{tuple(times.shape)}"
+            raise ValueError(f"times: expected one for each point {tuple(points.shape[:-1])}, got {got}")
+        unit = self.to_unit(torch.cat([points, times[..., None].to(points)], -1))
+        unit, time = unit[..., :3], unit[..., 3:]
+        # before its beginning and after its end a scene stands still
+        cube = torch.cat([self.space.to_cube(unit), self.duration * time.clamp(0, 1)], -1)
+        return cube.clamp(0, 1), self.space.holds(unit)
 
     def density_of(self, geometry: Tensor, is_inside: Tensor) -> Tensor:
         """(*batch,) density of what `geometry` gives."""
@@ -185,16 +240,59 @@ class RadianceField(SceneField):
         inside = DENSITIES[self.density_activation](number) / (self.longest_side / self.density_scale)
         return torch.where(is_inside, inside, 0.0)
 
-    def density(self, points: Tensor) -> Tensor:
-        return self.density_of(*self.geometry(points))
+    def density(self, points: Tensor, times: Tensor | None = None) -> Tensor:
+        """Extinction at places of the world: (*batch, 3) -> (*batch,), 1 / length, at least 0.
 
-    def radiance(self, points: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        Args:
+            points: (*batch, 3) in world units.
+            times: (*batch,) from 0 to 1, of a field that `has_time`.
+        """
+        return self.density_of(*self.geometry(points, times))
+
+    def forward(self, points: Tensor) -> Tensor:
+        """The same as `density`; of a field that has time, at (*batch, 4) places and times."""
+        expect_points(points, self.n_input_dims, name="points", owner=self)
+        return self.density(points[..., :3], points[..., 3]) if self.has_time else self.density(points)
+
+    def code(self, directions: Tensor, photos: Tensor | None = None) -> Tensor:
+        """What the colour network reads of a ray, beside what it reads of a place: (*batch, 3) -> (*batch, n).
+
+        Args:
+            directions: (*batch, 3) of unit length.
+            photos: (*batch,) int64, whose vectors stand at the end; None: the mean of all photos.
+        """
+        code: Tensor = self.dir_encoding(0.5 * directions + 0.5)
+        if not self.appearance:
+            return code
+        if photos is None:
+            vectors = self.photo_vectors.mean(0).expand(*directions.shape[:-1], self.appearance)
+        else:
+            vectors = nn.functional.embedding(photos, self.photo_vectors)
+        return torch.cat([code, vectors.to(code.dtype)], -1)
+
+    def behind(self, directions: Tensor) -> Tensor:
+        """The colour behind the box along directions, (*batch, 3) -> (*batch, 3); black where the field has none."""
+        if self.background_network is None:
+            return directions.new_tensor(self.background or (0.0, 0.0, 0.0)).expand(directions.shape)
+        color: Tensor = self.background_network(self.dir_encoding(0.5 * directions + 0.5))
+        return color
+
+    def radiance(
+        self, points: Tensor, directions: Tensor, times: Tensor | None = None, photos: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Density, and the colour that is seen by who looks along a direction.
+
+        Args:
+            points, directions: as for `SceneField.radiance`.
+            times: (*batch,) from 0 to 1, of a field that `has_time`.
+            photos: (*batch,) int64, of a field with `appearance`: as which photo shows it; None: as their mean does.
+        """
         expect_points(directions, 3, name="directions", owner=self)
         if directions.shape != points.shape:
             raise ValueError(f"directions: expected one for each point {tuple(points.shape)}, got {directions.shape}")
-        unit, is_inside = self.place(points)
+        unit, is_inside = self.place(points, times)
         geometry = self.outputs(unit)
-        read = [geometry, self.dir_encoding((0.5 * directions + 0.5).to(geometry.dtype))]
+        read = [geometry, self.code(directions.to(geometry.dtype), photos)]
         if self.rgb_encoding is not None:
             read.insert(1, self.rgb_encoding(unit.to(geometry.dtype)))
         return self.density_of(geometry, is_inside), self.rgb_network(torch.cat(read, -1))

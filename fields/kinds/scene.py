@@ -28,6 +28,7 @@ class SceneField(Field):
         low, high: corners of the box, in world units.
         color_space: "srgb", display-encoded colours; or "linear", light.
         background: the colour behind the scene, where one belongs to it; None leaves that to the renderer.
+        has_time: whether the field is asked at times, from 0 to 1, which are then the last coordinate of its box.
         encoding, network, n_output_dims: of the field's own, as for `Field`; None where it is made of other fields.
         generator: source of the initial parameters; None is torch's own.
     """
@@ -42,6 +43,7 @@ class SceneField(Field):
         high: Sequence[float],
         color_space: ColorSpace = "srgb",
         background: Sequence[float] | None = None,
+        has_time: bool = False,
         encoding: str | Mapping[str, Any] | Encoding | None = None,
         network: str | Mapping[str, Any] | nn.Module | None = None,
         n_output_dims: int = 1,
@@ -50,10 +52,18 @@ class SceneField(Field):
         box = corner("low", low), corner("high", high)
         if not all(a < b for a, b in zip(*box, strict=True)):
             raise ValueError(f"high: expected each number above that of low, {box[0]}, got {box[1]}")
-        super().__init__(box=box, encoding=encoding, network=network, n_output_dims=n_output_dims, generator=generator)
+        world = ((*box[0], 0.0), (*box[1], 1.0)) if has_time else box
+        super().__init__(
+            box=world, encoding=encoding, network=network, n_output_dims=n_output_dims, generator=generator
+        )
         self.low, self.high = list(box[0]), list(box[1])
         self.color_space: ColorSpace = expect_choice("color_space", color_space, ("srgb", "linear"))
         self.background = None if background is None else list(corner("background", background))
+
+    @property
+    def has_time(self) -> bool:
+        """Whether it is asked at times."""
+        return self.n_input_dims == 4
 
     @property
     def longest_side(self) -> float:

@@ -14,6 +14,7 @@ from fieldforge.fields.kinds.radiance import RadianceField, truncated_exp
 
 NETWORK = {"otype": "MLP", "n_neurons": 8, "n_hidden_layers": 1, "has_bias": True}
 COLORS = NETWORK | {"output_activation": "Sigmoid"}
+TIME_GRID = {"otype": "TimeGrid", "n_levels": 2, "log2_hashmap_size": 6, "base_resolution": 4, "time_resolution": 3}
 GRID = {"otype": "HashGrid", "n_levels": 2, "log2_hashmap_size": 6, "base_resolution": 4}
 
 
@@ -31,6 +32,8 @@ SECOND: dict[str, Any] = {"rgb_encoding": {"otype": "TensorVM", "resolution": 4,
         {},
         {"density_activation": "softplus", "occupancy": 9, "background": [1, 1, 1]},
         SECOND | {"density_activation": "softplus", "density_shift": -3.0, "density_scale": 25.0},
+        {"rgb_encoding": TIME_GRID, "duration": 0.5},
+        {"appearance": 3, "n_photos": 4, "background_network": COLORS, "encoding": TIME_GRID, "duration": 1.0},
     ],
 )
 def test_radiance_fields_keep_the_contract(keywords: dict[str, Any]) -> None:
@@ -132,6 +135,10 @@ def test_the_exponential_is_cut_and_keeps_its_slope() -> None:
         ({"density_activation": "tanh"}, "density_activation: expected one of"),
         ({"rgb_network": {"otype": "MLP", "n_neuron": 3}}, r"rgb_network\.n_neuron"),
         ({"dir_encoding": "Nope"}, "dir_encoding"),
+        ({"duration": 1.5}, "duration: expected"),
+        ({"appearance": 4}, "n_photos: expected an integer from 1 to"),
+        ({"n_photos": 4}, "n_photos: expected"),
+        ({"encoding": TIME_GRID | {"time_resolution": 1}, "duration": 1.0}, r"encoding\.time_resolution"),
         ({"rgb_encoding": {"otype": "TensorVM", "n_component": 3}}, r"rgb_encoding\.n_component"),
         ({"density_shift": math.nan}, "density_shift: expected a finite number"),
         ({"density_scale": 0.0}, "density_scale: expected a finite number above 0"),
@@ -145,3 +152,42 @@ def test_what_cannot_be_built_is_named(keywords: dict[str, Any], message: str) -
 def test_a_direction_belongs_to_each_point() -> None:
     with pytest.raises(ValueError, match="directions: expected one for each point"):
         make().radiance(torch.zeros(4, 3), torch.zeros(3, 3))
+
+
+def test_a_field_that_changes_is_asked_at_times() -> None:
+    field = make(encoding=TIME_GRID, duration=1.0)
+    with torch.no_grad():
+        for table in field.encoding.parameters():
+            table.normal_(generator=torch.Generator().manual_seed(0))
+    points, times = torch.rand(2, 5, 3) - 0.5, torch.rand(2, 5)
+    density = field.density(points, times)
+    assert not torch.equal(density, field.density(points, 1 - times))
+    assert torch.equal(density, field(torch.cat([points, times[..., None]], -1)))
+    assert torch.equal(field.density(points, times + 5), field.density(points, torch.ones_like(times)))
+    for wrong in (None, times[:1]):
+        with pytest.raises(ValueError, match="times: expected one for each point"):
+            field.density(points, wrong)
+    with pytest.raises(ValueError, match="times: this field stands still"):
+        make().density(points, times)
+
+
+def test_photos_change_colours_alone_and_their_mean_stands_for_none() -> None:
+    field = make(appearance=3, n_photos=4)
+    points, directions = torch.rand(6, 3), torch.nn.functional.normalize(torch.rand(6, 3), dim=-1)
+    first, second = (field.radiance(points, directions, photos=torch.full((6,), photo)) for photo in (0, 3))
+    assert torch.equal(first[0], second[0])
+    assert not torch.equal(first[1], second[1])
+    mean = field.code(directions)[:, -3:]
+    torch.testing.assert_close(mean, field.photo_vectors.mean(0).expand(6, 3))
+    assert torch.equal(
+        field.code(directions, torch.arange(4).repeat(2)[:6])[:, -3:], field.photo_vectors[[0, 1, 2, 3, 0, 1]]
+    )
+
+
+def test_what_is_behind_the_box_is_a_colour_or_a_network() -> None:
+    directions = torch.nn.functional.normalize(torch.rand(6, 3), dim=-1)
+    assert torch.equal(make().behind(directions), torch.zeros(6, 3))
+    assert torch.equal(make(background=[1, 0.5, 0]).behind(directions)[2], torch.tensor([1, 0.5, 0]))
+    field = make(background_network=COLORS)
+    assert len(field.behind(directions).unique(dim=0)) == 6
+    assert len(field.of_rays) == 4

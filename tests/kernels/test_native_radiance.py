@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from typing import Any
@@ -12,7 +13,7 @@ from reference.radiance import render_ray
 from reference.spaces import contract
 from torch import Tensor
 
-from fieldforge.apps.render.radiance import native_renderer, parts_of, shape_of
+from fieldforge.apps.render.radiance import asked_along, native_renderer, parts_of, shape_of
 from fieldforge.encodings.grid import Grid, grid
 from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.fields.space import NORMS, Contraction, Norm
@@ -29,6 +30,16 @@ pytestmark = pytest.mark.skipif(cpu_door.missing() is not None, reason=f"no nati
 LOW, HIGH = [-1.0, -0.5, 0.0], [1.0, 1.5, 1.0]
 RATE = 1000.0  # so that gradients are not lost beside the parameters that they move
 SGD = Rule(Mover.SGD, rate=RATE)
+
+
+MOVING: dict[str, Any] = {
+    "encoding": {
+        "otype": "TimeGrid", "n_levels": 2, "log2_hashmap_size": 8, "base_resolution": 4, "n_time_levels": 2,
+        "time_base_resolution": 3, "time_resolution": 5, "log2_time_hashmap_size": 8,
+    },
+    "duration": 1.0, "appearance": 5, "n_photos": 3,
+}  # fmt: skip
+"""What a field has that changes with time and with the photo."""
 
 
 def make(seed: int = 0, *, thickness: float = 1.0, **keywords: Any) -> RadianceField:
@@ -61,9 +72,12 @@ def rays_of(n: int, seed: int = 1) -> tuple[Tensor, Tensor]:
 def sights_of(field: RadianceField, n: int, *, step: float = 0.05, early_stop: float = 0.0, seed: int = 1) -> Sights:
     origins, directions = rays_of(n, seed)
     samples = march(origins, directions, OccupancyGrid(LOW, HIGH, 8), step=step)
-    code = field.dir_encoding(0.5 * directions + 0.5)
-    background = torch.rand(n, 3, generator=torch.Generator().manual_seed(seed + 7))
-    return Sights(samples, origins, directions, code, background, early_stop)
+    generator = torch.Generator().manual_seed(seed + 7)
+    background = torch.rand(n, 3, generator=generator)
+    photos = torch.randint(field.n_photos, (n,), generator=generator) if field.n_photos else None
+    fourth = field.duration * torch.rand(n, generator=generator) if field.has_time else None
+    code = field.code(directions, photos).detach()
+    return Sights(samples, origins, directions, code, background, early_stop, fourth)
 
 
 def renderer_of(field: RadianceField, n_beside: int = 0) -> RadianceRenderer:
@@ -75,7 +89,10 @@ def renderer_of(field: RadianceField, n_beside: int = 0) -> RadianceRenderer:
 
 
 def exact(field: RadianceField, sights: Sights) -> tuple[list[Tensor], Tensor, Tensor, Tensor, list[int]]:
-    """Parameters in float64, and colour, depth and opacity of each ray by the loops, differentiable in them."""
+    """Parameters in float64, and colour, depth and opacity of each ray by the loops, differentiable in them.
+
+    After the parameters stand what is behind the rays, and their codes.
+    """
     table, density, color = parts_of(field)
     all_of_them = [p.detach().double().requires_grad_() for p in (table, *density, *color)]
     n = len(density) // 2
@@ -86,11 +103,16 @@ def exact(field: RadianceField, sights: Sights) -> tuple[list[Tensor], Tensor, T
     encoding = field.encoding
     assert isinstance(encoding, Grid)
 
-    def features(point: Tensor) -> Tensor:
+    behind, codes = (rows.double().requires_grad_() for rows in (sights.background, sights.code))
+    fourth = None if sights.fourth is None else sights.fourth.double()
+
+    def features(point: Tensor, ray: int) -> Tensor:
         if isinstance(field.space, Contraction):
             unit = torch.tensor(contract(point.tolist(), LOW, HIGH, field.space.norm), dtype=torch.float64)
         else:
             unit = ((point - low) / (high - low)).clamp(0, 1)
+        if fourth is not None:
+            unit = torch.cat([unit, fourth[ray : ray + 1]])
         return grid(unit[None].float(), table64, encoding.levels, "Linear")[0]
 
     samples, found = sights.samples, []
@@ -100,19 +122,19 @@ def exact(field: RadianceField, sights: Sights) -> tuple[list[Tensor], Tensor, T
             render_ray(
                 sights.origins[ray].double(), sights.directions[ray].double(),
                 list(zip(samples.t0[first:last].tolist(), samples.t1[first:last].tolist(), strict=True)),
-                features, *networks, sights.code[ray].double(), sights.background[ray].double(),
+                functools.partial(features, ray=ray), *networks, codes[ray], behind[ray],
                 activation=field.density_activation, side=field.longest_side / field.density_scale,
                 early_stop=sights.early_stop,
             )
         )  # fmt: skip
     color64, depth, opacity = (torch.stack([one[i] for one in found]) for i in range(3))
-    return all_of_them, color64, depth, opacity, [one[3] for one in found]
+    return [*all_of_them, behind, codes], color64, depth, opacity, [one[3] for one in found]
 
 
 @pytest.mark.parametrize("activation", ["exponential", "softplus"])
-@pytest.mark.parametrize("early_stop", [0.0, 0.05])
-def test_pictures_are_those_of_the_loops(activation: str, early_stop: float) -> None:
-    field = make(density_activation=activation)
+@pytest.mark.parametrize(("early_stop", "more"), [(0.0, {}), (0.05, {}), (0.02, MOVING)])
+def test_pictures_are_those_of_the_loops(activation: str, early_stop: float, more: dict[str, Any]) -> None:
+    field = make(density_activation=activation, **more)
     sights = sights_of(field, 9, early_stop=early_stop)
     seen = renderer_of(field).render(sights)
     _, color, depth, opacity, counts = exact(field, sights)
@@ -123,20 +145,27 @@ def test_pictures_are_those_of_the_loops(activation: str, early_stop: float) -> 
 
 
 @pytest.mark.parametrize("activation", ["exponential", "softplus"])
-def test_gradients_are_those_of_the_loops(activation: str) -> None:
-    """A step of gradient descent moves every parameter along its gradient."""
-    field = make(density_activation=activation, density_scale=1.5)
+@pytest.mark.parametrize("more", [{}, MOVING])
+def test_gradients_are_those_of_the_loops(activation: str, more: dict[str, Any]) -> None:
+    """A step moves every parameter along its gradient; those in what belongs to rays are handed back."""
+    field = make(density_activation=activation, density_scale=1.5, **more)
     sights = sights_of(field, 11, early_stop=0.02)
     target = torch.rand(11, 3, generator=torch.Generator().manual_seed(3))
     parameters, color, *_ = exact(field, sights)
     loss = (color - target.double()).square().mean()
-    grads = torch.autograd.grad(loss, parameters)
+    *grads, of_background, of_code = torch.autograd.grad(loss, parameters)
     value = float(loss.detach())
     renderer = renderer_of(field)
     before = [p.clone() for p in renderer.parameters]
-    result = renderer.train(sights, target, [SGD] * len(before))
+    n_learned = 1 + field.appearance
+    grad_background, grad_code = torch.full((11, 3), math.nan), torch.full((11, n_learned), math.nan)
+    result = renderer.train(
+        sights, target, [SGD] * len(before), grad_background=grad_background, grad_code=grad_code
+    )  # fmt: skip
     assert result.has_moved
     assert result.loss == pytest.approx(value, rel=1e-5)
+    torch.testing.assert_close(grad_background.double(), of_background, rtol=1e-3, atol=1e-7)
+    torch.testing.assert_close(grad_code.double(), of_code[:, -n_learned:], rtol=1e-3, atol=1e-7)
     for old, new, grad in zip(before, renderer.parameters, grads, strict=True):
         moved = (old - new).double() / RATE
         assert float((moved - grad).norm()) < 1e-4 * float(grad.norm())
@@ -151,7 +180,7 @@ def test_an_unbounded_scene_is_seen_and_learnt_as_by_the_loops(norm: Norm) -> No
     samples = march(origins, directions, OccupancyGrid(LOW, HIGH, 8, 6), step=0.05, cone_angle=0.05)
     code, background = field.dir_encoding(0.5 * directions + 0.5), torch.rand(7, 3)
     sights = Sights(samples, origins, directions, code, background, 0.02)
-    parameters, color, depth, _, counts = exact(field, sights)
+    (*parameters, _, _), color, depth, _, counts = exact(field, sights)
     assert float(samples.t1.max()) > 30
     renderer = renderer_of(field)
     seen = renderer.render(sights)
@@ -264,8 +293,13 @@ def test_rays_that_meet_nothing_show_the_background_and_teach_nothing() -> None:
     assert seen.n_evaluated == 0
     before = [p.clone() for p in renderer.parameters]
     sights = Sights(none, origins, directions, code, background)
-    result = renderer.train(sights, torch.zeros(40, 3), [SGD] * len(before))
+    grad_background, grad_code = torch.full((40, 3), math.nan), torch.full((40, 2), math.nan)
+    result = renderer.train(
+        sights, torch.zeros(40, 3), [SGD] * len(before), grad_background=grad_background, grad_code=grad_code
+    )  # fmt: skip
     assert result.loss == pytest.approx(float(background.square().mean()), rel=1e-5)
+    torch.testing.assert_close(grad_background, 2 * background / background.numel())
+    assert not grad_code.any()
     assert all(torch.equal(a, b) for a, b in zip(before, renderer.parameters, strict=True))
 
 
@@ -275,6 +309,35 @@ def test_no_rays_are_a_picture_and_no_lesson() -> None:
     assert renderer.render(sights).color.shape == (0, 3)
     with pytest.raises(ValueError, match="n_rays: expected an integer of at least 1"):
         renderer.train(sights, torch.zeros(0, 3), [SGD] * len(renderer.parameters))
+
+
+def test_a_learnt_background_and_photos_have_the_gradients_of_autograd() -> None:
+    """Many rays in a tile, some of which meet nothing."""
+    n, field = 1009, make(**MOVING)
+    sights = sights_of(field, n, early_stop=1e-3)
+    directions = sights.directions.clone()
+    photos = torch.randint(3, (n,), generator=torch.Generator().manual_seed(1))
+    target = torch.rand(n, 3, generator=torch.Generator().manual_seed(2))
+    behind = sights.background.clone().requires_grad_()
+    radiance, density = asked_along(field, sights.fourth, photos)
+    seen = volume.render(
+        sights.origins, directions, radiance, OccupancyGrid(LOW, HIGH, 8), step=0.05, density=density,
+        background=behind, early_stop=1e-3, tell_rays=True,
+    )  # fmt: skip
+    torch.nn.functional.mse_loss(seen.color, target).backward()
+    code = field.code(directions, photos)
+    grad_background, grad_code = torch.empty(n, 3), torch.empty(n, 5)
+    renderer = renderer_of(field)
+    renderer.train(
+        sights._replace(code=code.detach()), target, [SGD] * len(renderer.parameters),
+        grad_background=grad_background, grad_code=grad_code,
+    )  # fmt: skip
+    expected = field.photo_vectors.grad
+    assert expected is not None
+    found = torch.zeros(3, 5).index_add(0, photos, grad_code)
+    assert float((found - expected).norm()) < 2e-3 * float(expected.norm())
+    assert behind.grad is not None
+    assert float((grad_background - behind.grad).norm()) < 1e-3 * float(behind.grad.norm())
 
 
 @pytest.mark.parametrize("where", ["table", "target", "background"])
@@ -319,6 +382,13 @@ def test_wrong_calls_are_refused_before_the_kernel() -> None:
         renderer.train(sights, target, rules[1:])
     with pytest.raises(ValueError, match="Adam needs two moments"):
         renderer.train(sights, target, [Rule(Mover.ADAM, rate=1e-2)] * len(rules))
+    with pytest.raises(ValueError, match="grad_code: expected an integer"):
+        renderer.train(sights, target, rules, grad_code=torch.zeros(4, 10))
+    with pytest.raises(ValueError, match=r"grad_background: expected shape \(4, 3\)"):
+        renderer.train(sights, target, rules, grad_background=torch.zeros(4))
+    moving = make(**MOVING)
+    with pytest.raises(ValueError, match="fourth: the grid has four axes"):
+        renderer_of(moving).render(sights_of(moving, 4)._replace(fourth=None))
     samples = sights.samples
     backward = Samples.trusted(samples.t0, samples.t1, samples.ray_index, samples.offsets.flip(0))  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="offsets: expected"):

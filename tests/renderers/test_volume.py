@@ -135,3 +135,49 @@ def test_gradients_of_a_picture_are_those_of_finite_differences() -> None:
         with torch.no_grad():
             slope = (see(knobs + nudge) - see(knobs - nudge)) / 2e-2
         torch.testing.assert_close(grad[i], slope, rtol=2e-3, atol=2e-4)
+
+
+def test_whoever_asks_is_told_the_ray_of_each_point() -> None:
+    """Rays of their own densities: in pieces, with a first look at the density alone, as all at once."""
+    origins, directions = look_at((0, -3, 1), (0, 0, 0), width=8, height=8).rays()
+    sigma = torch.linspace(0, 4, 64)
+    grid = OccupancyGrid(*BOX, resolution=8)
+
+    def radiance(points: Tensor, along: Tensor, ray: Tensor) -> tuple[Tensor, Tensor]:
+        assert torch.equal(along, directions[ray])
+        return sigma[ray], torch.ones(len(points), 3)
+
+    seen = render(
+        origins, directions, radiance, grid, step=1e-2, density=lambda points, ray: sigma[ray], tell_rays=True,
+        n_points_at_once=1000,
+    )  # fmt: skip
+    for ray in (5, 36):
+        alone = render(
+            origins[ray : ray + 1], directions[ray : ray + 1],
+            lambda points, along, s=float(sigma[ray]): (torch.full((len(points),), s), torch.ones(len(points), 3)),
+            grid, step=1e-2,
+        )  # fmt: skip
+        torch.testing.assert_close(seen.opacity[ray], alone.opacity[0], rtol=0, atol=2e-4)
+
+
+def test_gradients_reach_the_rays_themselves() -> None:
+    """In places and directions, by finite differences; the intervals on the rays stay."""
+    origin = torch.tensor([[0.1, -3.0, 0.2]], requires_grad=True)
+    direction = torch.tensor([[0.0, 1.0, 0.0]], requires_grad=True)
+    grid = OccupancyGrid(*BOX, resolution=8)
+
+    def wave(points: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
+        return 1 + points[:, 0] ** 2, torch.sin(points) * (1 + along[:, :1])
+
+    seen = render(origin, direction, wave, grid, step=1e-2)
+    of_origin, of_direction = torch.autograd.grad(seen.color.sum(), [origin, direction])
+    for axis, (moved, grad) in ((0, (origin, of_origin)), (2, (origin, of_origin)), (0, (direction, of_direction))):
+        step = torch.zeros(1, 3)
+        step[0, axis] = 1e-2
+        both = [
+            (origin + sign * step, direction) if moved is origin else (origin, direction + sign * step)
+            for sign in (1, -1)
+        ]
+        with torch.no_grad():
+            ahead, back = (float(render(o, d, wave, grid, step=1e-2).color.sum()) for o, d in both)
+        assert (ahead - back) / 2e-2 == pytest.approx(float(grad[0, axis]), rel=2e-2, abs=1e-3)

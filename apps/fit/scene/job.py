@@ -8,6 +8,7 @@ Rays come from all training photos at once; held-out photos say how good new vie
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,8 @@ from fieldforge.apps.fit.job import Fit, Job, Plan, PlanKeywords, Training
 from fieldforge.apps.fit.loop import Figure, Hook, State, psnr
 from fieldforge.apps.fit.recipe import Config
 from fieldforge.apps.fit.scene.options import BACKGROUNDS, SceneOptions
-from fieldforge.apps.fit.scene.presets import preset
+from fieldforge.apps.fit.scene.poses import common_movement, move
+from fieldforge.apps.fit.scene.presets import preset, with_time
 from fieldforge.apps.fit.scene.rays import RayDraw, Rays
 from fieldforge.apps.fit.scene.report import SceneReport
 from fieldforge.apps.fit.scene.samplers import RayStep, Sampler
@@ -36,11 +38,19 @@ from fieldforge.apps.render.remembered import remember_cameras
 from fieldforge.apps.scenes import Scene, SceneError, read_scene
 from fieldforge.apps.scenes.digest import digest_of
 from fieldforge.fields.kinds.scene import SceneField
-from fieldforge.registry import build
+from fieldforge.registry import ConfigError, build
 
 PARTS = ("encoding", "network", "dir_encoding", "rgb_encoding", "rgb_network")
 """Sections that are parts of the field; a run may leave out rgb_encoding."""
 SECTIONS = (*PARTS, "radiance", "sampler", "loss", "ray_losses", "regularizers", "optimizer", "schedule", "fit")
+BACKGROUND_NETWORK: Config = {
+    "otype": "MLP",
+    "n_neurons": 32,
+    "n_hidden_layers": 1,
+    "activation": "ReLU",
+    "output_activation": "Sigmoid",
+}
+"""What says the colour behind the scene, of a direction, where it is learned."""
 N_SAMPLED = 2**14
 """Held-out pixels that are looked at while training goes on."""
 
@@ -145,12 +155,28 @@ class SceneJob(Job[SceneField]):
         ]
 
     def preset(self, name: str) -> Config:
-        return preset(name, int(self.scene.photos.sizes.max()))
+        found = preset(name, int(self.scene.photos.sizes.max()))
+        return found if self.scene.times is None else with_time(found)
 
     def settle(self, config: Config) -> list[str]:
         options = settled(SceneOptions.of(config["fit"]), self.scene)
         config["fit"] = options.config()
-        return notices(options, self.scene)
+        return [*notices(options, self.scene), *self._notices_of_rays(options)]
+
+    def _notices_of_rays(self, options: SceneOptions) -> list[str]:
+        found = list[str]()
+        if self.scene.times is not None:
+            found.append(
+                "the photos have times: the field changes with time (fit.time=off fits one that stands still)"
+                if options.time == "auto"
+                else "the photos have times, and the field stands still, as fit.time=off asks"
+            )
+        if options.refine_cameras:
+            found.append(
+                "cameras are refined: held-out views are seen from their poses as given, moved as the training cameras "
+                "moved together"
+            )
+        return found
 
     def background(self, options: SceneOptions) -> tuple[float, float, float] | None:
         """What a picture shows where nothing is: for photos with alpha white, unless training sees another colour."""
@@ -159,14 +185,32 @@ class SceneJob(Job[SceneField]):
 
     def make_field(self, config: Config, seed: int) -> SceneField:
         options = settled(SceneOptions.of(config["fit"]), self.scene)
+        is_learned = options.background == "learned"
+        if is_learned and self.scene.has_alpha:
+            raise ConfigError(
+                "fit.background: photos with alpha have nothing behind them to learn; take white, black or random"
+            )
         described = {section: config[section] for section in PARTS if section in config} | config.get("radiance", {})
         background = self.background(options)
         described |= {
             "otype": "RadianceField",
             **place(options, self.scene),
             "background": None if background is None else list(background),
+            "background_network": BACKGROUND_NETWORK if is_learned else None,
+            "duration": 0.0 if self.scene.times is None or options.time == "off" else options.duration,
+            "appearance": options.appearance,
+            "n_photos": len(self.train) if options.appearance else 0,
         }
-        described = sampler_of(config).field(described, options)
+        sampler = sampler_of(config)
+        asked = {"background=black": is_learned, "refine_cameras=false": options.refine_cameras}
+        asked |= {"time=off": described["duration"] > 0, "appearance=0": options.appearance > 0}
+        for way_out, is_asked in asked.items():
+            if is_asked and sampler.otype != "Occupancy":
+                key = way_out.split("=")[0]
+                raise ConfigError(
+                    f"fit.{key}: only the sampler Occupancy knows it, not {sampler.otype}; fit.{way_out} goes without"
+                )
+        described = sampler.field(described, options)
         made: SceneField = build("field", described, generator=torch.Generator().manual_seed(seed))
         return made
 
@@ -222,7 +266,7 @@ class SceneJob(Job[SceneField]):
             "near": _short(self.scene.bounds.near),
             "far": _short(self.scene.bounds.far),
             "cameras": remember_cameras(cameras.select(self.train).poses.double().numpy()),
-        }
+        } | self._refined()
 
     def finish(self, result: SceneFit) -> None:
         if self.report is not None:
@@ -230,11 +274,37 @@ class SceneJob(Job[SceneField]):
             title = f"{Path(self.scene.source).name}: {result.state.step} steps in {result.seconds:.0f} s{quality}"
             self.report.finish(result.field, self._eye(result.field), result.state, title)
 
+    def _refined(self) -> dict[str, Any]:
+        """Where refined cameras ended, for the header."""
+        if self.step is None or self.step.poses is None:
+            return {}
+        scene, cameras = self.seen_scene(), self.scene.cameras
+        movement = common_movement(cameras.poses[self.train], scene.cameras.poses[self.train], self.step.poses.length)
+        return {
+            "movement": [[round(number, 7) for number in row] for row in movement.tolist()],
+            "refined_poses": {
+                scene.views[view].name: [[round(number, 7) for number in row] for row in pose]
+                for view, pose in zip(self.train.tolist(), scene.cameras.poses[self.train].tolist(), strict=True)
+            },
+        }
+
+    def seen_scene(self) -> Scene:
+        """The scene with its cameras where training has brought them; held-out ones share the common movement."""
+        if self.step is None or self.step.poses is None:
+            return self.scene
+        cameras = self.scene.cameras
+        before = cameras.poses[self.train]
+        after = self.step.poses.refined(before)
+        poses = move(cameras.poses, common_movement(before, after, self.step.poses.length))
+        poses[self.train] = after
+        return dataclasses.replace(self.scene, cameras=dataclasses.replace(cameras, poses=poses))
+
     def result(self, **parts: Any) -> SceneFit:
         return SceneFit(scene=self.scene, **parts)
 
     def _measure(self, fitted: SceneField, eye: SceneEye) -> dict[str, float | None]:
-        rows = [compare(self.scene, view, eye) for view in self.test.tolist()]
+        scene = self.seen_scene()
+        rows = [compare(scene, view, eye) for view in self.test.tolist()]
         if not rows:
             return {"psnr": None, "ssim": None}
         similar = [row.ssim for row in rows if row.ssim is not None]
@@ -251,15 +321,13 @@ class SceneJob(Job[SceneField]):
     def _near(self, fitted: SceneField) -> float:
         """PSNR over some pixels of the held-out views."""
         eye, rays = self._eye(fitted), self._some_rays(fitted)
-        color = [
-            eye(*part).color
-            for part in zip(rays.origins.split(2**12), rays.directions.split(2**12), strict=True)
-        ]  # fmt: skip
+        columns = [rays.origins, rays.directions, *([rays.time] if fitted.has_time else [])]
+        color = [eye(*part).color for part in zip(*(column.split(2**12) for column in columns), strict=True)]
         return psnr_of(torch.cat(color).clamp(0, 1), rays.target, 1.0)
 
     def _some_rays(self, fitted: SceneField) -> Rays:
         background = fitted.background or (0.0, 0.0, 0.0)
-        draw = RayDraw(self.scene, self.test, background=(background[0], background[1], background[2]), seed=0)
+        draw = RayDraw(self.seen_scene(), self.test, background=(background[0], background[1], background[2]), seed=0)
         return draw(0, min(N_SAMPLED, draw.n_pixels))
 
 

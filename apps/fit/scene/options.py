@@ -6,15 +6,18 @@ from dataclasses import dataclass
 
 from fieldforge.apps.fit.options import Options
 from fieldforge.apps.render.radiance import cone_angle_for
-from fieldforge.checks import expect_choice, expect_float, expect_int
+from fieldforge.checks import expect_bool, expect_choice, expect_float, expect_int
 from fieldforge.renderers.occupancy import MAX_CASCADES
 
 BACKGROUNDS: dict[str, tuple[float, float, float] | None] = {
     "white": (1.0, 1.0, 1.0),
     "black": (0.0, 0.0, 0.0),
     "random": None,
+    "learned": None,
 }
-"""What stands behind the scene in training: a colour, or another one for each ray."""
+"""What stands behind the scene in training: a colour, another one for each ray, or what a small network says of the
+direction."""
+TIMES = ("auto", "off")
 SPACES = ("auto", "box", "contraction", "contraction2")
 """contraction: by the largest coordinate; contraction2: by the length (`fieldforge.fields.space.Contraction`)."""
 
@@ -38,6 +41,11 @@ class SceneOptions(Options):
         update_every: steps from one look at the occupancy to the next.
         early_stop: least transmittance in front of a sample that is evaluated.
         background: one of `BACKGROUNDS`; photos without alpha show it as it is.
+        time: "auto": the field changes with time where the photos have times; "off": it stands still.
+        duration: the part of the encoding's fourth axis that all of time takes; see `RadianceField`.
+        appearance: numbers of a vector for each training photo, for exposure and weather; 0: photos are all alike.
+        refine_cameras: move the poses of the training photos too.
+        camera_rate: learning rate of their turns, in radians, and of their shifts, in half sides of the box.
     """
 
     n_steps: int = 4000
@@ -51,6 +59,11 @@ class SceneOptions(Options):
     update_every: int = 16
     early_stop: float = 1e-4
     background: str = "random"
+    time: str = "auto"
+    duration: float = 1.0
+    appearance: int = 0
+    refine_cameras: bool = False
+    camera_rate: float = 1e-3
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,6 +82,11 @@ class SceneOptions(Options):
         expect_int("update_every", self.update_every, 1, 10**6)
         expect_float("early_stop", self.early_stop, 0.0, 0.5)
         expect_choice("background", self.background, BACKGROUNDS)
+        expect_choice("time", self.time, TIMES)
+        expect_float("duration", self.duration, 0.0, 1.0, open_low=True)
+        expect_int("appearance", self.appearance, 0, 256)
+        expect_bool("refine_cameras", self.refine_cameras)
+        expect_float("camera_rate", self.camera_rate, 0.0, 1.0, open_low=True)
 
     def cone_angle_for(self, n_cascades: int) -> float:
         """What "auto" comes to."""

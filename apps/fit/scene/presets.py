@@ -69,6 +69,14 @@ def _proposal(longest: int) -> Config:
     }
 
 
+def with_time(config: Config) -> Config:
+    """A configuration for photos that have times: a hash grid gets coarse levels that read the time."""
+    encoding = config["encoding"]
+    if encoding["otype"] != "HashGrid":
+        return config
+    return config | {"encoding": encoding | {"otype": "TimeGrid"}}
+
+
 def _vanilla(longest: int) -> Config:
     """The original method (Mildenhall et al. 2020): a coarse and a fine network, 64 and 64 + 128 samples."""
     return _vanilla_occupied(longest) | {

@@ -16,13 +16,16 @@ _BLOCK = 2**14
 
 class Rays(NamedTuple):
     """origins, directions (n, 3); what they should show and what stands behind, (n, 3); offset (n,) in [0, 1), where
-    the first sample begins in parts of a sample."""
+    the first sample begins in parts of a sample; photo (n,) int64, which of the views of the draw; time (n,), 0 in
+    scenes that stand still."""
 
     origins: Tensor
     directions: Tensor
     target: Tensor
     background: Tensor
     offset: Tensor
+    photo: Tensor
+    time: Tensor
 
 
 class RayDraw:
@@ -48,7 +51,9 @@ class RayDraw:
         self._ends = sizes.prod(-1).cumsum(0)
         self._width = sizes[:, 0].contiguous()
         self.n_pixels = int(self._ends[-1])
-        self._number, self._block = -1, Rays(*(torch.empty(0),) * 5)
+        times = scene.times
+        self._times = torch.zeros(len(views)) if times is None else times[views].float()
+        self._number, self._block = -1, Rays(*(torch.empty(0),) * len(Rays._fields))
 
     def __call__(self, position: int, n: int) -> Rays:
         """The rays at the positions [position, position + n) of the endless order."""
@@ -75,7 +80,7 @@ class RayDraw:
             if not len(good):
                 raise SceneError(f"{self.scene.source}: no pixel of a block of {_BLOCK:,} counts; look at the masks")
             instead = good[torch.arange(len(bad)) % len(good)]
-            view[bad], pixels[bad] = view[instead], pixels[instead]
+            which[bad], view[bad], pixels[bad] = which[instead], view[instead], pixels[instead]
         origins, directions = self.cameras.rays(view, pixels)
         color = self.photos.gather(view, pixels)
         numbers = offsets(position, self.seed)
@@ -88,4 +93,4 @@ class RayDraw:
         if self.has_alpha:
             alpha = color[:, 3:]
             color = color[:, :3] * alpha + background * (1 - alpha)
-        return Rays(origins, directions, color, background, numbers[:, 0])
+        return Rays(origins, directions, color, background, numbers[:, 0], which, self._times[which])

@@ -19,14 +19,16 @@ from fieldforge.apps.fit.fused import NATIVE_LOSSES
 from fieldforge.apps.fit.loop import Hook, allowed
 from fieldforge.apps.fit.losses.base import Loss
 from fieldforge.apps.fit.losses.robust import Huber
+from fieldforge.apps.fit.optimizers.adam import Adam
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.regularizers import Regularizer, penalty, regularizers_of
 from fieldforge.apps.fit.scene.options import SceneOptions
+from fieldforge.apps.fit.scene.poses import PoseRefinement
 from fieldforge.apps.fit.scene.ray_losses import NO_RAY_LOSSES, RayLosses
 from fieldforge.apps.fit.scene.rays import RayDraw, Rays
 from fieldforge.apps.fit.scene.samplers.base import RayStep
 from fieldforge.apps.fit.scene.unseen import close_transparent, close_unseen
-from fieldforge.apps.render.radiance import Eye, native_renderer, new_grid, parts_of
+from fieldforge.apps.render.radiance import Eye, asked_along, density_of, native_renderer, new_grid, parts_of
 from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.kernels.cpu_radiance import RadianceRenderer, Sights
@@ -40,20 +42,43 @@ LEAST_RAYS = 64
 
 
 class SceneOptimizer(Optimizer):
-    """An optimizer, and what else the steps of a scene depend on."""
+    """An optimizer, and what else the steps of a scene depend on.
+
+    Args:
+        optimizer: of what the field says of places.
+        grid, counters: the rest of the state of a step.
+        others: optimizers of what belongs to rays and photos, by name; they move in PyTorch, whoever made the step.
+    """
 
     otype = "SceneOptimizer"
 
-    def __init__(self, optimizer: Optimizer, grid: OccupancyGrid | None, counters: Tensor) -> None:
-        super().__init__(optimizer.parameters)
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        grid: OccupancyGrid | None,
+        counters: Tensor,
+        others: Mapping[str, Optimizer] | None = None,
+    ) -> None:
         self.optimizer, self.grid, self.counters = optimizer, grid, counters
-        self.inner["optimizer"] = optimizer
+        self.others = dict(others or {})
+        more = [parameter for one in self.others.values() for parameter in one.parameters]
+        first = optimizer.parameters
+        super().__init__(Parameters(matrix=first.matrix, other=[*first.other, *more]))
+        self.inner |= {"optimizer": optimizer} | self.others
 
     def update(self) -> None:
-        self.optimizer.step()
+        for optimizer in self.inner.values():
+            optimizer.step()
+
+    def count_outside_step(self) -> None:
+        """A step of the field was made elsewhere: count it, and make the one of the others by their gradients."""
+        self.optimizer.count_outside_step()
+        for optimizer in self.others.values():
+            optimizer.step()
+        self._n_steps += 1
 
     def averaged(self) -> list[Tensor]:
-        return self.optimizer.averaged()
+        return [average for optimizer in self.inner.values() for average in optimizer.averaged()]
 
     def own_state(self) -> dict[str, Tensor]:
         grid = self.grid
@@ -84,6 +109,8 @@ class SceneStep(RayStep):
         loss, optimizer, hooks: as in `fieldforge.apps.fit.loop.PlainStep`; the loss is one of rays.
         options: of the fit.
         beside: losses of rays beside that of their colours.
+        others: optimizers of what belongs to rays and photos; `optimizer` has the rest.
+        poses: movements of the cameras, where they are refined.
         seed: of the cells that are looked at.
         regularizers: penalties on the parameters, added to the loss.
 
@@ -100,18 +127,21 @@ class SceneStep(RayStep):
         options: SceneOptions,
         *,
         beside: RayLosses = NO_RAY_LOSSES,
+        others: Mapping[str, Optimizer] | None = None,
+        poses: PoseRefinement | None = None,
         seed: int = 0,
         hooks: Sequence[Hook] = (),
         regularizers: Sequence[Regularizer] = (),
     ) -> None:
         self.beside, self.regularizers = beside, regularizers
+        self.poses = poses
         self.field, self.draw, self.loss, self.options, self.seed, self.hooks = field, draw, loss, options, seed, hooks
         self.grid = new_grid(field, options.occupancy)
         self.step_length = math.dist(*field.innermost) / options.samples_across
         self.cone_angle = options.cone_angle_for(field.n_cascades)
         # position among the pixels, rays in the next step
         self.counters = torch.tensor([0, max(LEAST_RAYS, options.batch_size // options.samples_across)])
-        self.optimizer: SceneOptimizer = SceneOptimizer(optimizer, self.grid, self.counters)
+        self.optimizer: SceneOptimizer = SceneOptimizer(optimizer, self.grid, self.counters, others)
         native = self._native(optimizer)
         self.native = None if isinstance(native, str) else native
         self.why_plain = native if isinstance(native, str) else ""
@@ -122,7 +152,7 @@ class SceneStep(RayStep):
             # a look at all of many cells costs as much as several steps: only the first is one
             is_dear = self.grid.density.numel() > self.options.batch_size
             iteration = step + WARM_UP if step and is_dear else step
-            self.grid.update(self.field.density, iteration, generator=generator)
+            self.grid.update(density_of(self.field, generator), iteration, generator=generator)
         position, self.n_rays = self.counters.tolist()
         rays = self.draw(position, self.n_rays)
         self.optimizer.set_learning_rate_factor(factor)
@@ -147,35 +177,59 @@ class SceneStep(RayStep):
         assert isinstance(field, RadianceField)
         field.bricks.copy_(self.grid.bricks)
 
+    def _of_rays(self, rays: Rays) -> tuple[Tensor | None, Tensor | None]:
+        """Times and photos, where the field asks for them."""
+        return rays.time if self.field.has_time else None, rays.photo if self.field.appearance else None
+
+    def _behind(self, rays: Rays, directions: Tensor) -> Tensor:
+        return rays.background if self.field.background_network is None else self.field.behind(directions)
+
     def _fused(self, step: int, rays: Rays) -> tuple[float, float]:
         assert self.native is not None
         samples = march(
             rays.origins, rays.directions, self.grid, step=self.length_at(step), cone_angle=self.cone_angle,
             offset=rays.offset,
         )  # fmt: skip
-        with torch.no_grad():
-            code = self.field.dir_encoding(0.5 * rays.directions + 0.5)
+        times, photos = self._of_rays(rays)
+        self.optimizer.zero_grad()
+        code, background = self.field.code(rays.directions, photos), self._behind(rays, rays.directions)
+        grad_code = torch.empty(self.n_rays, self.field.appearance) if self.field.appearance else None
+        grad_background = torch.empty(self.n_rays, 3) if background.requires_grad else None
         rules = self.optimizer.optimizer.rules()
         ray_loss = torch.empty(self.n_rays) if self.hooks else None
+        sights = Sights(
+            samples, rays.origins, rays.directions, code.detach(), background.detach(), self.options.early_stop,
+            None if times is None else self.field.duration * times,
+        )  # fmt: skip
         result = self.native.train(
-            Sights(samples, rays.origins, rays.directions, code, rays.background, self.options.early_stop),
+            sights,
             rays.target,
             [rules[i] for i in self._order],
             loss=_native_name(self.loss),
             huber_delta=getattr(self.loss, "delta", 1.0),
             ray_loss=ray_loss,
+            grad_background=grad_background,
+            grad_code=grad_code,
             may_move=None if ray_loss is None else lambda: allowed(self.hooks, step, ray_loss),
         )
         if result.has_moved:
+            if grad_code is not None:
+                code[:, code.shape[1] - grad_code.shape[1] :].backward(grad_code)
+            if grad_background is not None:
+                background.backward(grad_background)
             self.optimizer.count_outside_step()
         self.n_marched, self.n_evaluated = samples.n_samples, result.n_evaluated
         return result.loss, result.squared_error
 
     def _plain(self, step: int, rays: Rays) -> tuple[float, float]:
         self.optimizer.zero_grad()
+        origins, directions = rays.origins, rays.directions
+        if self.poses is not None:
+            origins, directions = self.poses(origins, directions, rays.photo)
+        radiance, density = asked_along(self.field, *self._of_rays(rays))
         seen = volume.render(
-            rays.origins, rays.directions, self.field.radiance, self.grid, density=self.field.density,
-            step=self.length_at(step), cone_angle=self.cone_angle, background=rays.background,
+            origins, directions, radiance, self.grid, density=density, tell_rays=True, step=self.length_at(step),
+            cone_angle=self.cone_angle, background=self._behind(rays, directions),
             early_stop=self.options.early_stop, offset=rays.offset,
             gradients_whole_from=self.beside.gradient_scaling, keep_samples=True,
         )  # fmt: skip
@@ -201,6 +255,8 @@ class SceneStep(RayStep):
     def _native(self, optimizer: Optimizer) -> RadianceRenderer | str:
         if self.beside != NO_RAY_LOSSES:
             return f"losses of rays ({self.beside.names}) are not native"
+        if self.poses is not None:
+            return "refining cameras takes gradients in the rays, which the native step does not give"
         if type(self.loss) not in NATIVE_LOSSES:
             return f"the loss {self.loss.otype} is not native"
         if self.regularizers:
@@ -238,14 +294,29 @@ def scene_step(
         field, draw, options, seed, hooks: as for `SceneStep`.
         config: with those sections, and ray_losses where there are any.
     """
-    parameters = Parameters.of(field, [field.network, field.rgb_network])
-    optimizer: Optimizer = build("optimizer", config["optimizer"], path="optimizer", parameters=parameters)
+    networks = [field.network, field.rgb_network]
+    found, of_rays = Parameters.of(field, networks), {id(parameter) for parameter in field.of_rays}
+    of_places = Parameters(found.matrix, [parameter for parameter in found.other if id(parameter) not in of_rays])
+    optimizer: Optimizer = build("optimizer", config["optimizer"], path="optimizer", parameters=of_places)
+    others, poses = dict[str, Optimizer](), None
+    if of_rays:
+        others["of_rays"] = build(
+            "optimizer", config["optimizer"], path="optimizer", parameters=Parameters(other=field.of_rays)
+        )
+    if options.refine_cameras:
+        low, high = torch.tensor(field.low), torch.tensor(field.high)
+        poses = PoseRefinement(len(draw.views), (low + high) / 2, field.longest_side / 2)
+        others["cameras"] = Adam(
+            Parameters(other=[poses.movements]), learning_rate=options.camera_rate, epsilon=1e-15,
+            skip_zero_grad_non_matrix_params=False,
+        )  # fmt: skip
     loss: Loss = build("loss", config["loss"], path="loss")
     regularizers = regularizers_of(config, field)
     beside = RayLosses.of(config.get("ray_losses", {}))
     step = SceneStep(
-        field, draw, loss, optimizer, options, beside=beside, seed=seed, hooks=hooks, regularizers=regularizers
-    )
+        field, draw, loss, optimizer, options, beside=beside, others=others, poses=poses, seed=seed, hooks=hooks,
+        regularizers=regularizers,
+    )  # fmt: skip
     close_unseen(step.grid, draw.cameras, draw.views)
     close_transparent(step.grid, draw.scene, draw.cameras, draw.views)
     return step

@@ -412,7 +412,15 @@ def empty_where(needed: Sequence[bool], tensors: Sequence[Tensor | None]) -> lis
 @lru_cache(maxsize=64)
 def native_grid(shape: GridShape) -> Any:
     levels = [
-        (level.scale, level.size, level.offset, level.is_hashed, list(level.multipliers)) for level in shape.levels
+        (
+            level.scale,
+            level.size,
+            level.offset,
+            level.is_hashed,
+            list(level.multipliers),
+            level.scale if level.last_scale is None else level.last_scale,
+        )
+        for level in shape.levels
     ]
     return native().Grid(shape.n_dims, shape.n_features, shape.interpolation, levels)
 

@@ -53,9 +53,9 @@ class RadianceShape:
     """A radiance field without its parameters.
 
     Args:
-        grid: encoding of places, three coordinates.
+        grid: encoding of places: three coordinates, or four, of which the last belongs to the ray.
         density: network behind it; the density is its first output.
-        color: network that reads all outputs of `density` and then the code of the direction; three outputs.
+        color: network that reads all outputs of `density` and then the code of the ray; three outputs.
         low, extent: the box, its lowest corner and its sides.
         per_length: density = activation(first output) * per_length.
         density_activation: "exponential", exp(min(x, 15)) with itself as its slope; or "softplus".
@@ -79,8 +79,9 @@ class RadianceShape:
 class Sights(NamedTuple):
     """Rays and their samples.
 
-    origins, directions: (R, 3) float32, directions of unit length; code: (R, n_code), of the directions; background:
-    (R, 3), behind each ray; early_stop: least transmittance in front of a sample that counts.
+    origins, directions: (R, 3) float32, directions of unit length; code: (R, n_code), of the directions and of what
+    else the colours along a ray depend on; background: (R, 3), behind each ray; early_stop: least transmittance in
+    front of a sample that counts; fourth: (R,) in [0, 1], where a ray is on the fourth axis of a grid that has one.
     """
 
     samples: SamplesLike
@@ -89,6 +90,7 @@ class Sights(NamedTuple):
     code: Tensor
     background: Tensor
     early_stop: float = 1e-4
+    fourth: Tensor | None = None
 
 
 class Seen(NamedTuple):
@@ -179,6 +181,8 @@ class RadianceRenderer:
         loss: str = "L2",
         huber_delta: float = 1.0,
         ray_loss: Tensor | None = None,
+        grad_background: Tensor | None = None,
+        grad_code: Tensor | None = None,
         may_move: Callable[[], bool] | None = None,
     ) -> RadianceStepResult:
         """One step towards the colours that rays should have: render, compare, go back, update.
@@ -190,6 +194,8 @@ class RadianceRenderer:
             loss: one of `cpu_training.LOSSES`, the mean over rays and channels.
             huber_delta: where the Huber loss goes on as a straight line.
             ray_loss: (R,) float32, filled with each ray's loss, or None.
+            grad_background: (R, 3) float32, filled with the gradient of the mean loss in the backgrounds, or None.
+            grad_code: (R, n) float32, filled with the gradient in the last n numbers of each code, or None.
             may_move: asked before the update, when `ray_loss` is known; None: always.
 
         Returns:
@@ -200,11 +206,27 @@ class RadianceRenderer:
         given, alive = self._sights(sights)
         n_rays = expect_int("n_rays", alive[0].shape[0], 1)
         target = expect_tensor("target", target, (n_rays, 3)).contiguous()
-        if ray_loss is not None:
-            expect_contiguous("ray_loss", expect_tensor("ray_loss", ray_loss, (n_rays,)))
+        n_learned = 0 if grad_code is None else expect_int("grad_code", grad_code.shape[-1], 0, self.shape.n_code)
+        for name, filled, size in (
+            ("ray_loss", ray_loss, (n_rays,)),
+            ("grad_background", grad_background, (n_rays, 3)),
+            ("grad_code", grad_code, (n_rays, n_learned)),
+        ):
+            if filled is not None:
+                expect_contiguous(name, expect_tensor(name, filled, size))
         return RadianceStepResult(
             *self._native.train(
-                rules, given, address(target), loss, huber_delta, address(ray_loss), may_move, n_threads()
+                rules,
+                given,
+                address(target),
+                loss,
+                huber_delta,
+                address(ray_loss),
+                address(grad_background),
+                address(grad_code),
+                n_learned,
+                may_move,
+                n_threads(),
             )
         )
 
@@ -220,11 +242,17 @@ class RadianceRenderer:
         n_samples = samples.t0.shape[0]
         t0 = expect_tensor("t0", samples.t0, (n_samples,)).contiguous()
         t1 = expect_tensor("t1", samples.t1, (n_samples,)).contiguous()
-        alive = (origins, directions, code, background, offsets, t0, t1)
+        alive: tuple[Tensor, ...] = (origins, directions, code, background, offsets, t0, t1)
+        fourth = None
+        if self.shape.grid.n_dims == 4:
+            if sights.fourth is None:
+                raise ValueError("fourth: the grid has four axes; expected a place on the last one for each ray")
+            fourth = expect_tensor("fourth", sights.fourth, (n_rays,)).contiguous()
+            alive = (*alive, fourth)
         early_stop = expect_float("early_stop", sights.early_stop, 0.0, 1.0)
         given = native().Sights(
             address(offsets), address(t0), address(t1), address(origins), address(directions), address(code),
-            address(background), n_rays, n_samples, early_stop,
+            address(background), address(fourth), n_rays, n_samples, early_stop,
         )  # fmt: skip
         return given, alive
 

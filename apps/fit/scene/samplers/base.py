@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from fieldforge.apps.fit.loop import Hook
 from fieldforge.apps.fit.optimizers.base import Optimizer
 from fieldforge.apps.fit.scene.options import SceneOptions
+from fieldforge.apps.fit.scene.poses import PoseRefinement
 from fieldforge.apps.fit.scene.rays import RayDraw
 from fieldforge.apps.render.radiance import SceneEye
 from fieldforge.fields.kinds.scene import SceneField
@@ -27,10 +28,12 @@ class RayStep(ABC):
         optimizer: with the state of the step, for the loop.
         why_plain: why steps are made in PyTorch; '' where they are native.
         n_rays, n_marched, n_evaluated: of the last step.
+        poses: movements of the training cameras, where they are refined.
     """
 
     optimizer: Optimizer
     why_plain: str
+    poses: PoseRefinement | None = None
     n_rays: int = 0
     n_marched: int = 0
     n_evaluated: int = 0

@@ -23,7 +23,8 @@ enum class Indexing : int {
 
 // One level of a multi-resolution grid.
 struct Level {
-    float scale;                    // x * scale + 0.5 is the position in cells
+    float scale[max_dims];          // x * scale + 0.5 is the position in cells
+    int n_dims;                     // coordinates it depends on, the first ones of the grid's
     uint32_t size;                  // entries in its table
     int64_t offset;                 // entries before it
     bool is_hashed;
@@ -366,6 +367,7 @@ struct Sights {
     const float *origins, *directions;  // (n, 3)
     const float* code;                  // (n, n_code), of the directions
     const float* background;            // (n, 3)
+    const float* fourth;                // (n,) places on the grid's fourth axis, where it has one
     float least_light;                  // samples that less of it reaches are left out
 };
 
@@ -374,7 +376,10 @@ struct SightLesson {
     const float* target;
     Loss loss;
     float huber_delta;
-    float* ray_loss;  // (n,) or null
+    float* ray_loss;         // (n,) or null
+    float* grad_background;  // (n, 3) or null: gradient of the mean loss in what is behind each ray,
+    float* grad_code;        // (n, n_learned): and in the last numbers of its code
+    int n_learned;
     bool (*may_move)(void* context);
     void* context;
 };

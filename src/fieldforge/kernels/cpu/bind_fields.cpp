@@ -24,25 +24,29 @@ struct PythonLevel {
     int64_t size, offset;
     bool is_hashed;
     std::vector<uint32_t> multipliers;
+    double last_scale;  // of the last coordinate
 };
 
 Level make_level(const PythonLevel& given, int n_dims, int n_features) {
     if (given.size < 1 || given.size >= (int64_t{1} << 32) / n_features) refuse("levels: sizes must be in [1, 2^32 / n_features)");
     if (given.offset < 0 || given.offset > int64_t{1} << 40) refuse("levels: offsets must be in [0, 2^40]");
     if (static_cast<int>(given.multipliers.size()) != n_dims) refuse("levels: one multiplier a dimension");
-    if (!(given.scale >= 0 && given.scale < 2147483648.0)) refuse("levels: scales must be in [0, 2^31)");
+    for (const double scale : {given.scale, given.last_scale}) {
+        if (!(scale >= 0 && scale < 2147483648.0)) refuse("levels: scales must be in [0, 2^31)");
+    }
     Level level{};
-    level.scale = static_cast<float>(given.scale);
     level.size = static_cast<uint32_t>(given.size);
     level.offset = given.offset;
     level.is_hashed = given.is_hashed;
     level.reciprocal = ~uint64_t{0} / level.size + 1;  // 0 for size 1, which gives the right modulo too
     // the largest index of a corner of the unit cube; one lattice point too far is possible (x = 1)
     double largest = 0;
+    level.n_dims = n_dims > 1 && given.last_scale == 0 && given.multipliers.back() == 0 ? n_dims - 1 : n_dims;
     for (int d = 0; d < n_dims; ++d) {
         level.multiplier[d] = given.multipliers[static_cast<size_t>(d)];
         level.step[d] = level.multiplier[d] * static_cast<uint32_t>(n_features);
-        largest += level.multiplier[d] * (std::floor(static_cast<double>(level.scale + 0.5f)) + 1);
+        level.scale[d] = static_cast<float>(d + 1 < n_dims ? given.scale : given.last_scale);
+        largest += level.multiplier[d] * (std::floor(static_cast<double>(level.scale[d] + 0.5f)) + 1);
     }
     const bool is_power_of_two = (level.size & (level.size - 1)) == 0 && (n_features & (n_features - 1)) == 0;
     level.inside = level.outside = Indexing::any_modulo;
@@ -67,10 +71,10 @@ void make_grid(Grid* self, int n_dims, int n_features, const std::string& interp
         "interpolation", interpolation,
         {{"Nearest", Interpolation::nearest}, {"Linear", Interpolation::linear}, {"Smoothstep", Interpolation::smoothstep}});
     for (size_t l = 0; l < levels.size(); ++l) {
-        if (levels[l].size() != 5) refuse("levels: each is (scale, size, offset, is_hashed, multipliers)");
+        if (levels[l].size() != 6) refuse("levels: each is (scale, size, offset, is_hashed, multipliers, last_scale)");
         const PythonLevel given{nb::cast<double>(levels[l][0]), nb::cast<int64_t>(levels[l][1]),
                                 nb::cast<int64_t>(levels[l][2]), nb::cast<bool>(levels[l][3]),
-                                nb::cast<std::vector<uint32_t>>(levels[l][4])};
+                                nb::cast<std::vector<uint32_t>>(levels[l][4]), nb::cast<double>(levels[l][5])};
         grid->levels[l] = make_level(given, n_dims, n_features);
         grid->n_entries = std::max(grid->n_entries, given.offset + given.size);
     }
@@ -118,7 +122,7 @@ void make_mlp(PythonMlp* self, const std::vector<int>& widths, const std::string
 void bind_fields(nb::module_& module) {
     nb::class_<Grid>(module, "Grid", "A multi-resolution grid without its table.")
         .def("__init__", &make_grid, "n_dims"_a, "n_features"_a, "interpolation"_a, "levels"_a,
-             "levels: (scale, size, offset, is_hashed, multipliers) of each.")
+             "levels: (scale, size, offset, is_hashed, multipliers, scale of the last coordinate) of each.")
         .def_ro("n_entries", &Grid::n_entries);
     nb::class_<PythonMlp>(module, "Mlp", "A multilayer perceptron without its parameters.")
         .def("__init__", &make_mlp, "widths"_a, "activation"_a, "number"_a, "first_number"_a, "output_activation"_a,

@@ -19,7 +19,7 @@ struct PythonRadiance {
 void make_radiance(PythonRadiance* self, const Grid& grid, const PythonMlp& density, const Addresses& density_parameters,
                    const PythonMlp& color, const Addresses& color_parameters, const std::vector<float>& low,
                    const std::vector<float>& extent, const std::string& contraction, double per_length, bool is_softplus) {
-    if (grid.n_dims != 3) refuse("grid: a field of radiance has three coordinates");
+    if (grid.n_dims != 3 && grid.n_dims != 4) refuse("grid: a field of radiance has three coordinates, or four with time");
     if (color.mlp.n_outputs() != 3) refuse("color: expected three channels");
     if (color.mlp.n_inputs() < density.mlp.n_outputs()) refuse("color: reads all numbers of the density network");
     if (low.size() != 3 || extent.size() != 3) refuse("low, extent: expected three numbers each");
@@ -43,11 +43,12 @@ void keep_moves(PythonRadiance& self, const Grid& grid, const PythonMlp& density
 
 // Rays with their samples; as in bind_rendering.cpp, offsets are looked at in every call.
 struct PythonSights {
-    Address offsets, t0, t1, origins, directions, code, background;
+    Address offsets, t0, t1, origins, directions, code, background, fourth;
     int64_t n_rays, n_samples;
     double least_light;
 
-    Sights sights() const {
+    Sights sights(const Radiance& radiance) const {
+        if (radiance.density.grid->n_dims == 4 && !fourth && n_rays > 0) refuse("fourth: expected a place on that axis for each ray");
         const int64_t* row = at<const int64_t>(offsets);
         if (n_rays < 0 || row[0] != 0 || row[n_rays] != n_samples) refuse("offsets: expected to go from 0 to the samples");
         int64_t longest = 0;
@@ -60,27 +61,31 @@ struct PythonSights {
             refuse("samples: a ray has " + std::to_string(longest) + ", and the native renderer takes at most " +
                    std::to_string(most_samples_of_a_ray) + "; take a larger step");
         }
-        return {{row, n_rays, longest}, at(t0), at(t1), at(origins), at(directions), at(code), at(background),
+        return {{row, n_rays, longest}, at(t0), at(t1), at(origins), at(directions), at(code), at(background), at(fourth),
                 static_cast<float>(least_light)};
     }
 };
 
 int64_t render(const PythonRadiance& self, const PythonSights& given, Address color, Address depth, Address opacity,
                int n_threads) {
-    return kernels().radiance->render(self.radiance, given.sights(), at(color), at(depth), at(opacity),
+    return kernels().radiance->render(self.radiance, given.sights(self.radiance), at(color), at(depth), at(opacity),
                                       expect_threads(n_threads));
 }
 
 nb::tuple train(PythonRadiance& self, const Numbers& rules, const PythonSights& given, Address target,
-                const std::string& loss, double huber_delta, Address ray_loss, nb::handle may_move, int n_threads) {
+                const std::string& loss, double huber_delta, Address ray_loss, Address grad_background, Address grad_code, int n_learned,
+                nb::handle may_move, int n_threads) {
     if (self.in_order.empty()) refuse("moves: keep_moves comes first");
     set_rules(self.in_order, rules);
     if (given.n_rays < 1) refuse("n_rays: a training step needs at least one");
+    if (n_learned < 0 || n_learned > self.radiance.n_code() || (n_learned > 0 && !grad_code)) {
+        refuse("n_learned: expected as many numbers as a code has, or fewer, and room for their gradient");
+    }
     Question question{may_move, nullptr};
     const bool asks = !may_move.is_none();
-    const SightLesson lesson{at(target), loss_called(loss), static_cast<float>(huber_delta), at(ray_loss),
+    const SightLesson lesson{at(target), loss_called(loss), static_cast<float>(huber_delta), at(ray_loss), at(grad_background), at(grad_code), n_learned,
                              asks ? &Question::ask : nullptr, &question};
-    const Sights sights = given.sights();
+    const Sights sights = given.sights(self.radiance);
     StepResult result;
     int64_t n_evaluated;
     {
@@ -101,11 +106,12 @@ void bind_radiance(nb::module_& module) {
              nb::keep_alive<1, 5>())
         .def("keep_moves", &keep_moves, "grid"_a, "density"_a, "color"_a, "of_density"_a, "of_color"_a)
         .def("render", &render, "sights"_a, "color"_a, "depth"_a, "opacity"_a, "n_threads"_a, Unlocked())
-        .def("train", &train, "rules"_a, "sights"_a, "target"_a, "loss"_a, "huber_delta"_a, "ray_loss"_a, "may_move"_a.none(),
+        .def("train", &train, "rules"_a, "sights"_a, "target"_a, "loss"_a, "huber_delta"_a, "ray_loss"_a, "grad_background"_a,
+             "grad_code"_a, "n_learned"_a, "may_move"_a.none(),
              "n_threads"_a);
     nb::class_<PythonSights>(module, "Sights", "Rays with their packed samples.")
-        .def(nb::init<Address, Address, Address, Address, Address, Address, Address, int64_t, int64_t, double>(),
-             "offsets"_a, "t0"_a, "t1"_a, "origins"_a, "directions"_a, "code"_a, "background"_a, "n_rays"_a,
+        .def(nb::init<Address, Address, Address, Address, Address, Address, Address, Address, int64_t, int64_t, double>(),
+             "offsets"_a, "t0"_a, "t1"_a, "origins"_a, "directions"_a, "code"_a, "background"_a, "fourth"_a, "n_rays"_a,
              "n_samples"_a, "least_light"_a);
 }
 

@@ -38,7 +38,7 @@ struct Cells {
 
     FF_INLINE Cells(const Points& x, int64_t i, const Level& level, Interpolation interpolation, bool with_slope) {
         FF_UNROLL for (int d = 0; d < D; ++d) {
-            Floats position = fma_rounded_once(load(x.axis[d] + i), all(level.scale), all(0.5f));
+            Floats position = fma_rounded_once(load(x.axis[d] + i), all(level.scale[d]), all(0.5f));
             Floats lower = floor(position);
             Floats t = position - lower;
             const uint32_t factor = I == Indexing::any_modulo ? level.multiplier[d] : level.step[d];
@@ -270,7 +270,7 @@ void differentiate_level(const Grid& grid, const Level& level, const float* tabl
             });
             FF_UNROLL for (int d = 0; d < D; ++d) {
                 float* to = grad_x.at(tile, d) + p;
-                store(to, fma(slope[d], all(level.scale), load(to)));
+                store(to, fma(slope[d], all(level.scale[d]), load(to)));
             }
         }
     }
@@ -290,7 +290,7 @@ FF_INLINE void with_indexing(Indexing indexing, auto&& f) {
 FF_INLINE void with_constants(const Grid& grid, const Level& level, bool are_inside, auto&& f) {
     const Indexing indexing = are_inside ? level.inside : level.outside;
     const bool by_pairs = grid.n_features % 2 == 0;
-    switch (grid.n_dims) {
+    switch (level.n_dims) {
         case 1: return by_pairs ? with_indexing<1, true>(indexing, f) : with_indexing<1, false>(indexing, f);
         case 2: return by_pairs ? with_indexing<2, true>(indexing, f) : with_indexing<2, false>(indexing, f);
         case 3: return by_pairs ? with_indexing<3, true>(indexing, f) : with_indexing<3, false>(indexing, f);
@@ -343,15 +343,15 @@ __attribute__((noinline)) inline void fetch_level(const Grid& grid, const Level&
                                                   const Points& x, int64_t begin, int64_t end, int tile_points) {
     const int64_t first = begin * tile_points, n = (end - begin) * tile_points;
     const int64_t line = 16, n_floats = static_cast<int64_t>(level.size) * grid.n_features;
-    if ((n << grid.n_dims) * line < 4 * n_floats) return;  // fewer than four lookups a line
+    if ((n << level.n_dims) * line < 4 * n_floats) return;  // fewer than four lookups a line
     float n_cells = 1.0f;  // of the box around some of the points
-    for (int d = 0; d < grid.n_dims; ++d) {
+    for (int d = 0; d < level.n_dims; ++d) {
         float low = x.axis[d][first], high = low;
         for (int64_t i = first; i < first + n; i += n / 64 | 1) {
             low = x.axis[d][i] < low ? x.axis[d][i] : low;
             high = x.axis[d][i] > high ? x.axis[d][i] : high;
         }
-        n_cells *= (high - low) * level.scale + 2.0f;
+        n_cells *= (high - low) * level.scale[d] + 2.0f;
     }
     if (!(n_cells >= 0.5f * static_cast<float>(level.size))) return;  // nor where it is NaN
     table += level.offset * grid.n_features;

@@ -43,11 +43,15 @@ FF_INLINE void contract(int how, Floats unit[3]) {
     for (int d = 0; d < 3; ++d) unit[d] = fma(x[d] / m, 0.25f * (2.0f - 1.0f / m), all(0.5f));
 }
 
-// Middles of all samples in the cube that the encoding reads, axis by axis, up to n_padded.
+// NaN becomes 0.
+FF_INLINE Floats clamp_unit(Floats a) { return select(a >= 0.0f, select(a > 1.0f, all(1.0f), a), Floats{}); }
+
+// Middles of all samples in the cube that the encoding reads, axis by axis, up to n_padded; a fourth axis is the ray's.
 inline Points locate(const Radiance& field, const Sights& sights, int64_t n_padded, Scratch& scratch, int n_threads) {
     Points points{};
-    float* axis[3];
-    for (int d = 0; d < 3; ++d) points.axis[d] = axis[d] = scratch.floats(n_padded);
+    const int n_dims = field.density.grid->n_dims;
+    float* axis[4];
+    for (int d = 0; d < n_dims; ++d) points.axis[d] = axis[d] = scratch.floats(n_padded);
     points.are_inside = true;  // by the clamp below
     const int64_t n_rays = sights.rays.n, block = 64;
     parallel_for(n_threads, pieces(n_rays, block), [&](int64_t task, int) {
@@ -62,15 +66,13 @@ inline Points locate(const Radiance& field, const Sights& sights, int64_t n_padd
                     unit[d] = (world - field.low[d]) / field.extent[d];
                 }
                 if (field.contraction) contract(field.contraction, unit);
-                for (int d = 0; d < 3; ++d) {
-                    unit[d] = select(unit[d] >= 0.0f, select(unit[d] > 1.0f, all(1.0f), unit[d]), Floats{});  // NaN to 0
-                    store_first(axis[d] + first + p, n - p, unit[d]);
-                }
+                for (int d = 0; d < 3; ++d) store_first(axis[d] + first + p, n - p, clamp_unit(unit[d]));
+                if (n_dims == 4) store_first(axis[3] + first + p, n - p, clamp_unit(all(sights.fourth[ray])));
             }
         }
     });
     const int64_t n = sights.rays.offsets[n_rays];
-    for (int d = 0; d < 3; ++d) {
+    for (int d = 0; d < n_dims; ++d) {
         for (int64_t i = n; i < n_padded; ++i) axis[d][i] = 0.5f;
     }
     return points;
@@ -151,22 +153,23 @@ inline SeenTiles gather_seen(const Radiance& field, const Sights& sights, bool w
 
     seen.features = Tiles(nullptr, points, padded_rows(grid.n_outputs()));
     seen.features.data = scratch.floats(seen.n_tiles * seen.features.stride);
-    float* axis[3] = {};
-    for (int d = 0; with_places && d < 3; ++d) seen.places.axis[d] = axis[d] = scratch.floats(seen.n_tiles * points);
+    float* axis[4] = {};
+    const int n_axes = with_places ? grid.n_dims : 0;
+    for (int d = 0; d < n_axes; ++d) seen.places.axis[d] = axis[d] = scratch.floats(seen.n_tiles * points);
     seen.places.are_inside = true;
     parallel_for(n_threads, seen.n_tiles, [&](int64_t tile, int) {
         int64_t to = 0;
         for (int64_t ray = seen.first_ray[tile]; ray < seen.first_ray[tile + 1]; ++ray) {
             const int64_t from = sights.rays.offsets[ray], count = seen.n_kept[ray];
             for (int f = 0; f < grid.n_outputs(); ++f) copy_row(encoded, f, from, count, seen.features.at(tile, f) + to);
-            for (int d = 0; with_places && d < 3; ++d) {
+            for (int d = 0; d < n_axes; ++d) {
                 std::memcpy(axis[d] + tile * points + to, all.axis[d] + from, sizeof(float) * static_cast<size_t>(count));
             }
             to += count;
         }
         for (; to % lanes; ++to) {
             for (int f = 0; f < grid.n_outputs(); ++f) seen.features.at(tile, f)[to] = 0.0f;
-            for (int d = 0; with_places && d < 3; ++d) axis[d][tile * points + to] = 0.5f;
+            for (int d = 0; d < n_axes; ++d) axis[d][tile * points + to] = 0.5f;
         }
     });
     return seen;
@@ -308,6 +311,31 @@ inline void composite_back(const Sights& sights, const SeenTiles& seen, int64_t 
     }
 }
 
+// The gradients in what belongs to the rays of a tile: in their backgrounds from those in their colours, before any of
+// it is changed; and in the last numbers of their codes, from those in the colour network's inputs.
+inline void background_back(const SightLesson& lesson, int64_t first, int64_t n_rays, const RadianceRoom& room,
+                            const float* left) {
+    for (int64_t k = 0; lesson.grad_background && k < n_rays; ++k) {
+        for (int c = 0; c < 3; ++c) {
+            lesson.grad_background[3 * (first + k) + c] = left[k] * room.shown[c * room.color.row + k];
+        }
+    }
+}
+inline void code_back(const Radiance& field, const SightLesson& lesson, const SeenTiles& seen, int64_t tile,
+                      const RadianceRoom& room) {
+    const int n = lesson.n_learned;
+    for (int k = 0; k < n; ++k) {
+        const float* row = room.density.gradient[0] + (field.color.mlp->n_inputs() - n + k) * room.color.row;
+        for (int64_t ray = seen.first_ray[tile]; ray < seen.first_ray[tile + 1]; ++ray) {
+            const int64_t count = seen.n_kept[ray];
+            Floats sum{};
+            for (int64_t p = 0; p < count; p += lanes) sum += load_first(row + p, count - p, 0.0f);
+            lesson.grad_code[ray * n + k] = total(sum);
+            row += count;
+        }
+    }
+}
+
 inline int64_t train_sights(const Radiance& given, const Sights& sights, const SightLesson& lesson,
                             const Moves& density_moves, const Moves& color_moves, StepResult& result, int n_threads) {
     const Mlp &density = *given.density.mlp, &color = *given.color.mlp;
@@ -357,9 +385,14 @@ inline int64_t train_sights(const Radiance& given, const Sights& sights, const S
             }
             sum += loss_of_tile(lesson.loss, room.shown, room.wanted, row, 3, n_rays, lesson.huber_delta, scale, room.shown,
                                 lesson.ray_loss ? lesson.ray_loss + first : nullptr);
-            if (n_lanes == 0) continue;
+            background_back(lesson, first, n_rays, room, left_of_rays);
+            if (n_lanes == 0) {
+                for (int64_t i = first * lesson.n_learned; i < (first + n_rays) * lesson.n_learned; ++i) lesson.grad_code[i] = 0.0f;
+                continue;
+            }
             composite_back(sights, seen, tile, room, rgb, left_of_rays);
             backward(field.color, room.input, n_lanes, room.color, color_transposes, color_grad, room.density.gradient[0]);
+            code_back(field, lesson, seen, tile, room);
             for (int64_t p = 0; p < n_lanes; p += lanes) {
                 float* z = room.density.gradient[0] + p;
                 store(z, fma(load(room.pull + p), load(room.slope + p), load(z)));
@@ -386,7 +419,7 @@ inline int64_t train_sights(const Radiance& given, const Sights& sights, const S
         with_constants(grid, level, true, [&]<int D, bool by_pairs, Indexing I> {
             for (int64_t tile = 0; tile < seen.n_tiles; ++tile) {
                 Points here = seen.places;
-                for (int d = 0; d < 3; ++d) here.axis[d] += tile * seen.features.n_points;
+                for (int d = 0; d < grid.n_dims; ++d) here.axis[d] += tile * seen.features.n_points;
                 Tiles features = seen.features;
                 features.data = features.at(tile, 0);
                 scatter_level<D, by_pairs, I>(grid, level, gradient, window, here, seen.n_points[tile], features,

@@ -29,10 +29,10 @@ struct DualCells {
             default: fill<Indexing::any_modulo>(x, i, level, grid);
         }
         FF_UNROLL for (int d = 0; d < D; ++d) {
-            const Floats speed = load(u.axis[d] + i) * level.scale;  // in cells
+            const Floats speed = load(u.axis[d] + i) * level.scale[d];  // in cells
             slope_along[d] = Floats{};
             if (grid.interpolation == Interpolation::smoothstep) {
-                const Floats position = fma_rounded_once(load(x.axis[d] + i), all(level.scale), all(0.5f));
+                const Floats position = fma_rounded_once(load(x.axis[d] + i), all(level.scale[d]), all(0.5f));
                 slope_along[d] = (6.0f - 12.0f * (position - floor(position))) * speed;
             } else if (grid.interpolation == Interpolation::nearest) {
                 slope[d] = Floats{};
@@ -180,7 +180,7 @@ void differentiate_level_along(const Grid& grid, const Level& level, const float
             });
             FF_UNROLL for (int d = 0; d < D; ++d) {
                 float* to = grad_x.at(tile, d) + p;
-                store(to, fma(slope[d], all(level.scale), load(to)));
+                store(to, fma(slope[d], all(level.scale[d]), load(to)));
             }
         }
     }
