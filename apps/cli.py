@@ -391,13 +391,14 @@ def _add_bench(commands: Commands) -> None:
     bench.add_argument(
         "--data",
         type=Path,
-        help="folder of pictures ('presets'), meshes ('shape', 'clouds', 'operators') or scenes ('scene')",
+        help="folder of pictures ('presets'), meshes ('shape', 'clouds', 'operators') or scenes ('scene...')",
     )  # fmt: skip
     bench.add_argument("--rows", type=Path, default=Path("data/bench"), help="folder of the JSON lines")
     bench.add_argument("--quick", action="store_true", help="small sizes, no rows written: does it run?")
     bench.add_argument(
         "--only", type=lambda text: text.split(","), default=[], metavar="W1,W3",
-        help="of the suite 'cpu': W1 to W5, astronaut, no rows written; of 'scene': race, marching, or a scene's name",
+        help="of the suite 'cpu': W1 to W5, astronaut, no rows written; of 'scene': race, marching, or a scene's name; "
+        "of 'scene_models': presets",
     )  # fmt: skip
     bench.add_argument("--repeats", type=_positive_int, metavar="N", help="of the suite 'cpu': turns of each candidate")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 OF_DATA = ("presets", "shape", "clouds", "operators")
 """Suites that measure on files of a folder."""
-SUITES = ("cpu", "encodings", "image", *OF_DATA, "scene", "report")
+SUITES = ("cpu", "encodings", "image", *OF_DATA, "scene", "scene_models", "report")
 
 
 def main(
@@ -26,7 +26,7 @@ def main(
 ) -> int:
     """Run one suite; returns the exit code.
 
-    `only` is for the suites of which parts can be measured alone, 'cpu' and 'scene'; `repeats` for 'cpu'.
+    `only` is for suites of which parts can be measured alone, 'cpu', 'scene', 'scene_models'; `repeats` for 'cpu'.
     """
     if suite == "cpu":
         from fieldforge.apps.bench.cpu import run as run_cpu
@@ -39,8 +39,13 @@ def main(
 
         run_scene(rows, data, is_quick=is_quick, only=only)
         return 0
+    if suite == "scene_models":
+        from fieldforge.apps.bench.scene_models import run as run_models
+
+        run_models(rows, data, is_quick=is_quick, only=only)
+        return 0
     if only:
-        raise ValueError(f"only: is for the suites 'cpu' and 'scene', not '{suite}'")
+        raise ValueError(f"only: is for the suites 'cpu', 'scene' and 'scene_models', not '{suite}'")
     if suite == "report":
         from fieldforge.apps.bench.report import write_tables
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-ONE_BY_ONE = ("scene",)
+ONE_BY_ONE = ("scene", "scene_models")
 """Suites of which each case may be measured in a run of its own."""
 
 

@@ -136,6 +136,18 @@ def _scene(rows: Rows) -> str:
     return "\n\n".join([scene_page.tables(rows, _line, _size), _about(rows, how)])
 
 
+def _scene_models(rows: Rows) -> str:
+    headings = ["preset", "PSNR of held-out pixels", "steps", "CPU time of a step", "parameters"]
+    lines = [_line(headings), _line(["---"] * len(headings))]
+    for row in sorted(rows, key=lambda row: -row["quality"]["psnr"]):
+        q = row["quality"]
+        lines.append(
+            _line([f"`{row['candidate']}`", f"{q['psnr']:.2f} dB", f"{q['steps']:,}",
+                   f"{1e3 * row['seconds'] / q['steps']:.0f} ms", f"{q['parameters'] / 1e6:.2f} M"])
+        )  # fmt: skip
+    return "\n".join([*lines, "", _about(rows, f"one thread, {rows[0]['sizes']['budget']:.0f} s of its CPU time each")])
+
+
 def _about(rows: Rows, how: str) -> str:
     row = rows[0]
     return (
@@ -161,5 +173,6 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "image": _ratios("pixels"),
     "operators": _operators,
     "scene": _scene,
+    "scene_models": _scene_models,
 }
 """Suite -> how its table is made."""

@@ -79,7 +79,7 @@ def run(folder: Path, data: Path | None, *, is_quick: bool, only: Sequence[str] 
     n_done = 0
     for part in parts:
         if is_quick:
-            found = _part(part, _ball(), QUICK)
+            found = _part(part, ball(), QUICK)
         else:
             source = data / SCENES.get(part, SCENES[SMALL])
             if not source.exists():
@@ -268,7 +268,7 @@ def _large_view(scene: Scene, eye: Eye, repeats: int) -> list[Row]:
 # ---- a scene for quick runs
 
 
-def _ball(side: int = 16) -> Scene:
+def ball(side: int = 16) -> Scene:
     """Photos from a circle around a ball that shows its normals; the last one is held out."""
     cameras = orbit(
         torch.zeros(3), distance=3.0, up=torch.tensor([0.0, 0.0, 1.0]), elevation=20.0, n_frames=9, width=side,

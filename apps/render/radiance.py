@@ -28,7 +28,7 @@ from fieldforge.renderers.occupancy import OccupancyGrid
 def shape_of(field: RadianceField) -> RadianceShape | str:
     """What the native renderer needs to know of a field, or why it cannot render it."""
     if field.rgb_encoding is not None:
-        return "it has no second encoding of places"
+        return "it has no second encoding of places, and the field has one for colour"
     if field.density_shift:
         return "it does not shift the number that becomes the density"
     if not isinstance(field.encoding, Grid):

@@ -20,7 +20,9 @@ from fieldforge.encodings.frequency import Frequency
 from fieldforge.encodings.grid import HashGrid
 
 
-@pytest.mark.parametrize("suite", ["clouds", "encodings", "image", "operators", "presets", "scene", "shape"])
+@pytest.mark.parametrize(
+    "suite", ["clouds", "encodings", "image", "operators", "presets", "scene", "scene_models", "shape"]
+)
 def test_suites_run_quickly_and_leave_no_rows(suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quality, "IOU_POINTS", 2**12)
     assert main(suite, rows=tmp_path, data=None, is_quick=True) == 0

@@ -279,6 +279,18 @@ def test_a_coarse_start_has_longer_samples_until_its_share_of_the_steps_is_over(
     assert 3.5 * marched[0] < marched[1] < 4.5 * marched[0]
 
 
+def test_a_field_that_begins_the_same_everywhere_is_looked_at_everywhere(scene: Scene) -> None:
+    """Its density exceeds its mean nowhere; were all cells closed, nothing would ever be learnt."""
+    job = SceneJob(scene)
+    overrides = ["encoding={otype='PREF', resolution=8, initial='Zero'}", "network.has_bias=true"]
+    config, _ = job.run_config(Plan(overrides=[*overrides, *(one for one in SMALL if not one.startswith("encoding"))]))
+    options = SceneOptions.of(config["fit"])
+    step = scene_step(job.make_field(config, 0), RayDraw(scene, job.train, background=None, seed=0), config, options)
+    step(0, 1.0)
+    assert torch.equal(step.grid.cells, step.grid.density >= 0)  # all but those that are closed for good
+    assert step.n_evaluated > 0
+
+
 def test_rays_fill_the_budget_of_samples(scene: Scene) -> None:
     job = SceneJob(scene)
     config, _ = job.run_config(Plan(overrides=SMALL))

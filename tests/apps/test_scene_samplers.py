@@ -189,6 +189,20 @@ def test_only_steps_that_teach_move_the_proposals(scene: Scene) -> None:
         assert moved == [True, moves]
 
 
+@pytest.mark.parametrize("preset", SETTINGS)
+def test_regularizers_pull_at_the_field_that_is_seen(preset: str, scene: Scene) -> None:
+    """A heavy one moves its tables elsewhere; a field of factors with a second encoding is trained there too."""
+    planes = "{otype='TensorVM', resolution=6, n_components=2}"
+    overrides = [one for one in SETTINGS[preset] if not one.startswith("encoding")]
+    ended = []
+    for section in ("[]", "[{otype='L1', weight=1e3, part='rgb_encoding'}]"):
+        changed = [f"encoding={planes}", f"rgb_encoding={planes}", f"regularizers={section}"]
+        field, step = make_step(scene, preset, [*overrides, *changed])
+        step(0, 1.0)
+        ended.append(field.field.rgb_encoding.planes.detach().clone())
+    assert not torch.equal(*ended)
+
+
 def test_coarse_and_fine_learn_from_the_colours(scene: Scene) -> None:
     field, step = make_step(scene, "vanilla", [*HIERARCHICAL, "fit.batch_size=512"])
     step(0, 1.0)

@@ -34,6 +34,15 @@ SECOND: dict[str, Any] = {"rgb_encoding": {"otype": "TensorVM", "resolution": 4,
         SECOND | {"density_activation": "softplus", "density_shift": -3.0, "density_scale": 25.0},
         {"rgb_encoding": TIME_GRID, "duration": 0.5},
         {"appearance": 3, "n_photos": 4, "background_network": COLORS, "encoding": TIME_GRID, "duration": 1.0},
+        {
+            "rgb_encoding": {"otype": "PREF", "resolution": 4, "n_features": 2, "parts": "Complex"},
+            "rgb_network": {"otype": "Basis", "n_basis": 3, "n_direct": 16, "n_frequencies": 1, "nested": COLORS},
+        },
+        {
+            "rgb_encoding": {"otype": "DenseGrid", "n_levels": 4, "base_resolution": 4, "per_level_scale": 1.0},
+            "dir_encoding": {"otype": "SphericalHarmonics", "degree": 1},
+            "rgb_network": {"otype": "DotProduct", "n_basis": 1},
+        },
     ],
 )
 def test_radiance_fields_keep_the_contract(keywords: dict[str, Any]) -> None:

@@ -153,6 +153,8 @@ class SceneStep(RayStep):
             is_dear = self.grid.density.numel() > self.options.batch_size
             iteration = step + WARM_UP if step and is_dear else step
             self.grid.update(density_of(self.field, generator), iteration, generator=generator)
+            if not self.grid.bricks.any():  # a field that is the same everywhere, as some begin, exceeds no mean
+                self.grid.repack(0.0)
         position, self.n_rays = self.counters.tolist()
         rays = self.draw(position, self.n_rays)
         self.optimizer.set_learning_rate_factor(factor)
