@@ -12,6 +12,7 @@ from torch import Tensor
 from fieldforge.apps.fit.loop import allowed
 from fieldforge.apps.fit.losses.base import Loss
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
+from fieldforge.apps.fit.regularizers import penalty, regularizers_of
 from fieldforge.apps.fit.scene.ray_losses import RayLosses
 from fieldforge.apps.fit.scene.rays import Rays
 from fieldforge.apps.fit.scene.samplers.base import RayStep, StepParts
@@ -58,6 +59,7 @@ class ProposedStep(RayStep):
         )
         self.loss: Loss = build("loss", config["loss"], path="loss")
         self.ray_losses = RayLosses.of(config.get("ray_losses", {}))
+        self.regularizers = regularizers_of(config, field.field)
         n_first = max(LEAST_RAYS, parts.options.batch_size // sum(looking.n_samples))
         self.counters = torch.tensor([0, n_first, 0])
         self.optimizer: SceneOptimizer = SceneOptimizer(made, None, self.counters)
@@ -77,6 +79,9 @@ class ProposedStep(RayStep):
         value = float(loss.detach())
         if not math.isfinite(value):
             return value, value
+        extra = penalty(self.regularizers, self.field.field, step)
+        if extra is not None:
+            loss = loss + extra
         if loss.requires_grad:  # not where no ray meets anything
             loss.backward()
         if allowed(self.parts.hooks, step, seen.loss.detach()):
