@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from pathlib import Path
@@ -23,7 +24,7 @@ from fieldforge.apps.fit.scene.samplers.proposal import ProposalStep
 from fieldforge.apps.fit.scene.step import SceneStep
 from fieldforge.apps.images import read_image
 from fieldforge.apps.render.pictures import compare, look
-from fieldforge.apps.render.proposals import Looking, ProposalEye, looking_of
+from fieldforge.apps.render.proposals import Looking, ProposalEye, looking_of, span
 from fieldforge.apps.render.radiance import eye_of
 from fieldforge.apps.scenes import Scene, read_scene
 from fieldforge.backends import use_backend
@@ -209,6 +210,20 @@ def test_coarse_and_fine_learn_from_the_colours(scene: Scene) -> None:
     for one in (field.field, field.proposals[0]):
         assert one.rgb_network.layers[0].weight.grad.abs().sum() > 0
     assert step.n_evaluated == pytest.approx(step.n_marched / 12 * 25)  # 12 + 13 samples for the fine one
+
+
+def test_rays_run_as_far_as_a_contraction_reaches(scene: Scene) -> None:
+    """And a box that holds all there is cuts them: those that miss it have no samples."""
+    rays = RayDraw(scene, scene.of("train"), background=(1.0, 1.0, 1.0), seed=0)(0, 200)
+    ends = {}
+    for space in ("box", "contraction"):
+        field, step = make_step(scene, "proposal", [*PROPOSAL, f"fit.space={space}", "sampler.far=50.0"])
+        near, far = span(field, rays.origins, rays.directions, step.eye(field).looking)
+        ends[space] = float(near.min()), float(far.max())
+        loss, _ = step(0, 1.0)
+        assert math.isfinite(loss)
+    assert ends["contraction"] == (pytest.approx(0.05), 50.0)
+    assert 0.05 < ends["box"][0] < ends["box"][1] < 2 * BALL_DISTANCE
 
 
 @pytest.mark.parametrize("name", ["distortion", "opacity_entropy"])
