@@ -19,6 +19,7 @@ from fieldforge.apps.render.radiance import SceneEye, eye_of
 from fieldforge.apps.shapes.write import write_cloud
 from fieldforge.backends import use_backend
 from fieldforge.fields.file import load_field
+from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.renderers.isosurface import MAX_RESOLUTION
 
@@ -38,6 +39,8 @@ def export_command(options: argparse.Namespace) -> int:
         raise UsageError(
             f"{options.field}: is a {field.otype}, and scenes are exported; fieldforge mesh turns shapes to triangles"
         )
+    if isinstance(field, RadianceField) and field.has_time:
+        raise UsageError(f"{options.field}: changes with time, and what is exported stands still")
     box = _box(options.crop, field)
     level = LEVEL / field.longest_side if options.level is None else options.level
     with use_backend(options.backend):

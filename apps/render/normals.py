@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fieldforge.apps.render.pictures import Picture
+from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.renderers.cameras import Cameras
 
@@ -73,12 +74,21 @@ def reach_at(field: SceneField, points: Tensor) -> Tensor:
     return REACH * field.longest_side * beyond
 
 
-def picture_normals(field: SceneField, cameras: Cameras, view: int, picture: Picture) -> np.ndarray:
+def density_when(field: SceneField, time: float | None) -> Callable[[Tensor], Tensor]:
+    """Density of places alone: of a field that has time, at one moment (None: the first)."""
+    if not isinstance(field, RadianceField) or not field.has_time:
+        return field.density
+    return lambda points: field.density(points, points.new_full(points.shape[:-1], time or 0.0))
+
+
+def picture_normals(
+    field: SceneField, cameras: Cameras, view: int, picture: Picture, *, time: float | None = None
+) -> np.ndarray:
     """(height, width, 3) normals in world axes of what a picture shows; (0, 0, 0) where it is half empty or more."""
     origins, directions = cameras.picture_rays(view)
     distance = torch.from_numpy(picture.distance.reshape(-1))
     is_seen = torch.from_numpy(picture.opacity.reshape(-1) > 0.5) & distance.isfinite()
     points = torch.addcmul(origins[is_seen], distance[is_seen, None], directions[is_seen])
     normals = torch.zeros_like(origins)
-    normals[is_seen] = density_normals(field.density, points, reach_at(field, points), directions[is_seen])
+    normals[is_seen] = density_normals(density_when(field, time), points, reach_at(field, points), directions[is_seen])
     return normals.view(*picture.opacity.shape, 3).numpy()

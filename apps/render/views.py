@@ -55,10 +55,12 @@ def render_scene(field: SceneField, metadata: dict[str, Any], options: argparse.
     if not is_video:
         with progress_bar("rendering", is_silent=options.quiet) as observe:
             picture = look(eye, cameras, 0, time=options.time)
-            shown = _shown(picture, field, cameras, 0, options.mode, _span([picture], cameras))
+            shown = _shown(picture, field, cameras, 0, options.mode, _span([picture], cameras), options.time)
             observe(1.0)
         _write(options.output, shown)
     else:
+        known = flight.times if options.time is None and flight.times is not None else None
+        times = _times(options, len(cameras)) if known is None else known.clamp(0, 1).tolist()
         span = _span_of_flight(eye, cameras) if options.mode == "depth" else (0.0, 1.0)
         with (
             VideoWriter(
@@ -66,8 +68,8 @@ def render_scene(field: SceneField, metadata: dict[str, Any], options: argparse.
             ) as video,
             progress_bar("rendering", is_silent=options.quiet) as observe,
         ):  # fmt: skip
-            for frame, time in enumerate(_times(options, len(cameras))):
-                shown = _shown(look(eye, cameras, frame, time=time), field, cameras, frame, options.mode, span)
+            for frame, time in enumerate(times):
+                shown = _shown(look(eye, cameras, frame, time=time), field, cameras, frame, options.mode, span, time)
                 video.write(np.round(np.broadcast_to(shown, (height, width, 3)) * 255).astype(np.uint8))
                 observe((frame + 1) / len(cameras))
     if not options.quiet:
@@ -119,7 +121,9 @@ def _render_split(field: SceneField, metadata: dict[str, Any], options: argparse
                 z = found.picture.planar_z
                 _write(folder / f"{name}.depth.exr", np.where(np.isfinite(z), z, 0.0)[..., None])
             if options.mode == "normals":
-                normals = picture_normals(field, scene.cameras.to(torch.float32), view, found.picture)
+                normals = picture_normals(
+                    field, scene.cameras.to(torch.float32), view, found.picture, time=scene.views[view].time
+                )
                 _write(folder / f"{name}.normal.exr", normals)
             rows.append({"view": name, "psnr": round(found.psnr, 4), "ssim": _rounded(found.ssim)})
             observe((number + 1) / len(views))
@@ -144,7 +148,13 @@ def _times(options: argparse.Namespace, n_frames: int) -> list[float]:
 
 
 def _shown(
-    picture: Picture, field: SceneField, cameras: Cameras, view: int, mode: str | None, span: tuple[float, float]
+    picture: Picture,
+    field: SceneField,
+    cameras: Cameras,
+    view: int,
+    mode: str | None,
+    span: tuple[float, float],
+    time: float | None = None,
 ) -> np.ndarray:
     """(height, width, 1 or 3) in [0, 1]: the colours; normals n in world axes as (n + 1) / 2; or near things light and
     far ones dark, of a span. Where nothing is seen, normals and depths are black."""
@@ -152,7 +162,7 @@ def _shown(
         return picture.color
     is_seen = (picture.opacity > 0.5)[..., None]
     if mode == "normals":
-        normals = picture_normals(field, cameras, view, picture)
+        normals = picture_normals(field, cameras, view, picture, time=time)
         return np.where(is_seen, (normals + 1) / 2, 0.0).astype(np.float32)
     depth = _depth(picture, cameras)[..., None]
     far = np.where(np.isfinite(depth), depth, span[1])

@@ -80,10 +80,11 @@ def evaluate_views(
         truth = _truth(scene, view, downscale)
         if truth is not None:
             seen_from = through_middles(cameras, downscale)
-            picture = found.picture if seen_from is cameras else look(eye, seen_from, view)
+            picture = found.picture if seen_from is cameras else look(eye, seen_from, view, time=scene.views[view].time)
             row |= depth_figures(picture, truth)
             if truth.normal is not None:
-                row |= normal_figures(picture_normals(field, seen_from, view, picture), picture, truth)
+                normals = picture_normals(field, seen_from, view, picture, time=scene.views[view].time)
+                row |= normal_figures(normals, picture, truth)
         observe((number + 1) / len(views))
     return rows
 

@@ -41,7 +41,7 @@ class Wall(SceneEye):
 
     background = torch.zeros(3)
 
-    def __call__(self, origins: Tensor, directions: Tensor) -> Seen:
+    def __call__(self, origins: Tensor, directions: Tensor, times: Tensor | None = None) -> Seen:
         distance = (-WALL - origins[:, 2]) / directions[:, 2]
         return Seen(torch.full_like(origins, 0.5), distance, torch.ones(len(origins)), 0, 0)
 
@@ -62,7 +62,7 @@ def test_planar_depth_is_held_against_planar_depth(downscale: int, tmp_path: Pat
     class Slanted(SceneEye):
         background = torch.zeros(3)
 
-        def __call__(self, origins: Tensor, directions: Tensor) -> Seen:
+        def __call__(self, origins: Tensor, directions: Tensor, times: Tensor | None = None) -> Seen:
             normal = torch.tensor([0.4, 0.2, 1.0])
             distance = -WALL / (directions @ normal)
             return Seen(torch.zeros_like(origins), distance, torch.ones(len(origins)), 0, 0)

@@ -43,7 +43,7 @@ class BallEye(SceneEye):
 
     background = torch.ones(3)
 
-    def __call__(self, origins: Tensor, directions: Tensor) -> Seen:
+    def __call__(self, origins: Tensor, directions: Tensor, times: Tensor | None = None) -> Seen:
         nearest = -(origins * directions).sum(-1)
         under = RADIUS**2 - (origins.square().sum(-1) - nearest**2)
         t = nearest - under.clamp(min=0).sqrt()

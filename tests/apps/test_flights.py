@@ -18,6 +18,7 @@ from fieldforge.apps.render.camera_paths import Flight, read_camera_path
 from fieldforge.apps.render.flight import flight_of
 from fieldforge.apps.render.normals import density_normals, picture_normals
 from fieldforge.apps.render.pictures import look
+from fieldforge.apps.render.radiance import SceneEye
 from fieldforge.apps.render.remembered import N_CAMERAS, remember_cameras, remembered_cameras
 from fieldforge.apps.scenes import SceneError
 from fieldforge.fields.file import save_field
@@ -208,12 +209,17 @@ def plain() -> RadianceField:
     return RadianceField(encoding="Identity", network=network, rgb_network=network, occupancy=8)
 
 
-def _ball(origins: Tensor, directions: Tensor) -> Seen:
-    nearest = -(origins * directions).sum(-1)
-    under = RADIUS**2 - (origins.square().sum(-1) - nearest**2)
-    hit = under > 0
-    distance = torch.where(hit, nearest - under.clamp(min=0).sqrt(), math.inf)
-    return Seen(torch.ones(len(origins), 3), distance, hit.float(), 0, 0)
+class BallEye(SceneEye):
+    """Sees a white ball."""
+
+    background = torch.zeros(3)
+
+    def __call__(self, origins: Tensor, directions: Tensor, times: Tensor | None = None) -> Seen:
+        nearest = -(origins * directions).sum(-1)
+        under = RADIUS**2 - (origins.square().sum(-1) - nearest**2)
+        hit = under > 0
+        distance = torch.where(hit, nearest - under.clamp(min=0).sqrt(), math.inf)
+        return Seen(torch.ones(len(origins), 3), distance, hit.float(), 0, 0)
 
 
 def test_normals_of_a_ball_point_outward(plain: RadianceField) -> None:
@@ -221,7 +227,7 @@ def test_normals_of_a_ball_point_outward(plain: RadianceField) -> None:
     cameras = paths.orbit(
         (0, 0, 0), distance=3, up=(0, 0, 1), elevation=20, n_frames=3, width=SIDE, height=SIDE, focal=SIDE
     )  # fmt: skip
-    picture = look(_ball, cameras, 1)  # type: ignore[arg-type]
+    picture = look(BallEye(), cameras, 1)
     normals = torch.from_numpy(picture_normals(field, cameras, 1, picture)).view(-1, 3)
     origins, directions = cameras.picture_rays(1)
     is_seen = torch.from_numpy(picture.opacity).view(-1) > 0
@@ -238,7 +244,7 @@ def test_a_lens_that_shows_nothing_in_its_corners_is_seen_through_where_it_does(
     pose = torch.tensor([[[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 3]]])
     fold = torch.tensor([[-0.3, 0, 0, 0, 0, 0, 0, 0.0]])
     cameras = Cameras(pose, torch.tensor([[16.0, 16, 16, 16]]), torch.tensor([[32, 32]]), "opencv", fold)
-    picture = look(_ball, cameras, 0)  # type: ignore[arg-type]
+    picture = look(BallEye(), cameras, 0)
     assert not np.isnan(picture.color).any()
     assert (picture.opacity[0, 0], picture.opacity[16, 16]) == (0, 1)
     assert picture.planar_z[16, 16] == pytest.approx(3 - RADIUS, abs=0.01)

@@ -99,7 +99,8 @@ class SceneReport:
         near, far = (float(seen.min()), float(seen.max())) if len(seen) else (0.0, 1.0)
         shade = 1 - 0.8 * (np.where(is_seen, picture.distance, far) - near) / max(far - near, 1e-6)
         depth = np.repeat(np.where(is_seen, shade, 0.0)[..., None], 3, 2)
-        normals = np.where(is_seen[..., None], (picture_normals(field, cameras, self.view, picture) + 1) / 2, 0.0)
+        normals = picture_normals(field, cameras, self.view, picture, time=self.scene.views[self.view].time)
+        normals = np.where(is_seen[..., None], (normals + 1) / 2, 0.0)
         return [("error x 5", 5 * np.abs(picture.color - photo)), ("distance", depth), ("normals", normals)]
 
     def _stages(self, width: int) -> list[tuple[str, np.ndarray]]:
