@@ -103,7 +103,7 @@ def _orbit(
     n_frames: int,
 ) -> Cameras:
     """Around what the cameras looked at, at their distance and elevation; without cameras, around the box."""
-    low, high = (np.array(corner) for corner in field.box)
+    low, high = (np.array(corner) for corner in (field.low, field.high))
     middle, elevation, up = (low + high) / 2, 25.0, remembered_up(metadata)
     distance = remembered(
         metadata, "signal.distance", 1.4 * field.longest_side, least=0, most=1e6 * field.longest_side

@@ -69,7 +69,7 @@ def density_normals(
 
 def reach_at(field: SceneField, points: Tensor) -> Tensor:
     """(N, 1) how far taps are away at points: `REACH` in the box, and more beyond it, where fields know less."""
-    low, high = (points.new_tensor(corner) for corner in field.box)
+    low, high = (points.new_tensor(corner) for corner in (field.low, field.high))
     beyond = ((points - (low + high) / 2).abs() / ((high - low) / 2)).amax(-1, keepdim=True).clamp(min=1)
     return REACH * field.longest_side * beyond
 
