@@ -168,6 +168,14 @@ def test_an_interrupted_fit_resumes_to_the_same_field(preset: str, photos: Path,
     assert path.read_bytes() == (tmp_path / "whole.field").read_bytes()
 
 
+def test_defaults_of_the_sampler_are_remembered_too(scene: Scene) -> None:
+    config, _ = SceneJob(scene).run_config(Plan(preset="proposal"))
+    field: Any = SceneJob(scene).make_field(config, 0)
+    looking = looking_of(field, {"run": config})
+    assert list(looking.n_samples) == config["sampler"]["n_samples"] == [64, 48, 24]
+    assert looking.spacing == "piecewise"
+
+
 def test_proposals_learn_ever_more_rarely(scene: Scene) -> None:
     """In each of the first ten steps, then every other one, at last one in five and more (nerfacto)."""
     _, step = make_step(scene, "proposal", [*PROPOSAL, "sampler.update_warm_up=100"])
