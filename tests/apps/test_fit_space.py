@@ -15,7 +15,7 @@ from fieldforge.apps.fit.job import Plan
 from fieldforge.apps.fit.scene.job import SceneJob, fit_scene
 from fieldforge.apps.fit.scene.options import SceneOptions
 from fieldforge.apps.fit.scene.space import settled
-from fieldforge.apps.render.pictures import compare, orbit
+from fieldforge.apps.render.pictures import compare
 from fieldforge.apps.render.radiance import eye_of
 from fieldforge.apps.scenes import Scene, read_scene
 from fieldforge.apps.scenes.bounds import around_cameras
@@ -23,6 +23,7 @@ from fieldforge.fields.file import load_field
 from fieldforge.fields.space import Contraction
 from fieldforge.kernels import cpu_door
 from fieldforge.registry import ConfigError
+from fieldforge.renderers.cameras.paths import orbit
 
 needs_native = pytest.mark.skipif(cpu_door.missing() is not None, reason=f"no native kernels: {cpu_door.missing()}")
 
