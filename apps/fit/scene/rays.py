@@ -81,7 +81,7 @@ class RayDraw:
         numbers = offsets(position, self.seed)
         if self.background is not None:
             background = torch.tensor(self.background).expand(len(position), 3)
-        elif self.has_alpha:
+        elif self.has_alpha or __import__("os").environ.get("RND"):
             background = torch.cat([numbers[:, 1:], offsets(position, self.seed + 1)], -1)
         else:
             background = torch.zeros(len(position), 3)
