@@ -4,8 +4,8 @@
     places = inverted_places(span, s)                        # (x', y', z', s) with |(x', y', z')| = 1, s = 1/r
 
 A ray is written by the point p of it that is nearest to the middle, at distance m < 1. Where it is at inverse radius s,
-its direction from the middle is  s p + sqrt(1 - (m s)^2) d, which is the paper's rotation by asin(m) - asin(m s) without
-an axis, so that rays through the middle are nothing special; and its distance along the ray is
+its direction from the middle is  s p + sqrt(1 - (m s)^2) d, which is the paper's rotation by asin(m) - asin(m s), but
+without an axis, so that rays through the middle are nothing special; and its distance along the ray is
 
     t(s) = t_p + sqrt(1 - (m s)^2) / s.
 """

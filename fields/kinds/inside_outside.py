@@ -128,10 +128,10 @@ class InsideOutsideField(SceneField):
         return self.radiance(points, torch.zeros_like(points))[0]
 
     def radiance(self, points: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.to_sphere(points)
         expect_points(directions, 3, name="directions", owner=self)
         if directions.shape != points.shape:
             raise ValueError(f"directions: expected one for each point {tuple(points.shape)}, got {directions.shape}")
-        x = self.to_sphere(points)
         r = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1)
         far, far_color = self.outside_radiance(torch.cat([x / r, 1 / r], -1), directions)
         near, color = self.inside.radiance(points, directions)

@@ -139,8 +139,9 @@ class SceneStep(RayStep):
     def eye(self, field: SceneField) -> Eye:
         assert isinstance(field, RadianceField)
         return Eye(
-            field, self.grid, step=self.step_length, cone_angle=self.cone_angle, early_stop=self.options.early_stop
-        )
+            field, self.grid, step=self.step_length, cone_angle=self.cone_angle, near=self.options.near_plane,
+            early_stop=self.options.early_stop,
+        )  # fmt: skip
 
     @torch.no_grad()
     def finish(self, field: SceneField) -> None:
@@ -151,7 +152,7 @@ class SceneStep(RayStep):
         assert self.native is not None
         samples = march(
             rays.origins, rays.directions, self.grid, step=self.length_at(step), cone_angle=self.cone_angle,
-            offset=rays.offset,
+            near=self.options.near_plane, offset=rays.offset,
         )  # fmt: skip
         with torch.no_grad():
             code = self.field.dir_encoding(0.5 * rays.directions + 0.5)
@@ -175,7 +176,7 @@ class SceneStep(RayStep):
         self.optimizer.zero_grad()
         seen = volume.render(
             rays.origins, rays.directions, self.field.radiance, self.grid, density=self.field.density,
-            step=self.length_at(step), cone_angle=self.cone_angle, background=rays.background,
+            step=self.length_at(step), cone_angle=self.cone_angle, near=self.options.near_plane, background=rays.background,
             early_stop=self.options.early_stop, offset=rays.offset,
             gradients_whole_from=self.beside.gradient_scaling, keep_samples=True,
         )  # fmt: skip
