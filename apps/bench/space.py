@@ -49,11 +49,10 @@ def run(folder: Path, data: Path | None, *, is_quick: bool) -> None:
         job = SceneJob(_in_a_box(scene) if arm.startswith("box") else scene)
         plan = Plan(steps=2 if is_quick else N_STEPS, overrides=[*SHARED, *overrides], seed=0, progress="quiet")
         result: SceneFit = job.run(plan)
+        figures = {name: value for name, value in result.figures.items() if value is not None}
         sizes = {"downscale": DOWNSCALE, "steps": result.state.step, "config": result.config}
         rate = result.state.step / max(result.seconds, 1e-9)
-        rows.append(
-            Row("space", Path(scene.source).name, arm, sizes, result.seconds, 0.0, rate, quality=result.figures)
-        )
+        rows.append(Row("space", Path(scene.source).name, arm, sizes, result.seconds, 0.0, rate, quality=figures))
         say(f"{arm:20} PSNR {result.psnr:.2f} dB  SSIM {result.ssim:.4f}  {result.seconds:6.1f} s")
     if not is_quick:
         say(f"rows: {save(folder, 'space', rows)}")

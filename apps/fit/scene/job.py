@@ -28,6 +28,7 @@ from fieldforge.apps.fit.scene.rays import RayDraw, Rays
 from fieldforge.apps.fit.scene.report import SceneReport
 from fieldforge.apps.fit.scene.samplers import RayStep, Sampler
 from fieldforge.apps.fit.scene.samplers.base import StepParts
+from fieldforge.apps.fit.scene.samplers.occupancy import Occupancy
 from fieldforge.apps.fit.scene.space import notices, place, settled
 from fieldforge.apps.metrics import psnr as psnr_of
 from fieldforge.apps.render.pictures import compare
@@ -36,7 +37,7 @@ from fieldforge.apps.render.remembered import remember_cameras
 from fieldforge.apps.scenes import Scene, SceneError, read_scene
 from fieldforge.apps.scenes.digest import digest_of
 from fieldforge.fields.kinds.scene import SceneField
-from fieldforge.registry import build
+from fieldforge.registry import ConfigError, build
 
 PARTS = ("encoding", "network", "dir_encoding", "rgb_encoding", "rgb_network")
 """Sections that are parts of the field; a run may leave out rgb_encoding."""
@@ -149,6 +150,8 @@ class SceneJob(Job[SceneField]):
 
     def settle(self, config: Config) -> list[str]:
         options = settled(SceneOptions.of(config["fit"]), self.scene)
+        if options.space == "nerfpp" and not isinstance(sampler_of(config), Occupancy):
+            raise ConfigError("fit.space: nerfpp has samples of its own; it goes with the sampler Occupancy")
         config["fit"] = options.config()
         return notices(options, self.scene)
 
