@@ -12,8 +12,8 @@ import torch
 from fieldforge.apps.fit.scene.options import SceneOptions
 from fieldforge.apps.scenes import Scene
 
-MOST_CASCADES = 6
-"""That "auto" takes: a box and all around it up to 32 times its size. What is beyond is seen at the end of these."""
+MOST_CASCADES = 5
+"""That "auto" takes: a box and all around it up to 16 times its size. What is beyond is seen at the end of these."""
 
 NEAR = 0.2
 """Where rays of a scene without an end begin, in halves of its box (mip-NeRF 360's near plane): what is right before a
