@@ -176,8 +176,8 @@ class SceneStep(RayStep):
         self.optimizer.zero_grad()
         seen = volume.render(
             rays.origins, rays.directions, self.field.radiance, self.grid, density=self.field.density,
-            step=self.length_at(step), cone_angle=self.cone_angle, near=self.options.near_plane, background=rays.background,
-            early_stop=self.options.early_stop, offset=rays.offset,
+            step=self.length_at(step), cone_angle=self.cone_angle, near=self.options.near_plane,
+            background=rays.background, early_stop=self.options.early_stop, offset=rays.offset,
             gradients_whole_from=self.beside.gradient_scaling, keep_samples=True,
         )  # fmt: skip
         assert seen.samples is not None
