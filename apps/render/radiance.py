@@ -92,8 +92,11 @@ def new_grid(field: RadianceField, resolution: int) -> OccupancyGrid:
 
 
 def cone_angle_for(n_cascades: int) -> float:
-    """Growth of the samples with their distance: none in one box, Instant-NGP's of large scenes in cascades."""
-    return 0.0 if n_cascades == 1 else 1 / 256
+    """Growth of the samples with their distance: none in one box, four times Instant-NGP's in cascades.
+
+    With its 1/256 a ray of an unbounded scene has several times the samples, and a step as many times fewer rays.
+    """
+    return 0.0 if n_cascades == 1 else 1 / 64
 
 
 def occupancy_of(field: RadianceField) -> OccupancyGrid:
@@ -160,7 +163,9 @@ def eye_of(field: SceneField, metadata: Mapping[str, Any]) -> SceneEye:
     Raises:
         TypeError: nobody knows how to look at such a field; `EYES` lists whom somebody does.
     """
-    import fieldforge.apps.render.proposals  # noqa: F401 - it enters its eye in the table, and needs what is here
+    # these enter their eyes in the table, and need what is here
+    import fieldforge.apps.render.inside_outside
+    import fieldforge.apps.render.proposals  # noqa: F401
 
     for kind, make in EYES.items():
         if isinstance(field, kind):
@@ -181,6 +186,7 @@ class Eye(SceneEye):
         grid: where something is; None asks the field.
         step: length of a sample; None is 1/512 of the diagonal of the box, or of its smallest cascade.
         cone_angle: length of a sample over its distance, where that is more; None is `cone_angle_for` the cascades.
+        near: where rays begin, world length from the camera.
         background: (3,) behind everything; None is the field's own, or black.
         early_stop: least transmittance in front of a sample that is evaluated.
         time: when, of a field that has time, where a ray is not told its own.
@@ -193,6 +199,7 @@ class Eye(SceneEye):
         *,
         step: float | None = None,
         cone_angle: float | None = None,
+        near: float = 0.0,
         background: Tensor | None = None,
         early_stop: float = 1e-4,
         time: float = 0.0,
@@ -201,6 +208,7 @@ class Eye(SceneEye):
         self.grid = occupancy_of(field) if grid is None else grid
         self.step = math.dist(*field.innermost) / 512 if step is None else step
         self.cone_angle = cone_angle_for(field.n_cascades) if cone_angle is None else cone_angle
+        self.near = near
         self.background = background_of(field) if background is None else background
         self._is_own_background = background is None
         renderer = native_renderer(field)
@@ -216,10 +224,10 @@ class Eye(SceneEye):
         if self.renderer is None:
             radiance, density = asked_along(field, times)
             return volume.render(
-                origins, directions, radiance, self.grid, density=density, step=self.step,
-                cone_angle=self.cone_angle, background=background, early_stop=self.early_stop, tell_rays=True,
+                origins, directions, radiance, self.grid, density=density, step=self.step, cone_angle=self.cone_angle,
+                near=self.near, background=background, early_stop=self.early_stop, tell_rays=True,
             )  # fmt: skip
-        samples = march(origins, directions, self.grid, step=self.step, cone_angle=self.cone_angle)
+        samples = march(origins, directions, self.grid, step=self.step, cone_angle=self.cone_angle, near=self.near)
         fourth = None if times is None else field.duration * times
         seen = self.renderer.render(
             Sights(samples, origins, directions, field.code(directions), background, self.early_stop, fourth)
@@ -232,7 +240,9 @@ def _occupancy_eye(field: RadianceField, metadata: Mapping[str, Any]) -> Eye:
     across = remembered(metadata, "run.fit.samples_across", 512, least=1, most=4096)
     early_stop = remembered(metadata, "run.fit.early_stop", 1e-4, least=0, most=0.5)
     cone_angle = remembered(metadata, "run.fit.cone_angle", cone_angle_for(field.n_cascades), least=0, most=1)
-    return Eye(field, step=math.dist(*field.innermost) / across, cone_angle=cone_angle, early_stop=early_stop)
+    near = remembered(metadata, "run.fit.near", 0.0, least=0, most=1e15)
+    step = math.dist(*field.innermost) / across
+    return Eye(field, step=step, cone_angle=cone_angle, near=near, early_stop=early_stop)
 
 
 EYES: dict[type[SceneField], Callable[[Any, Mapping[str, Any]], SceneEye]] = {RadianceField: _occupancy_eye}

@@ -14,15 +14,18 @@ import torch
 from fieldforge.apps.fit.job import Plan
 from fieldforge.apps.fit.scene.job import SceneJob, fit_scene
 from fieldforge.apps.fit.scene.options import SceneOptions
+from fieldforge.apps.fit.scene.rays import RayDraw
 from fieldforge.apps.fit.scene.space import settled
-from fieldforge.apps.render.pictures import compare, orbit
+from fieldforge.apps.render.pictures import compare
 from fieldforge.apps.render.radiance import eye_of
 from fieldforge.apps.scenes import Scene, read_scene
 from fieldforge.apps.scenes.bounds import around_cameras
 from fieldforge.fields.file import load_field
+from fieldforge.fields.kinds.inside_outside import InsideOutsideField
 from fieldforge.fields.space import Contraction
 from fieldforge.kernels import cpu_door
 from fieldforge.registry import ConfigError
+from fieldforge.renderers.cameras.paths import orbit
 
 needs_native = pytest.mark.skipif(cpu_door.missing() is not None, reason=f"no native kernels: {cpu_door.missing()}")
 
@@ -112,6 +115,36 @@ def test_a_hall_is_learnt_from_inside(scene: Scene, space: str, tmp_path: Path) 
     assert first.psnr == pytest.approx(result.psnr, abs=3)
     assert metadata["run"]["fit"]["cone_angle"] > 0
     assert isinstance(field.space, Contraction)  # type: ignore[union-attr]
+
+
+def test_inside_and_outside_are_learnt_together(scene: Scene, tmp_path: Path) -> None:
+    """Nothing is inside the sphere of the cameras, and all colours are outside; the file shows the same."""
+    path = tmp_path / "hall.field"
+    result = fit_scene(
+        scene, output=path, overrides=[*SMALL, "fit.space=nerfpp", "fit.batch_size=8192"], steps=60, progress="quiet"
+    )
+    assert result.psnr > 17
+    assert any("space: nerfpp; the sphere around" in note for note in result.notes)
+    field, metadata = load_field(path)
+    assert isinstance(field, InsideOutsideField)
+    places = torch.tensor(field.center) - scene.cameras.positions
+    assert (places.norm(dim=-1) < field.radius).all()
+    view = int(scene.of("test")[0])
+    again, first = (compare(scene, view, eye_of(one, metadata)) for one in (field, result.field))  # type: ignore[arg-type]
+    assert np.array_equal(again.picture.color, first.picture.color)
+    with pytest.raises(ConfigError, match=r"fit\.space: nerfpp has samples of its own"):
+        config_of(scene, "fit.space=nerfpp", "sampler.otype=Proposal")
+
+
+def test_what_is_dark_is_not_taken_for_nothing(scene: Scene) -> None:
+    """Behind photos without alpha is another colour each time, where a scene goes on; they show none of it."""
+    draws = [
+        RayDraw(scene, scene.of("train"), background=None, must_end=must_end, seed=0)(0, 100)
+        for must_end in (False, True)
+    ]
+    assert torch.equal(draws[0].target, draws[1].target)
+    assert not draws[0].background.any()
+    assert len(draws[1].background.unique(dim=0)) == 100
 
 
 @needs_native

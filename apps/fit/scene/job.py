@@ -30,6 +30,7 @@ from fieldforge.apps.fit.scene.rays import RayDraw, Rays
 from fieldforge.apps.fit.scene.report import SceneReport
 from fieldforge.apps.fit.scene.samplers import RayStep, Sampler
 from fieldforge.apps.fit.scene.samplers.base import StepParts
+from fieldforge.apps.fit.scene.samplers.occupancy import Occupancy
 from fieldforge.apps.fit.scene.space import notices, place, settled
 from fieldforge.apps.metrics import psnr as psnr_of
 from fieldforge.apps.render.pictures import compare
@@ -160,6 +161,8 @@ class SceneJob(Job[SceneField]):
 
     def settle(self, config: Config) -> list[str]:
         options = settled(SceneOptions.of(config["fit"]), self.scene)
+        if options.space == "nerfpp" and not isinstance(sampler_of(config), Occupancy):
+            raise ConfigError("fit.space: nerfpp has samples of its own; it goes with the sampler Occupancy")
         config["fit"] = options.config()
         return [*notices(options, self.scene), *self._notices_of_rays(options)]
 
@@ -222,7 +225,8 @@ class SceneJob(Job[SceneField]):
     @contextmanager
     def training(self, fitted: SceneField, config: Config, seed: int, hooks: Sequence[Hook]) -> Iterator[Training]:
         options = settled(SceneOptions.of(config["fit"]), self.scene)
-        draw = RayDraw(self.scene, self.train, background=BACKGROUNDS[options.background], seed=seed)
+        background, is_bounded = BACKGROUNDS[options.background], self.scene.bounds.is_bounded
+        draw = RayDraw(self.scene, self.train, background=background, must_end=not is_bounded, seed=seed)
         parts = StepParts(draw, config, options, seed=seed, hooks=hooks)
         self.step = step = sampler_of(config).step(fitted, parts)
         yield Training(step, step.optimizer, step.why_plain)

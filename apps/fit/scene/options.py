@@ -18,8 +18,9 @@ BACKGROUNDS: dict[str, tuple[float, float, float] | None] = {
 """What stands behind the scene in training: a colour, another one for each ray, or what a small network says of the
 direction."""
 TIMES = ("auto", "off")
-SPACES = ("auto", "box", "contraction", "contraction2")
-"""contraction: by the largest coordinate; contraction2: by the length (`fieldforge.fields.space.Contraction`)."""
+SPACES = ("auto", "box", "contraction", "contraction2", "nerfpp")
+"""contraction: by the largest coordinate; contraction2: by the length (`fieldforge.fields.space.Contraction`); nerfpp:
+inside and outside of a sphere that holds the cameras (`fieldforge.fields.kinds.inside_outside`)."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class SceneOptions(Options):
             all, and as many as reach the far end of a scene that goes on.
         cone_angle: length of a sample over its distance, where that is more than the sample's; "auto" is 0 for one
             cascade and `fieldforge.apps.render.radiance.cone_angle_for` more.
+        near: where rays begin, world length from the camera; "auto" is 0 in a box that holds all, and else
+            `fieldforge.apps.fit.scene.space.NEAR`.
         samples_across: samples along the diagonal of the box, or of its smallest cascade, were all of it occupied.
         coarse_start: share of the steps in which samples are longer than that: four times in its first quarter, then
             twice. What is coarse anyway is found with fewer samples, of more rays.
@@ -53,6 +56,7 @@ class SceneOptions(Options):
     space: str = "auto"
     cascades: int | str = "auto"
     cone_angle: float | str = "auto"
+    near: float | str = "auto"
     samples_across: int = 512
     coarse_start: float = 0.0
     occupancy: int = 64
@@ -76,6 +80,10 @@ class SceneOptions(Options):
             expect_choice("cone_angle", self.cone_angle, ("auto",))
         else:
             expect_float("cone_angle", self.cone_angle, 0.0, 1.0)
+        if isinstance(self.near, str):
+            expect_choice("near", self.near, ("auto",))
+        else:
+            expect_float("near", self.near, 0.0, 1e15)
         expect_int("samples_across", self.samples_across, 8, 2**12 - 8)
         expect_float("coarse_start", self.coarse_start, 0.0, 1.0)
         expect_int("occupancy", self.occupancy, 4, 1024)
@@ -87,6 +95,11 @@ class SceneOptions(Options):
         expect_int("appearance", self.appearance, 0, 256)
         expect_bool("refine_cameras", self.refine_cameras)
         expect_float("camera_rate", self.camera_rate, 0.0, 1.0, open_low=True)
+
+    @property
+    def near_plane(self) -> float:
+        """As a number."""
+        return 0.0 if isinstance(self.near, str) else self.near
 
     def cone_angle_for(self, n_cascades: int) -> float:
         """What "auto" comes to."""

@@ -39,14 +39,23 @@ class RayDraw:
         views: (n,) int64 which of them.
         background: colour behind photos with alpha; None is a colour of its own for each ray, and black for photos
             without alpha.
+        must_end: whether photos without alpha have colours behind them too, which they do not show: so that what is
+            dark is not taken for nothing.
         seed: same seed, same rays.
     """
 
     def __init__(
-        self, scene: Scene, views: Tensor, *, background: tuple[float, float, float] | None, seed: int
+        self,
+        scene: Scene,
+        views: Tensor,
+        *,
+        background: tuple[float, float, float] | None,
+        must_end: bool = False,
+        seed: int,
     ) -> None:
         self.scene, self.cameras, self.photos = scene, scene.cameras.to(torch.float32), scene.photos
         self.views, self.has_alpha, self.background, self.seed = views, scene.has_alpha, background, seed
+        self.must_end = must_end
         sizes = self.cameras.sizes[views]
         self._ends = sizes.prod(-1).cumsum(0)
         self._width = sizes[:, 0].contiguous()
@@ -86,7 +95,7 @@ class RayDraw:
         numbers = offsets(position, self.seed)
         if self.background is not None:
             background = torch.tensor(self.background).expand(len(position), 3)
-        elif self.has_alpha:
+        elif self.has_alpha or self.must_end:
             background = torch.cat([numbers[:, 1:], offsets(position, self.seed + 1)], -1)
         else:
             background = torch.zeros(len(position), 3)

@@ -171,8 +171,9 @@ class SceneStep(RayStep):
     def eye(self, field: SceneField) -> Eye:
         assert isinstance(field, RadianceField)
         return Eye(
-            field, self.grid, step=self.step_length, cone_angle=self.cone_angle, early_stop=self.options.early_stop
-        )
+            field, self.grid, step=self.step_length, cone_angle=self.cone_angle, near=self.options.near_plane,
+            early_stop=self.options.early_stop,
+        )  # fmt: skip
 
     @torch.no_grad()
     def finish(self, field: SceneField) -> None:
@@ -190,7 +191,7 @@ class SceneStep(RayStep):
         assert self.native is not None
         samples = march(
             rays.origins, rays.directions, self.grid, step=self.length_at(step), cone_angle=self.cone_angle,
-            offset=rays.offset,
+            near=self.options.near_plane, offset=rays.offset,
         )  # fmt: skip
         times, photos = self._of_rays(rays)
         self.optimizer.zero_grad()
@@ -231,7 +232,7 @@ class SceneStep(RayStep):
         radiance, density = asked_along(self.field, *self._of_rays(rays))
         seen = volume.render(
             origins, directions, radiance, self.grid, density=density, tell_rays=True, step=self.length_at(step),
-            cone_angle=self.cone_angle, background=self._behind(rays, directions),
+            cone_angle=self.cone_angle, near=self.options.near_plane, background=self._behind(rays, directions),
             early_stop=self.options.early_stop, offset=rays.offset,
             gradients_whole_from=self.beside.gradient_scaling, keep_samples=True,
         )  # fmt: skip

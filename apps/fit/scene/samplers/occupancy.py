@@ -11,9 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fieldforge.apps.fit.scene.inside_outside import inside_outside_step
 from fieldforge.apps.fit.scene.options import SceneOptions
-from fieldforge.apps.fit.scene.samplers.base import Sampler, StepParts
-from fieldforge.apps.fit.scene.step import SceneStep, scene_step
+from fieldforge.apps.fit.scene.samplers.base import RayStep, Sampler, StepParts
+from fieldforge.apps.fit.scene.space import inside_outside
+from fieldforge.apps.fit.scene.step import scene_step
+from fieldforge.fields.kinds.inside_outside import InsideOutsideField
 from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.registry import register
 
@@ -25,7 +28,10 @@ class Occupancy(Sampler):
     otype = "Occupancy"
 
     def field(self, radiance: Mapping[str, Any], options: SceneOptions) -> dict[str, Any]:
-        return {**radiance, "occupancy": options.occupancy, "n_cascades": options.cascades}
+        described = {**radiance, "occupancy": options.occupancy, "n_cascades": options.cascades}
+        return inside_outside(described) if options.space == "nerfpp" else described
 
-    def step(self, field: RadianceField, parts: StepParts) -> SceneStep:
+    def step(self, field: RadianceField | InsideOutsideField, parts: StepParts) -> RayStep:
+        if isinstance(field, InsideOutsideField):
+            return inside_outside_step(field, parts)
         return scene_step(field, parts.draw, parts.config, parts.options, seed=parts.seed, hooks=parts.hooks)

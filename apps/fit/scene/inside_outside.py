@@ -1,0 +1,99 @@
+"""Training steps of a field inside and outside of a sphere: PyTorch over the native encodings and networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from fieldforge.apps.fit.loop import Hook, allowed
+from fieldforge.apps.fit.losses.base import Loss
+from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
+from fieldforge.apps.fit.scene.options import SceneOptions
+from fieldforge.apps.fit.scene.rays import RayDraw
+from fieldforge.apps.fit.scene.samplers.base import RayStep, StepParts
+from fieldforge.apps.fit.scene.step import LEAST_RAYS, SceneOptimizer, rays_for_next
+from fieldforge.apps.fit.scene.unseen import close_unseen
+from fieldforge.apps.render.inside_outside import InsideOutsideEye, see
+from fieldforge.apps.render.radiance import new_grid
+from fieldforge.fields.kinds.inside_outside import InsideOutsideField
+from fieldforge.fields.kinds.scene import SceneField
+from fieldforge.registry import build
+
+
+class InsideOutsideStep(RayStep):
+    """One step on samples in occupied cells inside, and even in inverse radius outside.
+
+    Args:
+        field: what is trained.
+        draw, loss, optimizer, options, seed, hooks: as for `fieldforge.apps.fit.scene.step.SceneStep`.
+    """
+
+    why_plain = "a field inside and outside of a sphere has no native step"
+
+    def __init__(
+        self,
+        field: InsideOutsideField,
+        draw: RayDraw,
+        loss: Loss,
+        optimizer: Optimizer,
+        options: SceneOptions,
+        *,
+        seed: int = 0,
+        hooks: Sequence[Hook] = (),
+    ) -> None:
+        self.field, self.draw, self.loss, self.options, self.seed, self.hooks = field, draw, loss, options, seed, hooks
+        self.grid = new_grid(field.inside, options.occupancy)
+        self.step_length = math.dist(field.low, field.high) / options.samples_across
+        self.counters = torch.tensor([0, max(LEAST_RAYS, options.batch_size // options.samples_across)])
+        self.optimizer: SceneOptimizer = SceneOptimizer(optimizer, self.grid, self.counters)
+
+    def __call__(self, step: int, factor: float) -> tuple[float, float]:
+        if step % self.options.update_every == 0:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+            self.grid.update(self.field.inside_density, step, generator=generator)
+        position, self.n_rays = self.counters.tolist()
+        rays = self.draw(position, self.n_rays)
+        self.optimizer.set_learning_rate_factor(factor)
+        self.optimizer.zero_grad()
+        seen = see(
+            self.field, self.grid, rays.origins, rays.directions, step=self.step_length,
+            near=self.options.near_plane, early_stop=self.options.early_stop, offset=rays.offset,
+        )  # fmt: skip
+        self.n_marched, self.n_evaluated = seen.n_marched, seen.n_evaluated
+        self.counters.copy_(torch.tensor([position + self.n_rays, rays_for_next(self, self.options)]))
+        per_ray = self.loss.per_sample(seen.color, rays.target)
+        loss = per_ray.mean()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            return value, value
+        loss.backward()
+        if allowed(self.hooks, step, per_ray.detach()):
+            self.optimizer.step()
+        return value, float(torch.mean((seen.color.detach() - rays.target) ** 2))
+
+    def eye(self, field: SceneField) -> InsideOutsideEye:
+        assert isinstance(field, InsideOutsideField)
+        return InsideOutsideEye(
+            field, self.grid, step=self.step_length, near=self.options.near_plane, early_stop=self.options.early_stop
+        )
+
+    @torch.no_grad()
+    def finish(self, field: SceneField) -> None:
+        assert isinstance(field, InsideOutsideField)
+        field.inside.bricks.copy_(self.grid.bricks)
+
+
+def inside_outside_step(field: InsideOutsideField, parts: StepParts) -> InsideOutsideStep:
+    """The step of a configuration with the sections optimizer and loss."""
+    inside = field.inside
+    networks = [inside.network, inside.rgb_network, field.outside_network, field.outside_rgb_network]
+    parameters = Parameters.of(field, networks)
+    optimizer: Optimizer = build("optimizer", parts.config["optimizer"], path="optimizer", parameters=parameters)
+    loss: Loss = build("loss", parts.config["loss"], path="loss")
+    step = InsideOutsideStep(
+        field, parts.draw, loss, optimizer, parts.options, seed=parts.seed, hooks=parts.hooks
+    )  # fmt: skip
+    close_unseen(step.grid, parts.draw.cameras, parts.draw.views)
+    return step
