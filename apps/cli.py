@@ -155,12 +155,61 @@ def _add_fit(commands: Commands) -> None:
         "--report", type=Path, metavar="DIR",
         help="folder for pictures of a held-out view beside its photo while the fit goes on, and a page at its end",
     )  # fmt: skip
+    collection = _command(kinds, "collection", _fit_collection, "fit a field to each of many pictures or meshes")
+    collection.add_argument("source", help="NPZ file of images, folder of pictures or meshes, or zip of meshes")
+    _add_collection_options(collection)
+
+
+def _add_collection_options(command: Parser) -> None:
+    """Of fits of many."""
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="the folder of fields to write"
+    )
+    command.add_argument("--kind", choices=("image", "shape", "occupancy", "sdf"), help="shape is occupancy; default: "
+                         "what the items are")  # fmt: skip
+    command.add_argument(
+        "--init", choices=("random", "shared", "first"), default="random",
+        help="what fields begin with: numbers of their own, the same for all, or where the first item ended",
+    )  # fmt: skip
+    command.add_argument("--inits-per-item", type=_positive_int, default=1, metavar="K", help="fields of each item")
+    command.add_argument("--preset", help="siren, relu or tiny; default: siren for pictures, relu for shapes")
+    _add_configuration(command)
+    command.add_argument("--limit", type=_positive_int, metavar="N", help="the first N items only")
+    command.add_argument("--white", type=_positive, metavar="V", help="of NPZ files: the number that is white")
+    command.add_argument("--skip-bad", action="store_true", help="leave out items that cannot be read")
+    command.add_argument(
+        "--refit-below", type=_positive, metavar="Q", help="fit fields below Q (dB, or IoU) again, longer"
+    )
+    stop = command.add_argument_group("when to stop (default: the preset's steps)")
+    stop.add_argument("--steps", type=_positive_int, metavar="N", help="steps of each field")
+    stop.add_argument("--seconds", type=_positive, metavar="S", help="after about S seconds, with what is finished")
+    command.add_argument("--executor", choices=("local",), default="local", help="who does the work")
+    _add_manner(command)
+
+
+def _fit_collection(options: argparse.Namespace) -> int:
+    from fieldforge.apps.fit.collection.command import fit_collection_command
+
+    return fit_collection_command(options)
 
 
 def _add_fit_options(command: Parser, presets: str) -> Any:
     """What every fit understands; returns the group of when to stop."""
     command.add_argument("-o", "--output", type=Path, help="the .field file to write; default: beside the source")
     command.add_argument("--preset", default="balanced", help=presets)
+    _add_configuration(command)
+    stop = command.add_argument_group("when to stop (default: the preset's steps)")
+    stop.add_argument("--steps", type=_positive_int, metavar="N", help="after N steps")
+    stop.add_argument("--seconds", type=_positive, metavar="S", help="after about S seconds")
+    command.add_argument(
+        "--max-bytes", type=_bytes, metavar="B", help="largest file wanted, e.g. 100000, 100KB or 2MiB"
+    )
+    _add_manner(command)
+    return stop
+
+
+def _add_configuration(command: Parser) -> None:
+    """Over a preset."""
     command.add_argument(
         "--config", type=Path, help="run file (TOML) or tiny-cuda-nn network file (JSON) over the preset"
     )
@@ -168,12 +217,10 @@ def _add_fit_options(command: Parser, presets: str) -> Any:
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
         help="change one key, e.g. encoding.n_levels=12; may be repeated",
     )  # fmt: skip
-    stop = command.add_argument_group("when to stop (default: the preset's steps)")
-    stop.add_argument("--steps", type=_positive_int, metavar="N", help="after N steps")
-    stop.add_argument("--seconds", type=_positive, metavar="S", help="after about S seconds")
-    command.add_argument(
-        "--max-bytes", type=_bytes, metavar="B", help="largest file wanted, e.g. 100000, 100KB or 2MiB"
-    )
+
+
+def _add_manner(command: Parser) -> None:
+    """How any fit is done, and how it speaks."""
     command.add_argument("--seed", type=int, default=0, help="same seed, same bits")
     command.add_argument("--backend", type=_backend, default="auto", help="what computes: auto, reference, cpu or cuda")
     again = command.add_mutually_exclusive_group()
@@ -183,7 +230,6 @@ def _add_fit_options(command: Parser, presets: str) -> Any:
     speak = command.add_mutually_exclusive_group()
     speak.add_argument("--quiet", action="store_true", help="say nothing but errors")
     speak.add_argument("--json", action="store_true", help="progress and result as JSON lines on standard output")
-    return stop
 
 
 def _fit_shape(options: argparse.Namespace) -> int:

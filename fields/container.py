@@ -383,19 +383,8 @@ class Reader:
 
     def _json(self, text: bytes | str) -> dict[str, Any]:
         """Parse an object within the limits on length, number of values, depth, digits; keys may not repeat."""
-        comma, bracket, brace = (b",", b"[", b"{") if isinstance(text, bytes) else (",", "[", "{")
-        n_values = text.count(comma) + text.count(bracket) + text.count(brace)  # type: ignore[arg-type]
-        if n_values > MAX_JSON_VALUES:
-            self._fail(f"has a header of {n_values} values (at most {MAX_JSON_VALUES})")
         try:
-            value = json.loads(
-                text if isinstance(text, str) else text.decode(),
-                object_pairs_hook=_unique,
-                parse_int=_bounded_int,
-                parse_float=_finite_float,
-                parse_constant=_finite_float,
-            )
-            _check_tree(value)
+            value = parse_json(text)
         except (ValueError, RecursionError) as error:
             why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
             self._fail(f"has a header that is damaged ({why}); use a copy or fit again")
@@ -488,6 +477,27 @@ class Reader:
             flat[begin : begin + len(piece)] = piece
             begin += len(piece)
         return result
+
+
+def parse_json(text: bytes | str, most_values: int = MAX_JSON_VALUES) -> Any:
+    """Parse what a stranger wrote: limits on the number of values, depth and digits; keys may not repeat.
+
+    Raises:
+        ValueError, RecursionError: it is no such JSON.
+    """
+    comma, bracket, brace = (b",", b"[", b"{") if isinstance(text, bytes) else (",", "[", "{")
+    n_values = text.count(comma) + text.count(bracket) + text.count(brace)  # type: ignore[arg-type]
+    if n_values > most_values:
+        raise ValueError(f"{n_values} values, at most {most_values} are read")
+    value = json.loads(
+        text if isinstance(text, str) else text.decode(),
+        object_pairs_hook=_unique,
+        parse_int=_bounded_int,
+        parse_float=_finite_float,
+        parse_constant=_finite_float,
+    )
+    _check_tree(value)
+    return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

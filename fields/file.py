@@ -83,7 +83,7 @@ def save_field(
     }
     sources = encode(field, dtype)
     stored = {name: (container.name_of(source.dtype), source.shape) for name, source in sources.items()}
-    problem = misfit(stored, _skeleton(config).state_dict())
+    problem = misfit(stored, skeleton_of(config).state_dict())
     if problem:  # better now than when somebody needs the file
         raise ValueError(f"field: {type(field).__name__}.config() does not rebuild it: {problem}")
     return container.write(path, "field", body, sources)
@@ -107,12 +107,12 @@ def load_field(path: str | os.PathLike[str]) -> tuple[Field, dict[str, Any]]:
         header = _header(reader)
         reader.verify()
         try:
-            skeleton = _skeleton(header.config)
+            skeleton = skeleton_of(header.config)
             problem = _misfit(reader, skeleton, header)
             if problem:
                 raise ValueError(f"it does not hold what its configuration describes: {problem}")
             with torch.random.fork_rng(devices=[]):
-                field = _build(header.config)
+                field = build_field(header.config)
             asked = skeleton.state_dict()
             if any(reader.tensors[name].dtype == "F64" and asked[name].dtype != torch.float64 for name in asked):
                 field = field.double()
@@ -162,17 +162,17 @@ def _is_corner(side: Any) -> bool:
     return isinstance(side, list) and all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in side)
 
 
-def _build(config: Mapping[str, Any]) -> Field:
+def build_field(config: Mapping[str, Any]) -> Field:
     field = build("field", config, generator=torch.Generator("cpu").manual_seed(0))
     if not isinstance(field, Field):
         raise TypeError(f"otype: expected a field, got {type(field).__name__}")
     return field
 
 
-def _skeleton(config: Mapping[str, Any]) -> Field:
+def skeleton_of(config: Mapping[str, Any]) -> Field:
     """The field without memory: names, shapes and types only."""
     with torch.device("meta"):
-        return _build(config)
+        return build_field(config)
 
 
 def _misfit(reader: Reader, skeleton: Field, header: Header) -> str | None:

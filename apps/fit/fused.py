@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from fieldforge.apps.fit.loop import Hook, PlainStep, Step, allowed
-from fieldforge.apps.fit.losses import absolute, distributions, robust, squared
+from fieldforge.apps.fit.losses import absolute, distributions, occupancy, robust, squared
 from fieldforge.apps.fit.losses.base import Loss
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.samplers import PixelDraw
@@ -32,6 +32,7 @@ from fieldforge.registry import ConfigError, build
 NATIVE_LOSSES: tuple[type[Loss], ...] = (
     squared.L2, squared.RelativeL2, squared.RelativeL2Luminance, absolute.L1, absolute.RelativeL1, absolute.MAPE,
     absolute.SMAPE, robust.Huber, robust.LogL1, distributions.CrossEntropy, distributions.Variance,
+    occupancy.BinaryCrossEntropy,
 )  # fmt: skip
 
 

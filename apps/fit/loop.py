@@ -210,7 +210,7 @@ def train(
     folder = None if checkpoints is None else checkpoints.paths[0].parent
     reports = _Reports(state, batch_size, figure)
     last_checkpoint, steps_for_time = time.perf_counter(), _StepsForTime(budget, state)
-    with closing(Snapshot(optimizer, state, folder=folder)) as good, _orderly_stop() as asked_to_stop:
+    with closing(Snapshot(optimizer, state, folder=folder)) as good, orderly_stop() as asked_to_stop:
         while not state.stopped_by:
             if state.step >= state.n_steps:
                 state.stopped_by = "steps"
@@ -363,7 +363,7 @@ def _restore(
 
 
 @contextmanager
-def _orderly_stop() -> Iterator[Callable[[], bool]]:
+def orderly_stop() -> Iterator[Callable[[], bool]]:
     """Inside the block SIGINT and SIGTERM set a flag; a second SIGINT interrupts at once."""
     asked = False
 

@@ -84,21 +84,34 @@ def read_shape(path: str | Path) -> Mesh | Cloud:
         data = path.read_bytes()
     except OSError as error:
         raise ShapeError(f"{path}: {error.strerror or error}") from error
-    kind = _kind(data, path.suffix.lower())
+    return shape_of_bytes(data, path.suffix.lower(), str(path))
+
+
+def shape_of_bytes(data: bytes, suffix: str, source: str) -> Mesh | Cloud:
+    """The same of what a file holds.
+
+    Args:
+        data: all of it.
+        suffix: of its name, ".obj"; decides only between texts that look alike.
+        source: what to call it.
+
+    Raises:
+        ShapeError: not a shape, more than the limits allow, or nothing in it.
+    """
+    kind = _kind(data, suffix)
     if kind is None:
-        if path.suffix.lower() == ".stl" and len(data) >= 84:
+        if suffix == ".stl" and len(data) >= 84:
             announced = struct.unpack_from("<I", data, 80)[0]
             raise ShapeError(
-                f"{path}: announces {announced:,} triangles, which take {84 + 50 * announced:,} bytes in an STL file, "
-                f"and it has {len(data):,}; it is cut short or no STL file"
+                f"{source}: announces {announced:,} triangles, which take {84 + 50 * announced:,} bytes in an STL "
+                f"file, and it has {len(data):,}; it is cut short or no STL file"
             )
-        raise ShapeError(f"{path}: is neither of {FORMATS}; it begins with {data[:16]!r}")
-    expect_room(_n_faces(data, kind), str(path))
-    shape = _parse(data, kind, str(path))
-    shape.source, shape.sha256 = str(path), hashlib.sha256(data).hexdigest()
-    named = path.suffix.lower().lstrip(".")
-    if named not in _NAMES[kind]:
-        shape.notes.append(f"{path.name} is {kind.upper()} inside, whatever its name says")
+        raise ShapeError(f"{source}: is neither of {FORMATS}; it begins with {data[:16]!r}")
+    expect_room(_n_faces(data, kind), source)
+    shape = _parse(data, kind, source)
+    shape.source, shape.sha256 = source, hashlib.sha256(data).hexdigest()
+    if suffix.lstrip(".") not in _NAMES[kind]:
+        shape.notes.append(f"{Path(source).name} is {kind.upper()} inside, whatever its name says")
     return shape
 
 

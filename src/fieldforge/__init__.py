@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fieldforge.apps.fit.collection.job import fit_collection as fit_collection
     from fieldforge.apps.fit.image.job import ImageFit as ImageFit
     from fieldforge.apps.fit.image.job import fit as fit
     from fieldforge.apps.fit.scene.job import SceneFit as SceneFit
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from fieldforge.backends import use_backend as use_backend
     from fieldforge.encodings.base import Encoding as Encoding
     from fieldforge.encodings.grid import HashGrid as HashGrid
+    from fieldforge.fields.collection import Collection as Collection
     from fieldforge.fields.file import load_field as load  # noqa: F401
     from fieldforge.fields.file import save_field as save  # noqa: F401
     from fieldforge.fields.kinds.image import ImageField as ImageField
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from fieldforge.registry import register as register
 
 _HOMES = {
+    "Collection": "fields.collection",
     "Encoding": "encodings.base",
     "HashGrid": "encodings.grid",
     "ImageField": "fields.kinds.image",
@@ -56,6 +59,7 @@ _HOMES = {
     "build": "registry",
     "extract": "apps.mesh",
     "fit": "apps.fit.image.job",
+    "fit_collection": "apps.fit.collection.job",
     "fit_scene": "apps.fit.scene.job",
     "fit_shape": "apps.fit.shape.job",
     "load": "fields.file:load_field",

@@ -23,8 +23,9 @@ NAMES = [
     "LogL1",
     "CrossEntropy",
     "Variance",
+    "BinaryCrossEntropy",
 ]
-SIGNED = [name for name in NAMES if name not in ("CrossEntropy", "Variance")]
+SIGNED = [name for name in NAMES if name not in ("CrossEntropy", "Variance", "BinaryCrossEntropy")]
 
 
 def samples(name: str, n_channels: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, ...]:

@@ -157,6 +157,34 @@ def test_steps_are_dense_adam(loss: str, counts: list[int], generator: torch.Gen
         assert relative_error(native, exact) < 2e-4
 
 
+@pytest.mark.parametrize("loss", ["L2", "BinaryCrossEntropy"])
+def test_with_means_of_each_no_network_knows_of_its_neighbours(loss: str, generator: torch.Generator) -> None:
+    """The bits of a network that is alone, and those of one among others with more points and fewer."""
+    counts = [17, 1, 400]
+    stack = make(3, 4, 2, generator, n_neurons=12)
+    shape = cpu_ops.describe_layers(stack, stack.widths)
+    assert not isinstance(shape, str)
+    x, target = torch.rand(418, 4, generator=generator), torch.rand(418, 2, generator=generator)
+    before = [p.detach().clone() for p in (*stack.weights, *stack.biases)]
+
+    def moved(parameters: list[Tensor], rows: slice, counts: list[int]) -> tuple[list[Tensor], Tensor]:
+        n_layers, errors = len(stack.weights), torch.empty(len(counts), dtype=torch.float64)
+        step = StackedAdamStep(
+            [p.clone() for p in parameters[:n_layers]], [p.clone() for p in parameters[n_layers:]], shape,
+            loss=loss, of_each=True,
+        )  # fmt: skip
+        for _ in range(3):
+            step.on_points(x[rows], offsets_of(counts), target[rows], 1e-2, squared_errors=errors)
+        return step.parameters, errors
+
+    together, errors = moved(before, slice(None), counts)
+    ends = [0, *torch.tensor(counts).cumsum(0).tolist()]
+    for g in range(3):
+        alone, own = moved([p[g : g + 1] for p in before], slice(ends[g], ends[g + 1]), [counts[g]])
+        assert all(torch.equal(a[0], b[g]) for a, b in zip(alone, together, strict=True))
+        assert own[0] == errors[g] > 0
+
+
 def test_nan_stays_in_its_own_network(generator: torch.Generator) -> None:
     stack = make(3, 2, 1, generator)
     x, offsets = torch.rand(60, 2, generator=generator), offsets_of([20, 20, 20])
@@ -194,6 +222,10 @@ def test_bad_calls_are_errors_before_the_kernel(generator: torch.Generator) -> N
         StackedAdamStep(weights, biases, shape).on_points(x, good, torch.rand(3, 1), 1e-2)
     with pytest.raises(ValueError, match=r"n: expected an integer of at least 1"):
         StackedAdamStep(weights, biases, shape).on_points(x[:0], torch.tensor([0, 0, 0]), torch.rand(0, 1), 1e-2)
+    with pytest.raises(ValueError, match="RelativeL2Luminance needs red, green and blue"):
+        StackedAdamStep(weights, biases, shape, loss="RelativeL2Luminance").on_points(x, good, torch.rand(4, 1), 1e-2)
+    with pytest.raises(TypeError, match="squared_errors: expected float64"):
+        StackedAdamStep(weights, biases, shape).on_points(x, good, x[:, :1], 1e-2, squared_errors=torch.zeros(2))
     with pytest.raises(ValueError, match=r"weights\[0\]: expected a contiguous tensor"):
         StackedAdamStep([weights[0].mT.contiguous().mT, *weights[1:]], biases, shape)
 

@@ -68,6 +68,11 @@ def variance(p, t):
     return t * t / p - t * t, -t * t / (p * p)
 
 
+def binary_cross_entropy(p, t):
+    inside = 1 / (1 + math.exp(-p))
+    return -t * math.log(inside) - (1 - t) * math.log1p(-inside), inside - t
+
+
 CHANNELWISE = {
     "L1": l1,
     "RelativeL1": relative_l1,
@@ -80,6 +85,7 @@ CHANNELWISE = {
     "LogL1": log_l1,
     "CrossEntropy": cross_entropy,
     "Variance": variance,
+    "BinaryCrossEntropy": binary_cross_entropy,
 }
 
 

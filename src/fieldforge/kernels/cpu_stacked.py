@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fieldforge.checks import expect_choice, expect_float, expect_int
+from fieldforge.checks import expect_bool, expect_choice, expect_float, expect_int
 from fieldforge.kernels.cpu_door import address, expect_contiguous, expect_rows, expect_tensor, n_threads, native
 from fieldforge.kernels.cpu_ops import MlpShape, addresses_of, native_mlp, parameter_shapes
 from fieldforge.kernels.cpu_second import recorded
@@ -135,7 +135,9 @@ class StackedAdamStep:
 
     Args:
         weights, biases, shape: the stack, as for `stacked_mlp`; contiguous float32 CPU tensors, updated in place.
-        loss: "L2", "L1", "Huber" or "RelativeL2", the mean over all points and channels of the batch.
+        loss: one of `cpu_training.LOSSES`, the mean over all points and channels of the batch.
+        of_each: minimise the mean over each network's own points instead, so that a network moves as it would move by
+            itself, whoever stands beside it.
         huber_delta: where the Huber loss goes on as a straight line.
         betas, epsilon, l2: Adam's.
         moments: (first, second) moments to update in place, each in the order weights, biases; None: zeros.
@@ -157,6 +159,7 @@ class StackedAdamStep:
         *,
         loss: str = "L2",
         huber_delta: float = 1.0,
+        of_each: bool = False,
         betas: tuple[float, float] = (0.9, 0.99),
         epsilon: float = 1e-15,
         l2: float = 0.0,
@@ -165,6 +168,7 @@ class StackedAdamStep:
         self.shape = shape
         self.loss = expect_choice("loss", loss, LOSSES)
         self.huber_delta = expect_float("huber_delta", huber_delta, 0.0, open_low=True)
+        self.of_each = expect_bool("of_each", of_each)
         self.betas = (expect_float("betas", betas[0], 0.0, 1.0), expect_float("betas", betas[1], 0.0, 1.0))
         self.epsilon, self.l2 = expect_float("epsilon", epsilon, 0.0), expect_float("l2", l2, 0.0)
         self.n_steps = 0
@@ -185,7 +189,15 @@ class StackedAdamStep:
             for moment, parameter in zip(of_all, self.parameters, strict=True):
                 expect_contiguous("moments", expect_tensor("moments", moment, tuple(parameter.shape)))
 
-    def on_points(self, x: Tensor, offsets: Tensor, target: Tensor, learning_rate: float) -> tuple[float, float]:
+    def on_points(
+        self,
+        x: Tensor,
+        offsets: Tensor,
+        target: Tensor,
+        learning_rate: float,
+        *,
+        squared_errors: Tensor | None = None,
+    ) -> tuple[float, float]:
         """One step on given points.
 
         Args:
@@ -193,23 +205,28 @@ class StackedAdamStep:
             offsets: (n_networks + 1,) int64: network i takes the rows offsets[i] up to offsets[i + 1].
             target: (N, widths[-1]) float32.
             learning_rate: Adam's.
+            squared_errors: (n_networks,) float64 to be filled with each network's mean squared error before the step;
+                NaN where it has no points.
 
         Returns:
-            Mean loss and mean squared error before the step. A network whose own loss is not finite stays as it is,
-            with its moments; all others move.
+            Mean loss and mean squared error, over all points, before the step. A network whose own loss is not finite
+            stays as it is, with its moments; all others move.
         """
         x, target = expect_rows("x", x, self.shape.widths[0]), expect_rows("target", target, self.shape.widths[-1])
         expect_int("n", x.shape[0], 1)
         if x.shape[0] != target.shape[0]:
             raise ValueError(f"target: expected {x.shape[0]} rows, as many as x has, got {target.shape[0]}")
         offsets = expect_offsets(offsets, x.shape[0], self.n_networks)
+        if squared_errors is not None:
+            expect_tensor("squared_errors", squared_errors, (self.n_networks,), torch.float64)
+            expect_contiguous("squared_errors", squared_errors)
         t = self.n_steps + 1
         rate = learning_rate * math.sqrt(1 - self.betas[1] ** t) / (1 - self.betas[0] ** t)
         everything = (self.parameters, self.first_moments, self.second_moments)
         loss, squared_error = native().stack_train_step(
             native_mlp(self.shape), *(addresses_of(self.shape, (None, *tensors)) for tensors in everything),
             self.n_networks, offsets.data_ptr(), rate, *self.betas, self.epsilon, self.l2, x.data_ptr(),
-            target.data_ptr(), self.loss, self.huber_delta, n_threads(),
+            target.data_ptr(), self.loss, self.huber_delta, self.of_each, address(squared_errors), n_threads(),
         )  # fmt: skip
         self.n_steps = t
         return loss, squared_error

@@ -36,7 +36,7 @@ from fieldforge.kernels.cpu_ops import (
 
 LOSSES = (
     "L2", "L1", "Huber", "RelativeL2", "RelativeL1", "MAPE", "SMAPE", "LogL1", "RelativeL2Luminance", "CrossEntropy",
-    "Variance",
+    "Variance", "BinaryCrossEntropy",
 )  # fmt: skip
 PIXELS = {np.dtype(np.uint8): "uint8", np.dtype(np.uint16): "uint16", np.dtype(np.float32): "float32"}
 

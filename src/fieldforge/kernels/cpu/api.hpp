@@ -123,7 +123,8 @@ struct FieldGradients {
 };
 
 enum class Loss : int {
-    l2, l1, huber, relative_l2, relative_l1, mape, smape, log_l1, relative_l2_luminance, cross_entropy, variance
+    l2, l1, huber, relative_l2, relative_l1, mape, smape, log_l1, relative_l2_luminance, cross_entropy, variance,
+    binary_cross_entropy
 };
 
 enum class Pixel : int { uint8, uint16, float32 };
@@ -343,8 +344,11 @@ struct Stack {
 struct StackKernels {
     void (*forward)(const Stack&, const float* x, float* out, int n_threads);
     void (*backward)(const Stack&, const float* x, const float* grad_out, const FieldGradients&, int n_threads);
-    // A network whose own loss is not finite stays as it was.
-    StepResult (*train_step)(const Stack&, const Batch&, const Adam&, int n_threads);
+    // A network whose own loss is not finite stays as it was. What is minimised is the mean over all points; or, with
+    // `of_each`, the sum over networks of the mean over each one's points, so that no network knows of the others.
+    // `squared_errors` (n_networks,), unless null, gets the mean squared error of each; NaN where it has no points.
+    StepResult (*train_step)(const Stack&, const Batch&, const Adam&, bool of_each, double* squared_errors,
+                             int n_threads);
 };
 
 // A field of radiance. `density` gives numbers of a place, of which the first becomes the density; `color` turns all of

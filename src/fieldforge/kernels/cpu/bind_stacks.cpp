@@ -52,7 +52,8 @@ void bind_stacks(nb::module_& module) {
     module.def("stack_train_step", [](const PythonMlp& mlp, const Addresses& parameters, const Addresses& first,
                                       const Addresses& second, int64_t n_networks, Address offsets, double rate,
                                       double beta1, double beta2, double epsilon, double l2, Address x, Address target,
-                                      const std::string& loss, double huber_delta, int n_threads) {
+                                      const std::string& loss, double huber_delta, bool of_each, Address squared_errors,
+                                      int n_threads) {
         const Stack stack = make_stack(mlp, parameters, n_networks, offsets);
         const Adam adam = make_adam(mlp.mlp, first, second, rate, beta1, beta2, epsilon, l2);
         if (stack.n_points() == 0) refuse("n: a training step needs at least one sample");
@@ -61,11 +62,16 @@ void bind_stacks(nb::module_& module) {
         batch.x = at(x);
         batch.target = at(target);
         batch.loss = loss_called(loss);
+        if (batch.loss == Loss::relative_l2_luminance && mlp.mlp.n_outputs() < 3) {
+            refuse("loss: RelativeL2Luminance needs red, green and blue");
+        }
         batch.huber_delta = static_cast<float>(huber_delta);
-        const StepResult result = kernels().stack->train_step(stack, batch, adam, expect_threads(n_threads));
+        const StepResult result = kernels().stack->train_step(stack, batch, adam, of_each, at<double>(squared_errors),
+                                                              expect_threads(n_threads));
         return std::pair<double, double>(result.loss, result.squared_error);
     }, "mlp"_a, "parameters"_a, "first_moments"_a, "second_moments"_a, "n_networks"_a, "offsets"_a, "rate"_a, "beta1"_a,
-       "beta2"_a, "epsilon"_a, "l2"_a, "x"_a, "target"_a, "loss"_a, "huber_delta"_a, "n_threads"_a, Unlocked());
+       "beta2"_a, "epsilon"_a, "l2"_a, "x"_a, "target"_a, "loss"_a, "huber_delta"_a, "of_each"_a,
+       "squared_errors"_a, "n_threads"_a, Unlocked());
 }
 
 }  // namespace fieldforge::cpu

@@ -11,7 +11,7 @@ const std::vector<std::pair<const char*, Loss>> losses = {
     {"L2", Loss::l2}, {"L1", Loss::l1}, {"Huber", Loss::huber}, {"RelativeL2", Loss::relative_l2},
     {"RelativeL1", Loss::relative_l1}, {"MAPE", Loss::mape}, {"SMAPE", Loss::smape}, {"LogL1", Loss::log_l1},
     {"RelativeL2Luminance", Loss::relative_l2_luminance}, {"CrossEntropy", Loss::cross_entropy},
-    {"Variance", Loss::variance},
+    {"Variance", Loss::variance}, {"BinaryCrossEntropy", Loss::binary_cross_entropy},
 };
 
 struct PythonDraw {

@@ -49,6 +49,10 @@ FF_INLINE Floats loss_at(Floats prediction, Floats target, float delta, Floats d
     } else if constexpr (L == Loss::cross_entropy) {
         slope = -target / prediction;
         return -target * log(prediction);
+    } else if constexpr (L == Loss::binary_cross_entropy) {
+        // of a logit: softplus(p) - t p, which no size of p overflows
+        slope = sigmoid(prediction) - target;
+        return max(Floats{}, prediction) + log1p_unit(exp(-abs(prediction))) - target * prediction;
     } else if constexpr (L == Loss::variance) {
         const Floats ratio = target / prediction;
         slope = -ratio * ratio;
@@ -126,6 +130,7 @@ inline LossSums loss_of_tile(Loss loss, const float* prediction, const float* ta
         FF_CASE(relative_l2_luminance);
         FF_CASE(cross_entropy);
         FF_CASE(variance);
+        FF_CASE(binary_cross_entropy);
         default: FF_CASE(l2);
     }
 #undef FF_CASE

@@ -118,9 +118,9 @@ inline void stack_forward(const Stack& stack, const float* x, float* out, int n_
 
 // Forward and backward for all points. Returns the sum of the losses.
 //
-// `output_gradient(begin, count, outputs, work)` writes the gradient in the outputs of a tile to work.gradient[0], zero
-// beyond the last point, and returns losses. `finish(network, gradient, losses)` gets the gradient of one network's
-// parameters, flat, and the losses of its points. `grad_x`, unless null, is filled with the gradient in the inputs.
+// `output_gradient(network, begin, count, outputs, work)` writes the gradient in the outputs of a tile to
+// work.gradient[0], zero beyond the last point, and returns losses. `finish(network, gradient, losses)` gets the gradient
+// of one network's parameters, flat, and the losses of its points. `grad_x`, unless null, is filled with the gradient in the inputs.
 template <class OutputGradient, class Finish>
 LossSums learn_stack(const Stack& stack, const float* x, bool wants_parameters, float* grad_x, int n_threads,
                      OutputGradient&& output_gradient, Finish&& finish) {
@@ -169,7 +169,7 @@ LossSums learn_stack(const Stack& stack, const float* x, bool wants_parameters, 
                 fetch(x + (begin + count) * n_in, smaller(count, stack.n_points() - begin - count) * n_in);
                 const int64_t n_lanes = round_up(count, lanes);
                 const float* y = forward(network, input, n_lanes, work);
-                own += output_gradient(begin, count, y, work);
+                own += output_gradient(g, begin, count, y, work);
                 backward(network, input, n_lanes, work, transposed, grad, grad_x ? input : nullptr);
                 if (grad_x) tile_to_rows(input, work.row, count, n_in, grad_x + begin * n_in);
             });
@@ -207,7 +207,7 @@ inline void stack_backward(const Stack& stack, const float* x, const float* grad
     bool wants_parameters = false;
     for (int l = 0; l < mlp.n_layers; ++l) wants_parameters |= wanted.weights[l] || wanted.biases[l];
     learn_stack(stack, x, wants_parameters, wanted.x, n_threads,
-                [&](int64_t begin, int64_t count, const float*, const Work& work) {
+                [&](int64_t, int64_t begin, int64_t count, const float*, const Work& work) {
         rows_to_tile(grad_out + begin * n_out, count, n_out, work.gradient[0], work.row);
         return LossSums{0.0, 0.0};
     }, [&](int64_t g, const float* grad, const LossSums&) {
@@ -223,17 +223,22 @@ inline void stack_backward(const Stack& stack, const float* x, const float* grad
 
 // A network is updated while its parameters are in the cache. One without points has a gradient of zero, and moves as
 // Adam's moments say.
-inline StepResult stack_train_step(const Stack& stack, const Batch& batch, const Adam& adam, int n_threads) {
+inline StepResult stack_train_step(const Stack& stack, const Batch& batch, const Adam& adam, bool of_each,
+                                   double* squared_errors, int n_threads) {
     const Mlp& mlp = *stack.mlp;
     const int n_out = mlp.n_outputs();
     const double n_numbers = static_cast<double>(batch.n) * n_out;
-    const float scale = static_cast<float>(1.0 / n_numbers);
+    const auto numbers_of = [&](int64_t g) {
+        return static_cast<double>(stack.offsets[g + 1] - stack.offsets[g]) * n_out;
+    };
     const LossSums total = learn_stack(stack, batch.x, true, nullptr, n_threads,
-                                       [&](int64_t begin, int64_t count, const float* y, const Work& work) {
+                                       [&](int64_t g, int64_t begin, int64_t count, const float* y, const Work& work) {
+        const float scale = static_cast<float>(1.0 / (of_each ? numbers_of(g) : n_numbers));
         rows_to_tile(batch.target + begin * n_out, count, n_out, work.gradient[0], work.row);
         return loss_of_tile(batch.loss, y, work.gradient[0], work.row, n_out, count, batch.huber_delta, scale,
                             work.gradient[0], nullptr);
     }, [&](int64_t g, const float* grad, const LossSums& own) {
+        if (squared_errors) squared_errors[g] = own.squared_error / numbers_of(g);
         if (!std::isfinite(own.loss)) return;
         for (int l = 0; l < mlp.n_layers; ++l) {
             const int64_t n_weights = static_cast<int64_t>(mlp.widths[l]) * mlp.widths[l + 1];

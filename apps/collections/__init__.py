@@ -1,0 +1,1 @@
+"""Collections of fields: what they are, and their ways in and out."""

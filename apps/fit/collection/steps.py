@@ -1,0 +1,231 @@
+"""Networks of one shape side by side: how they begin, and how they move.
+
+The plain version (`PlainSteps`) defines what a step is: Adam on the mean loss of each network's own points. The native
+one makes the same steps in one call (`fieldforge.kernels.cpu_stacked`), and no network of it knows of its neighbours,
+so that any cut of a collection into pieces gives the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fieldforge.apps.fit.losses.base import Loss
+from fieldforge.apps.fit.losses.robust import Huber
+from fieldforge.backends import choose, provide
+from fieldforge.fields.kinds.base import Field
+from fieldforge.fields.networks.mlp import MLP
+from fieldforge.kernels import cpu_door, cpu_ops, cpu_stacked
+from fieldforge.kernels.cpu_training import LOSSES
+from fieldforge.registry import ConfigError, build
+
+
+class Steps(Protocol):
+    """Training steps of a stack; `parameters` are weights, then biases, (n_networks, ...) each."""
+
+    parameters: list[Tensor]
+
+    def step(self, features: Tensor, target: Tensor, learning_rate: float) -> None:
+        """One step on (n_networks, n_points, n_features) and (n_networks, n_points, n_outputs)."""
+
+    def predict(self, features: Tensor) -> Tensor:
+        """(n_networks, n_points, n_features) -> (n_networks, n_points, n_outputs)."""
+
+
+def stackable(field: Field) -> MLP:
+    """The network of a field whose kind can be fitted side by side.
+
+    Raises:
+        ConfigError: the network is no MLP with inputs of its own only, or the encoding has numbers of its own.
+    """
+    network = field.network
+    if type(network) is not MLP or network.input_injection != "none" or network.precision != "float32":
+        raise ConfigError(
+            "network: the fields of a collection are plain MLPs, in float32 and without input_injection, "
+            f"got {getattr(network, 'otype', type(network).__name__)}"
+        )
+    if network.activation.is_complex or any(True for _ in network.activation.parameters()):
+        raise ConfigError(f"network.activation: a collection needs real values and no parameters, "
+                          f"got {network.activation.otype}")  # fmt: skip
+    if field.encoding.state_dict():
+        raise ConfigError(f"encoding: {field.encoding.otype} has numbers of its own; a collection needs one without, "
+                          "such as Identity or Frequency")  # fmt: skip
+    return network
+
+
+def seed_of(seed: int, name: str, init: int, attempt: int = 0) -> int:
+    """The seed of a field's first numbers: a hash of its name, so that neither order nor neighbours matter.
+
+    Example:
+        >>> seed_of(0, "00017", 2) == seed_of(0, "00017", 2), seed_of(0, "00017", 2) == seed_of(0, "00018", 2)
+        (True, False)
+    """
+    text = f"{seed}\n{init}\n{attempt}\n{name}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
+
+
+def initial_row(network: MLP, seed: int) -> Tensor:
+    """(P,) the numbers that a field of this network begins with under a seed, as they lie in a collection."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for index, (n_in, n_out) in enumerate(itertools.pairwise(_widths(network))):
+        weight = torch.empty(n_out, n_in)
+        bias = torch.empty(n_out) if network.has_bias else None
+        draw = network.activation.init_hidden if index else network.activation.init_first
+        draw(weight, bias, generator)
+        parts += [weight.reshape(-1)] if bias is None else [weight.reshape(-1), bias]
+    return torch.cat(parts)
+
+
+def stacked(rows: Tensor, network: MLP) -> list[Tensor]:
+    """(n, P) rows to weights (n, n_out, n_in), then biases (n, n_out), of all layers; copies."""
+    weights, biases, at = [], [], 0
+    for n_in, n_out in itertools.pairwise(_widths(network)):
+        weights.append(rows[:, at : at + n_out * n_in].reshape(-1, n_out, n_in).clone())
+        at += n_out * n_in
+        if network.has_bias:
+            biases.append(rows[:, at : at + n_out].clone())
+            at += n_out
+    return [*weights, *biases]
+
+
+def flat(parameters: Sequence[Tensor], network: MLP) -> Tensor:
+    """The inverse: (n, P)."""
+    n_layers, n = len(network.layers), len(parameters[0])
+    parts = []
+    for layer in range(n_layers):
+        parts.append(parameters[layer].reshape(n, -1))
+        if network.has_bias:
+            parts.append(parameters[n_layers + layer])
+    return torch.cat(parts, 1)
+
+
+def make_steps(rows: Tensor, network: MLP, loss: Loss, adam: Mapping[str, Any]) -> Steps:
+    """Steps that begin at rows (n, P)."""
+    run = choose("stacked_steps", rows.device, network=network, loss=loss)
+    made: Steps = run(stacked(rows, network), network, loss, adam)
+    return made
+
+
+def adam_of(optimizer: Mapping[str, Any]) -> dict[str, float]:
+    """learning_rate, beta1, beta2, epsilon and l2_reg of a plain Adam.
+
+    Raises:
+        ConfigError: another optimizer, or a key that the steps of stacks do not know.
+    """
+    known = {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "l2_reg": 0.0}
+    if str(optimizer["otype"]).lower() != "adam":
+        raise ConfigError(f"optimizer.otype: a collection is fitted with Adam, got {optimizer['otype']}")
+    without = {"otype", "skip_zero_grad_non_matrix_params"}
+    for key in optimizer.keys() - known.keys() - without:
+        raise ConfigError(f"optimizer.{key}: a collection knows {', '.join(known)} of Adam")
+    return {key: float(optimizer.get(key, default)) for key, default in known.items()}
+
+
+class PlainSteps:
+    """In PyTorch, on any device."""
+
+    def __init__(self, parameters: list[Tensor], network: MLP, loss: Loss, adam: Mapping[str, float]) -> None:
+        self.parameters, self._network, self._loss, self._adam = parameters, network, loss, adam
+        self._m = [torch.zeros_like(p) for p in parameters]
+        self._v = [torch.zeros_like(p) for p in parameters]
+        self._n_steps = 0
+
+    def predict(self, features: Tensor) -> Tensor:
+        return self._run(features, self.parameters)
+
+    def step(self, features: Tensor, target: Tensor, learning_rate: float) -> None:
+        """A network whose own loss is not finite stays as it is."""
+        leaves = [p.detach().requires_grad_() for p in self.parameters]
+        out = self._run(features, leaves)
+        each = self._loss.per_channel(out, target).mean((1, 2))
+        gradients = torch.autograd.grad(each.sum(), leaves)
+        beta1, beta2, self._n_steps = self._adam["beta1"], self._adam["beta2"], self._n_steps + 1
+        rate = learning_rate * (1 - beta2**self._n_steps) ** 0.5 / (1 - beta1**self._n_steps)
+        moves = each.detach().isfinite()
+        with torch.no_grad():
+            for p, g, m, v in zip(self.parameters, gradients, self._m, self._v, strict=True):
+                g = g + self._adam["l2_reg"] * p
+                is_moved = moves.view(-1, *[1] * (p.ndim - 1))
+                m.copy_(torch.where(is_moved, beta1 * m + (1 - beta1) * g, m))
+                v.copy_(torch.where(is_moved, beta2 * v + (1 - beta2) * g * g, v))
+                p.copy_(torch.where(is_moved, p - rate * m / (v.sqrt() + self._adam["epsilon"]), p))
+
+    def _run(self, features: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+        n_layers, h = len(self._network.layers), features
+        for layer in range(n_layers):
+            z = h @ parameters[layer].mT
+            if self._network.has_bias:
+                z = z + parameters[n_layers + layer][:, None]
+            is_last = layer == n_layers - 1
+            h = self._network.output_activation(z) if is_last else self._network.activation(z, is_first=layer == 0)
+        return h
+
+
+class NativeSteps:
+    """One native call a step."""
+
+    def __init__(self, parameters: list[Tensor], network: MLP, loss: Loss, adam: Mapping[str, float]) -> None:
+        shape = cpu_ops.describe_layers(network, _widths(network))
+        assert not isinstance(shape, str), shape
+        n_layers = len(network.layers)
+        self._shape, self._n_layers = shape, n_layers
+        self._native = cpu_stacked.StackedAdamStep(
+            parameters[:n_layers], parameters[n_layers:], shape, loss=loss.otype, of_each=True,
+            huber_delta=loss.delta if isinstance(loss, Huber) else 1.0, betas=(adam["beta1"], adam["beta2"]),
+            epsilon=adam["epsilon"], l2=adam["l2_reg"],
+        )  # fmt: skip
+        self.parameters = self._native.parameters
+
+    def predict(self, features: Tensor) -> Tensor:
+        n, n_points, _ = features.shape
+        out = cpu_stacked.stacked_mlp(
+            features.flatten(0, 1), _offsets(n, n_points), self.parameters[: self._n_layers],
+            self.parameters[self._n_layers :], self._shape, reference=_no_second_derivatives,
+        )  # fmt: skip
+        return out.unflatten(0, (n, n_points))
+
+    def step(self, features: Tensor, target: Tensor, learning_rate: float) -> None:
+        n, n_points, _ = features.shape
+        offsets = _offsets(n, n_points)
+        self._native.on_points(features.flatten(0, 1), offsets, target.flatten(0, 1), learning_rate)
+
+
+def _no_second_derivatives(*_: Any) -> Tensor:
+    raise NotImplementedError("nobody asks for them here")
+
+
+def _offsets(n: int, n_points: int) -> Tensor:
+    return torch.arange(n + 1, dtype=torch.int64) * n_points
+
+
+def _widths(network: MLP) -> tuple[int, ...]:
+    return (network.n_input_dims, *[network.n_neurons] * network.n_hidden_layers, network.n_output_dims)
+
+
+def _refuses(*, network: MLP, loss: Loss) -> str | None:
+    found = cpu_ops.describe_layers(network, _widths(network))
+    if isinstance(found, str):
+        return found
+    return None if loss.otype in LOSSES else f"the loss {loss.otype} is not among {', '.join(LOSSES)}"
+
+
+provide("stacked_steps", "reference")(PlainSteps)
+provide("stacked_steps", "cpu", missing=cpu_door.missing, refuses=_refuses)(NativeSteps)
+
+
+def loss_of(config: Mapping[str, Any]) -> Loss:
+    """The loss of a run configuration.
+
+    Raises:
+        ConfigError: it is not one of single predictions.
+    """
+    loss = build("loss", config, path="loss")
+    if not isinstance(loss, Loss):
+        raise ConfigError(f"loss: a collection needs one of single predictions, such as L2, got {config['otype']}")
+    return loss
