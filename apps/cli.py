@@ -46,6 +46,7 @@ def parser() -> Parser:
     _add_evaluate(commands)
     _add_info(commands)
     _add_view(commands)
+    _add_collection(commands)
     _add_doctor(commands)
     _add_bench(commands)
     return top
@@ -389,14 +390,18 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _add_info(commands: Commands) -> None:
-    info = _command(commands, "info", _info, "say what a .field file, or a folder of posed photos, is")
-    info.add_argument("field", type=Path, help=".field file, folder of posed photos, or NPZ file of them")
+    info = _command(commands, "info", _info, "say what a .field file, a collection, or a folder of posed photos is")
+    info.add_argument("field", type=Path, help=".field file, collection, folder of posed photos, or NPZ file of them")
     info.add_argument("--json", action="store_true", help="the whole header as JSON")
 
 
 def _info(options: argparse.Namespace) -> int:
+    from fieldforge.apps.collections.describe import is_collection
+    from fieldforge.apps.collections.describe import print_info as print_collection
     from fieldforge.apps.info import print_info
 
+    if is_collection(options.field):
+        return print_collection(options.field, as_json=options.json)
     if options.field.is_dir() or options.field.suffix in (".npz", ".npy"):
         from fieldforge.apps.scenes import describe, read_scene
 
@@ -415,6 +420,29 @@ def _view(options: argparse.Namespace) -> int:
     from fieldforge.apps.view import show_file
 
     return show_file(options.file, width=options.width)
+
+
+def _add_collection(commands: Commands) -> None:
+    collection = commands.add_parser("collection", help="bring collections of fields in and out, and check them")
+    collection.set_defaults(parser=collection)
+    ways = collection.add_subparsers(title="ways", metavar="WAY")
+    out = _command(ways, "export", _collection, "write a collection as HDF5, or fields of it as .field files")
+    out.add_argument("collection", type=Path, help="folder of a collection")
+    out.add_argument("-o", "--output", type=Path, required=True, help="HDF5 file, or a folder for .field files")
+    out.add_argument("--only", metavar="NUMBERS", help="of .field files: which, e.g. 3,17-20")
+    back = _command(ways, "import", _collection, "make a collection of an HDF5 file (fit-a-nef)")
+    back.add_argument("file", type=Path, help="HDF5 file with params and param_config")
+    back.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to write")
+    back.add_argument("--config", type=Path, help="JSON or TOML file of what the fields are, if the file does not say")
+    check = _command(ways, "check", _collection, "read all of a collection and name the fields that cannot be used")
+    check.add_argument("collection", type=Path, help="folder of a collection")
+
+
+def _collection(options: argparse.Namespace) -> int:
+    from fieldforge.apps.collections import command
+
+    runs = {"export": command.export_command, "import": command.import_command, "check": command.check_command}
+    return runs[options.parser.prog.split()[-1]](options)
 
 
 def _add_doctor(commands: Commands) -> None:

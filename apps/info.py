@@ -42,7 +42,7 @@ def describe(config: dict[str, Any], metadata: dict[str, Any], n_bytes: int) -> 
         lines["signal"] = ", ".join(f"{key} {value}" for key, value in sorted(signal.items()) if key not in _UNSAID)
     for section in ("encoding", "network"):
         if section in config:
-            lines[section] = _one_line(config[section])
+            lines[section] = one_line(config[section])
     quality = metadata.get("metrics", {})
     if quality:
         lines["quality"] = ", ".join(
@@ -57,13 +57,14 @@ def describe(config: dict[str, Any], metadata: dict[str, Any], n_bytes: int) -> 
     run = metadata.get("run", {})
     for section in ("loss", "optimizer", "schedule", "fit"):
         if section in run:
-            lines[section] = _one_line(run[section])
+            lines[section] = one_line(run[section])
     if "training_step" in run:
         lines["training step"] = str(run["training_step"])
     return lines
 
 
-def _one_line(section: dict[str, Any]) -> str:
+def one_line(section: dict[str, Any]) -> str:
+    """A part of a configuration, as 'HashGrid(n_levels=8)'."""
     rest = ", ".join(f"{key}={_short(value)}" for key, value in section.items() if key != "otype")
     if "otype" not in section:
         return rest
@@ -72,7 +73,7 @@ def _one_line(section: dict[str, Any]) -> str:
 
 def _short(value: Any) -> str:
     if isinstance(value, dict):
-        return _one_line(value)
+        return one_line(value)
     if isinstance(value, list):
         return f"[{', '.join(_short(item) for item in value)}]"
     return f"{value:g}" if isinstance(value, float) else str(value)
