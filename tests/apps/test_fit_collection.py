@@ -23,6 +23,7 @@ from fieldforge.apps.fit.collection.job import CollectionJob, fit_collection
 from fieldforge.apps.fit.collection.plan import CollectionPlan
 from fieldforge.apps.fit.collection.steps import initial_row, make_steps, seed_of, stackable
 from fieldforge.apps.fit.collection.work import Outcome, Task, fit_task
+from fieldforge.apps.images import ImageError
 from fieldforge.apps.metrics import psnr
 from fieldforge.backends import use_backend
 from fieldforge.fields.collection import Collection, split_row
@@ -209,6 +210,12 @@ def test_shapes_of_a_zip(kind: str, tmp_path: Path) -> None:
     assert fields.names == ["flat/a", "tall/b"]
     assert fields.labels == ["flat", "tall"]
     assert min(quality for quality in fields.qualities if quality is not None) > 0.8
+    with zipfile.ZipFile(tmp_path / "boxes.zip", "a") as archive:
+        archive.writestr("wrong/c.obj", "f 1 2 3")
+    small = SMALL | {"overrides": ["fit.n_in_shard=2", "network.n_neurons=4"]}
+    with pytest.raises(ItemError, match=r"wrong/c.obj.*; what is finished stays, and --skip-bad"):
+        fit_collection(tmp_path / "boxes.zip", tmp_path / "d", kind=kind, **small)
+    assert len(Collection(tmp_path / "d", allow_incomplete=True)) == 2
     tall = fields[1]
     level = tall(torch.tensor([[5.5, 0.5, -5.5], [5.5, 2.0, -5.5], [4.5, 0.5, -5.5]]))
     assert [bool(value < 0) for value in level] == [True, False, False], "in the units of its mesh"
@@ -229,7 +236,9 @@ def test_pictures_of_a_folder(tmp_path: Path) -> None:
     save(tmp_path / "photos", "1/wide.png", np.zeros((SIDE, 9, 3), np.uint8))
     with pytest.raises(ItemError, match=r"wide.png: has 9x6 pixels of 3 channels, and 0.png has 6x6"):
         fit_collection(tmp_path / "photos", tmp_path / "d", **SMALL)
-    (tmp_path / "photos/0/broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnonsense")
+    (tmp_path / "photos/0/!.png").write_bytes(b"\x89PNG\r\n\x1a\nnonsense")  # the first of all
+    with pytest.raises(ImageError, match=r"!.png: the PNG header is damaged"):
+        fit_collection(tmp_path / "photos", tmp_path / "d", **SMALL)
     rest = fit_collection(tmp_path / "photos", tmp_path / "e", skip_bad=True, **SMALL)
     assert rest.names == fields.names
 

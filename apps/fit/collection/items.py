@@ -64,10 +64,12 @@ class Items(ABC):
         kind: "image" or "shape".
         names: of each, all different.
         labels: of each; None where nothing says.
+        is_slow: reading one takes long, or cannot fail; all are not tried beforehand.
         notes: sentences for the user.
     """
 
     kind: str
+    is_slow = True
 
     def __init__(self, source: str, names: Sequence[str], labels: Sequence[Label]) -> None:
         self.source, self.names, self.labels = source, list(names), list(labels)
@@ -102,6 +104,16 @@ class Items(ABC):
         self.names = [self.names[number] for number in numbers]
         self.labels = [self.labels[number] for number in numbers]
         self._keep(numbers)
+
+    def expect_all(self) -> None:
+        """Look at the items before the work, where that is quick.
+
+        Raises:
+            ItemError, ImageError: one of them cannot be used.
+        """
+        if not self.is_slow:
+            for number in range(len(self)):
+                self.read_one(number)
 
     @abstractmethod
     def _keep(self, numbers: Sequence[int]) -> None: ...
@@ -166,13 +178,15 @@ class ArrayItems(Items):
         self._images = self._images[list(numbers)]
 
     def _content(self) -> bytes:
-        return hashlib.sha256(np.ascontiguousarray(self._images).tobytes()).digest()
+        white = f"white {self._white:g}".encode()
+        return hashlib.sha256(white + np.ascontiguousarray(self._images).tobytes()).digest()
 
 
 class PictureItems(Items):
     """Picture files of one size."""
 
     kind = "image"
+    is_slow = False
 
     def __init__(self, folder: Path, files: Sequence[Path]) -> None:
         self._folder, self._files = folder, list(files)
@@ -181,9 +195,16 @@ class PictureItems(Items):
 
     @property
     def size(self) -> tuple[int, int, int]:
+        """That of the first that can be read."""
+        for file in self._files:
+            if self._size is None:
+                try:
+                    height, width, n_channels = read_image(file).pixels.shape
+                except ImageError:
+                    continue
+                self._size, self._first = (height, width, n_channels), file.name
         if self._size is None:
-            height, width, n_channels = read_image(self._files[0]).pixels.shape
-            self._size = (height, width, n_channels)
+            raise ItemError(f"{self.source}: none of its {len(self)} pictures can be read")
         return self._size
 
     def read_one(self, number: int) -> Drawing:
@@ -192,7 +213,7 @@ class PictureItems(Items):
             height, width, n_channels = picture.pixels.shape
             raise ItemError(
                 f"{self._files[number]}: has {width}x{height} pixels of {n_channels} channels, and "
-                f"{self._files[0].name} has {self.size[1]}x{self.size[0]} of {self.size[2]}; the pictures of a "
+                f"{self._first} has {self.size[1]}x{self.size[0]} of {self.size[2]}; the pictures of a "
                 "collection are of one size: crop or scale them first, or leave this one out with --skip-bad"
             )
         assert picture.sha256 is not None
@@ -268,20 +289,23 @@ def open_items(path: str | Path, kind: str | None = None, *, white: float | None
     raise ItemError(f"{path}: expected an NPZ file of images, a folder of pictures or meshes, or a zip of meshes")
 
 
-def readable(items: Items, observe: Callable[[str], None]) -> Items:
-    """The items without those that cannot be read; says which."""
+def leave_out_bad(items: Items) -> None:
+    """Forget the items that cannot be used; the notes say which.
+
+    Raises:
+        ItemError: none can.
+    """
     good = []
     for number, name in enumerate(items.names):
         try:
             items.read_one(number)
         except (ImageError, ShapeError) as error:
-            observe(f"left out: {name}: {error}")
+            items.notes.append(f"left out: {name}: {error}")
         else:
             good.append(number)
     if not good:
-        raise ItemError(f"{items.source}: none of its {len(items)} items can be used")
+        raise ItemError(f"{items.source}: none of its {len(items)} items can be used; {items.notes[-1]}")
     items.keep(good)
-    return items
 
 
 def _of_folder(folder: Path, kind: str | None) -> Items:

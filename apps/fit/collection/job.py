@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fieldforge.apps.fit.collection.executors import EXECUTORS, Executor
-from fieldforge.apps.fit.collection.items import ItemError, open_items, readable
+from fieldforge.apps.fit.collection.items import Item, ItemError, leave_out_bad, open_items
 from fieldforge.apps.fit.collection.options import CollectionOptions
 from fieldforge.apps.fit.collection.plan import POLICIES, CollectionFit, CollectionPlan
 from fieldforge.apps.fit.collection.presets import KINDS, preset
@@ -30,6 +30,8 @@ from fieldforge.apps.fit.collection.steps import adam_of, initial_row, loss_of, 
 from fieldforge.apps.fit.collection.work import Outcome, Seat, Task, fit_task, own_of
 from fieldforge.apps.fit.loop import orderly_stop
 from fieldforge.apps.fit.recipe import Config, layered
+from fieldforge.apps.images import ImageError
+from fieldforge.apps.shapes.read import ShapeError
 from fieldforge.checks import expect_choice, expect_int
 from fieldforge.fields.collection import INDEX, START, Collection, CollectionError, Layout, layout_of
 from fieldforge.fields.container import FieldFileError
@@ -73,6 +75,10 @@ class CollectionJob:
         self.plan = plan
         self.items = open_items(source, None if kind is None else "image" if kind == "image" else "shape",
                                 white=plan.white)  # fmt: skip
+        if plan.skip_bad:
+            leave_out_bad(self.items)
+        else:
+            self.items.expect_all()
         if plan.limit is not None:
             if expect_int("limit", plan.limit, 1) > len(self.items):
                 raise ItemError(
@@ -107,8 +113,6 @@ class CollectionJob:
         with teller or Teller(self.plan.progress) as speaker, orderly_stop() as is_interrupted:
             for notice in (*self.notices, *self.items.notes):
                 speaker.say(notice)
-            if self.plan.skip_bad:
-                self.items = readable(self.items, speaker.say)
             self._identity = self._identify()
             folder = self._prepare()
             shards = self._finished(folder, speaker)
@@ -117,6 +121,7 @@ class CollectionJob:
             def should_stop() -> bool:
                 return is_interrupted() or time.perf_counter() >= late
 
+            self._write_index(folder, shards)
             try:
                 start = self._start(folder, should_stop)
                 if start is not False:
@@ -124,8 +129,7 @@ class CollectionJob:
                 if len(shards) == self._n_shards and self.plan.refit_below is not None and start is not False:
                     self._refit(folder, shards, start, should_stop, speaker)
             finally:
-                done = [shards[number] for number in sorted(shards)]
-                write_index(folder, self._body(), done)
+                done = self._write_index(folder, shards)
             qualities = [quality for shard in done for quality in shard.columns["quality"]]
             stopped_by = "signal" if is_interrupted() else "seconds" if time.perf_counter() >= late else ""
             is_done = len(shards) == self._n_shards and self.plan.refit_below is None
@@ -231,7 +235,7 @@ class CollectionJob:
         if plan.init == "first":
             seats = [Seat(0, init, seed) for init, seed in enumerate(seeds)]
             run = {name: self.config[name] for name in ("loss", "optimizer", "schedule", "fit")}
-            item = self.items.read_one(0)
+            (item,) = self._read([0])
             outcome = fit_task(Task(0, self.field, run, [item], seats, start, plan.seed, 0, plan.backend),
                                should_stop=should_stop)  # fmt: skip
             if outcome is None:
@@ -251,8 +255,14 @@ class CollectionJob:
         ]
         run = {name: self.config[name] for name in ("loss", "optimizer", "schedule", "fit")}
         return Task(
-            number, self.field, run, self.items.read(wanted), seats, start, self.plan.seed, attempt, self.plan.backend
+            number, self.field, run, self._read(wanted), seats, start, self.plan.seed, attempt, self.plan.backend
         )
+
+    def _read(self, numbers: Sequence[int]) -> list[Item]:
+        try:
+            return self.items.read(numbers)
+        except (ImageError, ShapeError) as error:
+            raise ItemError(f"{error}; what is finished stays, and --skip-bad leaves such items out") from error
 
     def _seed(self, item: int, init: int, attempt: int) -> int:
         name = self.items.names[item] if self.plan.init == "random" else ""
@@ -345,6 +355,12 @@ class CollectionJob:
                         rows[place], found["quality"][place] = row, _rounded(quality)
                         found["init_seed"][place] = seat.init_seed
                 shards[number] = self._write(folder, outcome.task, rows, found)
+
+    def _write_index(self, folder: Path, shards: dict[int, Shard]) -> list[Shard]:
+        """The index of what is finished; returns that in its order."""
+        done = [shards[number] for number in sorted(shards)]
+        write_index(folder, self._body(), done)
+        return done
 
     def _worst(self, shards: Sequence[Shard]) -> list[str]:
         """The worst fields, worst first."""
