@@ -45,6 +45,9 @@ MAX_INDEX_BYTES = 2**30
 MAX_INDEX_VALUES = 50_000_000
 CHECKSUM_AT = len('{"checksum":"')
 
+OWN = {"low", "side"}
+"""Keys of the configuration that a field may have to itself: its place in the world."""
+
 Layout = list[tuple[str, tuple[int, ...]]]
 """Names and shapes of a field's parameters, in the order in which they lie in a row."""
 
@@ -189,9 +192,9 @@ class Collection(Sequence[Field]):
         own = self._columns["own"][index]
         try:
             if own:
+                if own.keys() - OWN:  # a whole configuration of its own could ask for any memory
+                    raise ValueError(f"only {' and '.join(sorted(OWN))} may be its own, got {', '.join(own)}")
                 field = build_field({**self.config, **own})
-                if layout_of(field) != self.layout:
-                    raise ValueError("its own keys change the shape of its parameters")
             else:
                 if self._template is None:
                     self._template = build_field(self.config)

@@ -146,7 +146,7 @@ def test_hostile_indexes_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "own"
     written(folder)
     reseal(folder, column("own", {"network": {"otype": "MLP", "n_neurons": 6}}))
-    with pytest.raises(CollectionError, match=r"field 1 \(item1\) cannot be loaded"):
+    with pytest.raises(CollectionError, match=r"field 1 \(item1\) cannot be loaded: only low and side may be its own"):
         Collection(folder)[1]
     assert Collection(folder)[0].n_input_dims == 2
 

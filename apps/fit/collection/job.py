@@ -88,15 +88,20 @@ class CollectionJob:
         self.kind = kind if kind not in (None, "shape") else "image" if self.items.kind == "image" else "occupancy"
         assert self.kind is not None
         self.figure = "psnr" if self.kind == "image" else "iou"
-        self.config, self.notices = layered(
-            preset(plan.preset, self.kind), plan.config, plan.overrides, plan.steps, CollectionOptions
-        )
+        self.config, self.notices = layered(self._ground(), plan.config, plan.overrides, plan.steps, CollectionOptions)
         self.field = self._field_config(self.config)
         skeleton = skeleton_of(self.field)
         self._network = stackable(skeleton)
         self.layout: Layout = layout_of(skeleton)
         self.n_parameters = sum(p.numel() for p in skeleton.parameters())
         adam_of(self.config["optimizer"]), loss_of(self.config["loss"])
+
+    def _ground(self) -> Config:
+        """The preset, with so many fields in a file that their items take some 256 MiB at most."""
+        found = preset(self.plan.preset, self.kind)
+        numbers = max(1, math.prod(self.items.size))
+        found["fit"]["n_in_shard"] = min(256, max(8, 2**26 // numbers))
+        return found
 
     @property
     def n_fields(self) -> int:
