@@ -87,11 +87,17 @@ class Symmetries:
             generator: source; None is torch's global one.
             has_signs: False leaves signs alone.
         """
-        orders = [torch.rand(n, width, generator=generator).argsort(-1) for width in self.chain.hidden]
-        if self.parity == "none" or not has_signs:
-            signs = [torch.ones(n, width) for width in self.chain.hidden]
-        else:
-            signs = [torch.randint(0, 2, (n, width), generator=generator) * 2.0 - 1 for width in self.chain.hidden]
+        device = None if generator is None else generator.device
+
+        def fair(width: int) -> Tensor:
+            return torch.rand(n, width, generator=generator, device=device)
+
+        orders = [fair(width).argsort(-1) for width in self.chain.hidden]
+        signs = [torch.ones(n, width, device=device) for width in self.chain.hidden]
+        if self.parity != "none" and has_signs:
+            signs = [
+                torch.where(fair(width) < 0.5, -one, one) for width, one in zip(self.chain.hidden, signs, strict=True)
+            ]
         return Change(tuple(orders), tuple(signs))
 
     def apply(self, vectors: Tensor, change: Change) -> Tensor:
