@@ -2,11 +2,13 @@
 
 Hidden units of a layer may change places: rows of W_m and b_m, columns of W_{m+1}. Behind an odd activation a unit may
 change its sign: row, bias and column (sin(omega (w x + b)) is odd in (w, b) together); behind an even one the column
-keeps its own. ReLU's positive factors and the sine's steps of its phase are symmetries too; they are left alone here.
+keeps its own. A sine's bias may also move by half periods (`fold_phases`). ReLU's positive factors are a symmetry too,
+which is left alone here.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fieldforge.fields.activations.base import Activation
+from fieldforge.fields.activations.sine import Sine
 from fieldforge.fields.weightspace.chain import Chain, WeightBatch
 
 Parity = Literal["odd", "even", "none"]
@@ -145,6 +148,36 @@ class Symmetries:
             orders.append(order)
             signs.append(column_sign)
         return Change(tuple(orders), tuple(signs))
+
+
+def fold_phases(vectors: Tensor, chain: Chain, activation: Sine) -> Tensor:
+    """Every hidden bias of a sine network moved into [0, pi / (2 omega)], the function unchanged up to rounding.
+
+    sin(omega (w x + b)) changes its sign when b moves by pi / omega, which the outgoing column undoes; and
+    sin(omega (w x + b)) = sin(omega (-w x + pi / omega - b)). Biases drawn from U(±1/√n) are often further out than
+    half a period, so that one wave has several biases. What is left after folding is the order of the units.
+
+    Args:
+        vectors: (batch, n_parameters).
+        chain: the MLP in the field's layout.
+        activation: its `Sine`, for the frequencies.
+
+    Returns:
+        (batch, n_parameters).
+    """
+    chain.layout.expect(vectors)
+    batch = chain.split(vectors)
+    weights, biases = list(batch.weights), list(batch.biases)
+    for layer in range(len(weights) - 1):
+        half = math.pi / activation.factor(layer == 0)
+        steps = torch.floor(biases[layer] / half)
+        bias = (biases[layer] - steps * half).clamp(0, half)
+        is_far = bias > half / 2
+        biases[layer] = torch.where(is_far, half - bias, bias)
+        weights[layer] = torch.where(is_far[:, :, None], -weights[layer], weights[layer])
+        sign = 1 - 2 * steps.remainder(2)  # (batch, d_m, 1)
+        weights[layer + 1] = weights[layer + 1] * sign[:, None]
+    return chain.join(WeightBatch(tuple(weights), tuple(biases)), vectors)
 
 
 def _take(tensor: Tensor, order: Tensor, axis: int) -> Tensor:

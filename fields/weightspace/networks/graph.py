@@ -93,6 +93,23 @@ class Messages(nn.Module):
         return torch.cat([mean, message.amin(axis), message.amax(axis), (variance + SMALLEST_VARIANCE).sqrt()], -1)
 
 
+class EdgeUpdate(nn.Module):
+    """Two linear layers with ReLU on [edge, source, target], the first of them in three parts: what it makes of a node
+    is computed once for all edges of the node."""
+
+    def __init__(self, width: int, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.of_edge = linear(width, 2 * width, generator)
+        self.of_source, self.of_target = (linear(width, 2 * width, generator, has_bias=False) for _ in range(2))
+        self.out = linear(2 * width, width, generator)
+
+    def forward(self, edges: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
+        """(batch, d_m, d_{m-1}, width), (batch, d_{m-1}, width) and (batch, d_m, width) to the shape of edges."""
+        h = self.of_edge(edges) + self.of_source(sources)[:, None] + self.of_target(targets)[:, :, None]
+        out: Tensor = self.out(torch.relu(h))
+        return out
+
+
 class GraphLayer(nn.Module):
     """One round: messages, nodes, edges.
 
@@ -112,7 +129,7 @@ class GraphLayer(nn.Module):
         self.back = Messages(width, generator) if is_bidirectional else None
         self.update = Perceptron((width * (9 if is_bidirectional else 5), 2 * width, width), generator)
         self.norm = nn.LayerNorm(width)
-        self.edge_update = Perceptron((3 * width, 2 * width, width), generator) if has_edge_updates else None
+        self.edge_update = EdgeUpdate(width, generator) if has_edge_updates else None
         self.edge_norm = nn.LayerNorm(width) if has_edge_updates else None
 
     def forward(self, nodes: list[Tensor], edges: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -128,10 +145,10 @@ class GraphLayer(nn.Module):
         nodes = [self.norm(node + self.update(all_parts)) for node, all_parts in zip(nodes, heard, strict=True)]
         if self.edge_update is None or self.edge_norm is None:
             return nodes, edges
-        changed = []
-        for m, edge in enumerate(edges):
-            source, target = nodes[m].unsqueeze(1).expand_as(edge), nodes[m + 1].unsqueeze(2).expand_as(edge)
-            changed.append(self.edge_norm(edge + self.edge_update(torch.cat([edge, source, target], -1))))
+        changed = [
+            self.edge_norm(edge + self.edge_update(edge, source, target))
+            for edge, source, target in zip(edges, nodes[:-1], nodes[1:], strict=True)
+        ]
         return nodes, changed
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 
-from fieldforge.contracts.codec import SYMMETRY_CHECKS
+from fieldforge.contracts.codec import SYMMETRY_CHECKS, orbit, require_same_function
+from fieldforge.fields.activations.sine import Sine
 from fieldforge.fields.networks.mlp import MLP
 from fieldforge.fields.weightspace.chain import Chain
 from fieldforge.fields.weightspace.layout import Layout
-from fieldforge.fields.weightspace.symmetries import Change, Symmetries, parity
+from fieldforge.fields.weightspace.symmetries import Change, Symmetries, fold_phases, parity
 from fieldforge.registry import available, build
 
 ODD = ("None", "Linear", "Sine", "Tanh", "FINER", "SPDER", "SPDERSmooth")
@@ -62,8 +64,6 @@ def test_the_contract_can_see() -> None:
             tensors["layers.0.bias"] = -tensors["layers.0.bias"]
             return self.chain.layout.flatten(tensors)
 
-    from fieldforge.contracts.codec import orbit, require_same_function
-
     mlp, group, given = orbit(lambda generator: MLP(2, 1, n_neurons=4, n_hidden_layers=1, activation="Sine",
                                                     has_bias=True, generator=generator))  # fmt: skip
     careless = Careless(group.chain, mlp.activation)
@@ -80,3 +80,27 @@ def test_tensors_beside_the_chain_stay(generator: torch.Generator) -> None:
     after = group.apply(vectors, group.draw(3, generator))
     assert torch.equal(after[:, :24], vectors[:, :24])
     assert torch.equal(after.sort(-1).values, vectors.sort(-1).values)
+
+
+def test_a_sines_bias_moves_by_half_periods(generator: torch.Generator) -> None:
+    """Folded biases are in a quarter of a period, the function is the same, and moved ones fold to the same place."""
+    sine = Sine(omega=6.0, first_omega=9.0)
+    mlp, group, given = orbit(lambda generator: MLP(2, 1, n_neurons=5, n_hidden_layers=2, activation=sine,
+                                                    has_bias=True, generator=generator))  # fmt: skip
+    chain = group.chain
+    folded = fold_phases(given, chain, sine)
+    assert not torch.equal(folded, given)
+    require_same_function(mlp, given, folded)
+    for bias, omega in zip(chain.split(folded).biases[:-1], (9.0, 6.0), strict=True):
+        assert 0 <= float(bias.min())
+        assert float(bias.max()) <= math.pi / 2 / omega
+    tensors = chain.layout.unflatten(given.clone())
+    tensors["layers.0.bias"][:, 2] += 3 * math.pi / 9  # an odd number of half periods: the column changes its sign
+    tensors["layers.1.weight"][:, :, 2] *= -1
+    moved = chain.layout.flatten(tensors)
+    require_same_function(mlp, given, moved)
+    torch.testing.assert_close(fold_phases(moved, chain, sine), folded, rtol=0, atol=1e-12)
+    flipped = group.apply(given, group.draw(len(given), generator))
+    plain = Symmetries(chain)
+    torch.testing.assert_close(plain.canonical(fold_phases(flipped, chain, sine)), plain.canonical(folded),
+                               rtol=0, atol=1e-12)  # fmt: skip
