@@ -113,23 +113,21 @@ class Block(nn.Module):
         n_maps = 0 if self.attention else 2 ** len(self.shared)
         self.maps = nn.ModuleList(dws_linear(n_in, n_out, generator) for _ in range(n_maps))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, *source.sizes, n) to something that adds to (batch, *target.sizes, n')."""
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(batch, *source.sizes, n) to parts of (batch, *target.sizes, n'), an axis 1 long where all of it is alike."""
         own = [axis + 1 for axis, layer in enumerate(self.source.permutable) if layer not in self.shared]
-        x = pool_over(x, own, self.reduction)
-        return spread(self._mix(x), self.shared, self.target)
+        return [spread(part, self.shared, self.target) for part in self._mix(pool_over(x, own, self.reduction))]
 
-    def _mix(self, x: Tensor) -> Tensor:
+    def _mix(self, x: Tensor) -> list[Tensor]:
         if self.attention is not None:
-            return self.attention(x)
-        maps = list(self.maps)
-        if not self.shared:
-            return maps[0](x)
+            return [self.attention(x)]
+        pools = [x]
+        for axes in ((1,), (2,), (1, 2))[: len(self.maps) - 1]:
+            pools.append(pool_over(x, axes, self.reduction, keepdim=True))
+        parts = [one(pool) for one, pool in zip(self.maps, pools, strict=True)]
         if len(self.shared) == 1:
-            return maps[0](x) - maps[1](pool_over(x, (1,), self.reduction, keepdim=True))
-        pools = [x, *(pool_over(x, axes, self.reduction, keepdim=True) for axes in ((1,), (2,), (1, 2)))]
-        total: Tensor = sum(one(pool) for one, pool in zip(maps, pools, strict=True)) / 4
-        return total
+            return [parts[0], -parts[1]]
+        return [part / 4 for part in parts] if len(self.shared) == 2 else parts
 
 
 class DWSLayer(nn.Module):
@@ -178,10 +176,13 @@ class DWSLayer(nn.Module):
         folded = fold_all(batch, self.weights, self.biases)
         out = []
         for to, (target, offset) in enumerate(zip(self._all, self.offsets, strict=True)):
-            blocks = [(of, f"{of} to {to}") for of in range(len(self._all))]
-            total = sum(self.blocks[key](folded[of]) for of, key in blocks if key in self.blocks)
-            total = total / len(self._all) + offset
-            out.append(target.unfold(total.expand(len(total), *target.sizes, total.shape[-1]), self.n_out))
+            of_shape: dict[torch.Size, Tensor] = {}  # small parts are summed before they meet the large ones
+            for of, source in enumerate(folded):
+                key = f"{of} to {to}"
+                for part in self.blocks[key](source) if key in self.blocks else ():
+                    of_shape[part.shape] = of_shape[part.shape] + part if part.shape in of_shape else part
+            total = sum(sorted(of_shape.values(), key=Tensor.numel), start=offset * len(self._all)) / len(self._all)
+            out.append(target.unfold(total.expand(len(batch.biases[0]), *target.sizes, total.shape[-1]), self.n_out))
         return WeightBatch(tuple(out[: len(self.weights)]), tuple(out[len(self.weights) :]))
 
 

@@ -2,7 +2,8 @@
 Learning Equivariant Representations of Neural Networks").
 
     {"otype": "NeuralGraph", "n_channels": 32, "n_layers": 4, "n_frequencies": 128, "deviation": 3.0,
-     "is_bidirectional": true, "has_edge_updates": true, "readout": "outputs"}
+     "aggregators": ["mean", "min", "max", "deviation"], "is_bidirectional": true, "has_edge_updates": true,
+     "readout": "outputs"}
 
 Nodes are neurons and carry their biases, edges are weights. A learned vector says which input or which output a node
 is, and for hidden ones only which layer: they may change places. Messages are a node's channels, scaled and shifted by
@@ -31,6 +32,9 @@ from fieldforge.fields.weightspace.networks.blocks import FourierFeatures, Perce
 from fieldforge.registry import register
 
 Readout = Literal["outputs", "mean"]
+
+Aggregator = Literal["mean", "min", "max", "deviation"]
+AGGREGATORS: tuple[Aggregator, ...] = ("mean", "min", "max", "deviation")
 
 SMALLEST_VARIANCE = 1e-5
 
@@ -78,19 +82,32 @@ class GraphInput(nn.Module):
 
 
 class Messages(nn.Module):
-    """Node channels, scaled and shifted by the edge; mean, least, largest and deviation of those that arrive."""
+    """Node channels, scaled and shifted by the edge, and what a node hears of those that arrive.
 
-    def __init__(self, width: int, generator: torch.Generator | None) -> None:
+    Args:
+        width: channels of nodes and edges.
+        aggregators: what it hears.
+        generator: source of the parameters.
+    """
+
+    def __init__(self, width: int, aggregators: Sequence[Aggregator], generator: torch.Generator | None) -> None:
         super().__init__()
+        self.aggregators = aggregators
         self.of_node, self.of_edge = linear(width, width, generator), linear(width, 2 * width, generator)
 
     def forward(self, senders: Tensor, edges: Tensor, axis: int) -> Tensor:
-        """Senders (batch, n, width) along `axis` of edges (batch, d_m, d_{m-1}, width) to (batch, n', 4 width)."""
+        """Senders (batch, n, width) along `axis` of edges (batch, d_m, d_{m-1}, width) to (batch, n', k width)."""
         scale, shift = self.of_edge(edges).chunk(2, -1)
-        message = self.of_node(senders).unsqueeze(1 if axis == 2 else 2) * (1 + scale) + shift
+        sent = self.of_node(senders).unsqueeze(1 if axis == 2 else 2)
+        message = sent * (1 + scale) + shift
         mean = message.mean(axis)
-        variance = (message - mean.unsqueeze(axis)).square().mean(axis)
-        return torch.cat([mean, message.amin(axis), message.amax(axis), (variance + SMALLEST_VARIANCE).sqrt()], -1)
+        heard = {
+            "mean": lambda: mean,
+            "min": lambda: message.amin(axis),
+            "max": lambda: message.amax(axis),
+            "deviation": lambda: ((message - mean.unsqueeze(axis)).square().mean(axis) + SMALLEST_VARIANCE).sqrt(),
+        }
+        return torch.cat([heard[name]() for name in self.aggregators], -1)
 
 
 class EdgeUpdate(nn.Module):
@@ -115,19 +132,27 @@ class GraphLayer(nn.Module):
 
     Args:
         width: channels of nodes and edges.
+        aggregators: what a node hears of its messages.
         is_bidirectional: whether nodes also hear from the layer after them.
         has_edge_updates: whether edges change.
         generator: source of the parameters.
     """
 
     def __init__(
-        self, width: int, *, is_bidirectional: bool, has_edge_updates: bool, generator: torch.Generator | None
+        self,
+        width: int,
+        aggregators: Sequence[Aggregator],
+        *,
+        is_bidirectional: bool,
+        has_edge_updates: bool,
+        generator: torch.Generator | None,
     ) -> None:
         super().__init__()
-        self.width = width
-        self.forth = Messages(width, generator)
-        self.back = Messages(width, generator) if is_bidirectional else None
-        self.update = Perceptron((width * (9 if is_bidirectional else 5), 2 * width, width), generator)
+        self.n_heard = width * len(aggregators)
+        self.forth = Messages(width, aggregators, generator)
+        self.back = Messages(width, aggregators, generator) if is_bidirectional else None
+        n_in = width + self.n_heard * (1 + is_bidirectional)
+        self.update = Perceptron((n_in, 2 * width, width), generator)
         self.norm = nn.LayerNorm(width)
         self.edge_update = EdgeUpdate(width, generator) if has_edge_updates else None
         self.edge_norm = nn.LayerNorm(width) if has_edge_updates else None
@@ -137,7 +162,7 @@ class GraphLayer(nn.Module):
         last = len(nodes) - 1
         heard = []
         for m, node in enumerate(nodes):
-            silence = node.new_zeros(*node.shape[:2], 4 * self.width)
+            silence = node.new_zeros(*node.shape[:2], self.n_heard)
             parts = [node, self.forth(nodes[m - 1], edges[m - 1], 2) if m else silence]
             if self.back is not None:
                 parts.append(self.back(nodes[m + 1], edges[m], 1) if m < last else silence)
@@ -197,6 +222,7 @@ class NeuralGraph(GraphNetwork):
         n_layers: rounds of messages.
         n_frequencies: random Fourier features of each number; 0: the number itself.
         deviation: of their frequencies.
+        aggregators: what a node hears of its messages: some of "mean", "min", "max", "deviation", or all (the authors).
         is_bidirectional: whether messages also go against the direction of the MLP.
         has_edge_updates: whether edges change from round to round.
         has_final_edge_update: whether they do after the last, for whoever wants `features`; the head does not read it.
@@ -216,6 +242,7 @@ class NeuralGraph(GraphNetwork):
         n_layers: int = 4,
         n_frequencies: int = 128,
         deviation: float = 3.0,
+        aggregators: Sequence[Aggregator] = AGGREGATORS,
         is_bidirectional: bool = True,
         has_edge_updates: bool = True,
         has_final_edge_update: bool = False,
@@ -229,6 +256,9 @@ class NeuralGraph(GraphNetwork):
             deviation=deviation, readout=readout, generator=generator,
         )  # fmt: skip
         self.n_channels, self.n_layers = n_channels, expect_int("n_layers", n_layers, 1)
+        self.aggregators = [expect_choice(f"aggregators[{i}]", name, AGGREGATORS) for i, name in enumerate(aggregators)]
+        if not self.aggregators:
+            raise ValueError(f"aggregators: expected some of {', '.join(AGGREGATORS)}, got none")
         self.is_bidirectional = expect_bool("is_bidirectional", is_bidirectional)
         self.has_edge_updates = expect_bool("has_edge_updates", has_edge_updates)
         self.has_final_edge_update = expect_bool("has_final_edge_update", has_final_edge_update)
@@ -236,6 +266,7 @@ class NeuralGraph(GraphNetwork):
         self.layers = nn.ModuleList(
             GraphLayer(
                 n_channels,
+                self.aggregators,
                 is_bidirectional=is_bidirectional and (index < last or self.readout == "mean"),  # outputs are last
                 has_edge_updates=has_edge_updates and (index < last or has_final_edge_update),
                 generator=generator,
