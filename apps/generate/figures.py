@@ -142,6 +142,7 @@ def figures(
     for name, matrix in (("of_samples", of_samples), ("between", between), ("of_references", of_references)):
         if bool(torch.isnan(matrix).any()):
             raise ValueError(f"{name}: expected distances, got {int(torch.isnan(matrix).sum())} that are not a number")
+    of_samples, between, of_references = (one.detach().cpu() for one in (of_samples, between, of_references))
     covered = torch.zeros(m, dtype=torch.float64)
     covered[between.argmin(1)] = 1
     items = {

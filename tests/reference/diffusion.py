@@ -50,6 +50,20 @@ def ddpm_of_gaussian(kept: Sequence[float], mean: float, deviation: float) -> tu
     return m, v
 
 
+def shrinkage(rows: Points) -> float:
+    """Schäfer and Strimmer 2005, correlations towards 0: Σ Var(r_ij) / Σ r_ij², i ≠ j, of standard rows."""
+    n, d = len(rows), len(rows[0])
+    above = below = 0.0
+    for i in range(d):
+        for j in range(d):
+            if i != j:
+                w = [row[i] * row[j] for row in rows]
+                mean = sum(w) / n
+                above += n / (n - 1) ** 3 * sum((one - mean) ** 2 for one in w)
+                below += (n / (n - 1) * mean) ** 2
+    return min(1.0, above / below)
+
+
 def chamfer(a: Points, b: Points) -> float:
     def one_way(xs: Points, ys: Points) -> float:
         return sum(min(sum((p - q) ** 2 for p, q in zip(x, y, strict=True)) for y in ys) for x in xs) / len(xs)

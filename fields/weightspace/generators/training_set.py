@@ -3,8 +3,8 @@
     {"otype": "Jitter", "deviation": 0.3}            {"otype": "Subset"}
 
 Subset is the ceiling: fields of the training set themselves. Jitter adds noise of a part of each number's deviation to
-them; it is not new, and yet scores a 1-NNA of 0.60 on small digits, better than a Gaussian. So a 1-NNA is read beside
-both, and beside the distance to the nearest training field.
+them; it is not new, and yet its 1-NNA may be better than that of models that are. So a 1-NNA is read beside both, and
+beside the distance to the nearest training field.
 """
 
 from __future__ import annotations

@@ -56,6 +56,10 @@ class WeightNetwork(nn.Module, ABC, Generic[Code]):
         """
         return self.read(self.codec.encode(vectors))
 
+    def fit(self, vectors: Tensor) -> None:
+        """Take the codec's statistics from a training set (n, n_parameters), before the network is trained."""
+        self.codec.fit(vectors)
+
     @abstractmethod
     def read(self, code: Code) -> Tensor:
         """Codes of the codec to (batch, n_output_dims)."""

@@ -2,8 +2,9 @@
 
     {"otype": "FlatMLP", "widths": [512, 256]}
 
-On fields with initialisations of their own it learns nothing about them (10 to 17 % of digits); on those that share one
-it does very well (97 %). Neither figure says anything without the other.
+On fields with initialisations of their own it learns next to nothing about them (17.6 % of MNIST's digits, 29.3 % with
+random orders of hidden units as augmentation; Navon et al. 2023); on those that share one it may do very well. Neither
+says anything without the other.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@
 
 The encoder is nf2vec's: linear layers, batch normalisation over all rows of the batch, ReLU, and a last linear layer;
 inr2vec's reads the hidden layers alone (`part="hidden"`). It means something where all fields began at the same
-numbers: with initialisations of their own its accuracy falls to a third (NFN's comparison). Trained with the decoder to
-reproduce the fields, the embedding is what other networks read; `head_widths` and `n_output_dims` make such a head.
+numbers: with initialisations of their own it tells 39.1 % of ShapeNet10 (Zhou et al. 2023). Trained with the decoder
+to reproduce the fields, the embedding is what other networks read; `head_widths` and `n_output_dims` make such a head.
 """
 
 from __future__ import annotations

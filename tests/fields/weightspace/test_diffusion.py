@@ -15,7 +15,7 @@ from fieldforge.fields.weightspace.denoisers.base import drop_labels
 from fieldforge.fields.weightspace.denoisers.token_transformer import TokenTransformer
 from fieldforge.fields.weightspace.diffusion import Diffusion, guided
 from fieldforge.fields.weightspace.generators.diffusion import WeightDiffusion
-from fieldforge.fields.weightspace.generators.gaussian import Gaussian, PCAGaussian
+from fieldforge.fields.weightspace.generators.gaussian import Gaussian, PCAGaussian, optimal_shrinkage
 from fieldforge.fields.weightspace.layout import Layout
 from fieldforge.fields.weightspace.noise import CosineNoise, LinearNoise
 from fieldforge.registry import ConfigError, available, build
@@ -102,7 +102,7 @@ def test_steps_are_the_papers_loops() -> None:
 def test_a_gaussian_comes_out_as_it_went_in(eta: float, is_zero: bool) -> None:
     """With the best denoiser of N(3, 0.5²): mean and variance of DDPM are the loop's, those of DDIM the flow's."""
     mean, deviation = 3.0, 0.5
-    process = Diffusion(LinearNoise(n_steps=400, has_zero_terminal=is_zero), "x0")
+    process = Diffusion(LinearNoise(n_steps=250, last=0.03, has_zero_terminal=is_zero), "x0")
 
     def best(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         signal, spread = process.factors(t, x_t)
@@ -209,6 +209,13 @@ def test_shrinkage_is_what_the_data_asks_for() -> None:
     torch.testing.assert_close(covariance, covariance.diagonal().diag(), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("n", [5, 40])
+def test_shrinkage_is_the_papers_loop(n: int) -> None:
+    x = correlated(n, 4).double()
+    x = (x - x.mean(0)) / x.std(0)
+    assert optimal_shrinkage(x) == pytest.approx(loops.shrinkage(x.tolist()), rel=1e-10)
+
+
 def test_principal_directions_hold_most_and_leave_the_rest() -> None:
     vectors = correlated(500, SMALL.n_parameters)
     model = PCAGaussian(SMALL, n_components=2)
@@ -285,7 +292,7 @@ def test_a_diffusion_of_two_points_learns_them() -> None:
     optimizer = build("optimizer", {"otype": "EMA", "decay": 0.95, "nested": {"otype": "Adam", "learning_rate": 3e-3}},
                       parameters=Parameters(matrix=parameters, other=[]))  # fmt: skip
     draws = seeded(1)
-    for _ in range(250):
+    for _ in range(150):
         for parameter in parameters:
             parameter.grad = None
         model.loss(vectors, labels, generator=draws).backward()
