@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional
 
 from fieldforge.contracts.weight_network import WEIGHT_NETWORK_CHECKS, seeded
 from fieldforge.fields.kinds.shape import SDFField
@@ -63,6 +64,23 @@ CASES: dict[str, tuple[dict[str, Any], Layout]] = {
 def test_networks_keep_their_promises(check: Any, case: str) -> None:
     config, layout = CASES[case]
     check(lambda: build("weight_network", config, layout=layout, n_output_dims=3, generator=seeded(0)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_networks_learn_sixteen_fields_by_heart(case: str) -> None:
+    config, layout = CASES[case]
+    network = build("weight_network", config, layout=layout, n_output_dims=2, generator=seeded(0))
+    vectors, labels = torch.randn(16, layout.n_parameters, generator=seeded(1)) * 0.5, torch.arange(16) % 2
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+    losses = []
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(network(vectors), labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert min(losses) < 0.3 * losses[0], losses[::15]
 
 
 def test_every_network_is_checked() -> None:
