@@ -1,4 +1,4 @@
-"""One table of named parts: encodings, activations, networks, losses, optimizers, schedules, samplers, fields.
+"""One table of named parts: encodings, activations, networks, losses, optimizers, schedules, samplers, fields, codecs.
 
 The constructor is the schema. The keys of a configuration are the constructor's keyword names, ``otype`` picks
 the class (in any case of letters), and what the surroundings decide (`CONTEXT`: the number of inputs, the random
@@ -34,7 +34,7 @@ from fieldforge.checks import did_you_mean
 
 Part = TypeVar("Part", bound=Callable[..., Any])
 
-CONTEXT = frozenset({"self", "n_input_dims", "n_output_dims", "generator", "parameters"})
+CONTEXT = frozenset({"self", "n_input_dims", "n_output_dims", "generator", "parameters", "layout"})
 """Constructor arguments that the surroundings give; never part of a configuration."""
 
 HOMES: dict[str, str] = {
@@ -43,6 +43,11 @@ HOMES: dict[str, str] = {
     "network": "fieldforge.fields.networks",
     "space": "fieldforge.fields.space",
     "field": "fieldforge.fields.kinds",
+    "codec": "fieldforge.fields.weightspace.codecs",
+    "weight_network": "fieldforge.fields.weightspace.networks",
+    "noise": "fieldforge.fields.weightspace.noise",
+    "denoiser": "fieldforge.fields.weightspace.denoisers",
+    "generator": "fieldforge.fields.weightspace.generators",
     "loss": "fieldforge.apps.fit.losses",
     "regularizer": "fieldforge.apps.fit.regularizers",
     "optimizer": "fieldforge.apps.fit.optimizers",

@@ -5,6 +5,9 @@ check_encoding(lambda: MyEncoding(3))
 """
 
 from fieldforge.contracts.activation import check_activation as check_activation
+from fieldforge.contracts.codec import check_codec as check_codec
+from fieldforge.contracts.codec import check_symmetries as check_symmetries
 from fieldforge.contracts.encoding import check_encoding as check_encoding
 from fieldforge.contracts.field import check_field as check_field
 from fieldforge.contracts.network import check_network as check_network
+from fieldforge.contracts.weight_network import check_weight_network as check_weight_network

@@ -183,7 +183,7 @@ ACTIVATION_CHECKS: tuple[Callable[[Make], None], ...] = (
 )
 
 
-def run_checks(checks: Sequence[Callable[[Any], None]], make: Callable[[], Any]) -> None:
+def run_checks(checks: Sequence[Callable[[Any], None]], make: Callable[..., Any]) -> None:
     """Run checks in order; what fails says which check it was."""
     for check in checks:
         try:

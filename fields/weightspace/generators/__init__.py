@@ -1,0 +1,1 @@
+"""Models that make new weights; one file per method."""

@@ -1,0 +1,1 @@
+"""Networks whose inputs are the weights of fields; one file per method."""
