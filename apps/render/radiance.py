@@ -165,6 +165,7 @@ def eye_of(field: SceneField, metadata: Mapping[str, Any]) -> SceneEye:
     """
     # these enter their eyes in the table, and need what is here
     import fieldforge.apps.render.inside_outside
+    import fieldforge.apps.render.ndc
     import fieldforge.apps.render.proposals  # noqa: F401
 
     for kind, make in EYES.items():
@@ -236,7 +237,8 @@ class Eye(SceneEye):
         return volume.Seen(seen.color, distance, seen.opacity, samples.n_samples, seen.n_evaluated)
 
 
-def _occupancy_eye(field: RadianceField, metadata: Mapping[str, Any]) -> Eye:
+def occupancy_eye(field: RadianceField, metadata: Mapping[str, Any]) -> Eye:
+    """That looks at a field through its occupied cells, with the samples that its file's header remembers."""
     across = remembered(metadata, "run.fit.samples_across", 512, least=1, most=4096)
     early_stop = remembered(metadata, "run.fit.early_stop", 1e-4, least=0, most=0.5)
     cone_angle = remembered(metadata, "run.fit.cone_angle", cone_angle_for(field.n_cascades), least=0, most=1)
@@ -245,5 +247,5 @@ def _occupancy_eye(field: RadianceField, metadata: Mapping[str, Any]) -> Eye:
     return Eye(field, step=step, cone_angle=cone_angle, near=near, early_stop=early_stop)
 
 
-EYES: dict[type[SceneField], Callable[[Any, Mapping[str, Any]], SceneEye]] = {RadianceField: _occupancy_eye}
+EYES: dict[type[SceneField], Callable[[Any, Mapping[str, Any]], SceneEye]] = {RadianceField: occupancy_eye}
 """Kind of field -> (field, metadata of its file) -> its eye."""

@@ -23,9 +23,10 @@ import torch
 from fieldforge.apps.fit.job import Fit, Job, Plan, PlanKeywords, Training
 from fieldforge.apps.fit.loop import Figure, Hook, State, psnr
 from fieldforge.apps.fit.recipe import Config
+from fieldforge.apps.fit.scene.ndc import in_ndc, why_not_forward
 from fieldforge.apps.fit.scene.options import BACKGROUNDS, SceneOptions
 from fieldforge.apps.fit.scene.poses import common_movement, move
-from fieldforge.apps.fit.scene.presets import preset, with_time
+from fieldforge.apps.fit.scene.presets import Seen, preset, with_time
 from fieldforge.apps.fit.scene.rays import RayDraw, Rays
 from fieldforge.apps.fit.scene.report import SceneReport
 from fieldforge.apps.fit.scene.samplers import RayStep, Sampler
@@ -156,13 +157,20 @@ class SceneJob(Job[SceneField]):
         ]
 
     def preset(self, name: str) -> Config:
-        found = preset(name, int(self.scene.photos.sizes.max()))
+        found = preset(name, Seen(int(self.scene.photos.sizes.max()), self.scene.has_alpha))
         return found if self.scene.times is None else with_time(found)
 
     def settle(self, config: Config) -> list[str]:
         options = settled(SceneOptions.of(config["fit"]), self.scene)
-        if options.space == "nerfpp" and not isinstance(sampler_of(config), Occupancy):
-            raise ConfigError("fit.space: nerfpp has samples of its own; it goes with the sampler Occupancy")
+        if options.space in ("ndc", "nerfpp") and not isinstance(sampler_of(config), Occupancy):
+            raise ConfigError(
+                f"fit.space: {options.space} goes with the sampler Occupancy; fit.space=box goes with any"
+            )
+        if options.space == "ndc":
+            why_not = why_not_forward(self.scene)
+            if why_not or options.refine_cameras:
+                why_not = why_not or "cameras are not refined there"
+                raise ConfigError(f"fit.space: ndc is not for {self.scene.source}: {why_not}; box or contraction are")
         config["fit"] = options.config()
         return [*notices(options, self.scene), *self._notices_of_rays(options)]
 
@@ -219,6 +227,8 @@ class SceneJob(Job[SceneField]):
                     f"fit.{key}: only the sampler Occupancy knows it, not {sampler.otype}; fit.{way_out} goes without"
                 )
         described = sampler.field(described, options)
+        if options.space == "ndc":
+            described = in_ndc(described, self.scene)
         made: SceneField = build("field", described, generator=torch.Generator().manual_seed(seed))
         return made
 

@@ -18,9 +18,10 @@ BACKGROUNDS: dict[str, tuple[float, float, float] | None] = {
 """What stands behind the scene in training: a colour, another one for each ray, or what a small network says of the
 direction."""
 TIMES = ("auto", "off")
-SPACES = ("auto", "box", "contraction", "contraction2", "nerfpp")
-"""contraction: by the largest coordinate; contraction2: by the length (`fieldforge.fields.space.Contraction`); nerfpp:
-inside and outside of a sphere that holds the cameras (`fieldforge.fields.kinds.inside_outside`)."""
+SPACES = ("auto", "box", "ndc", "contraction", "contraction2", "nerfpp")
+"""contraction: by the largest coordinate; contraction2: by the length (`fieldforge.fields.space.Contraction`); ndc:
+what lies ahead of cameras that look the same way (`fieldforge.fields.kinds.ndc`); nerfpp: inside and outside of a
+sphere that holds the cameras (`fieldforge.fields.kinds.inside_outside`)."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class SceneOptions(Options):
 
     Args:
         batch_size: samples a step of which the colour is computed; as many rays are drawn as fill it.
-        space: what the field's box stands for, one of `SPACES`; "auto" is "contraction" where the photos show more than
-            a box holds, and "box" elsewhere.
+        space: what the field's box stands for, one of `SPACES`; "auto" is "ndc" where all cameras look the same way,
+            "contraction" where the photos show more than a box holds, and "box" elsewhere.
         cascades: boxes of the occupancy grid, each twice the size of the one before; "auto" is one for a box that holds
             all, and as many as reach the far end of a scene that goes on.
         cone_angle: length of a sample over its distance, where that is more than the sample's; "auto" is 0 for one

@@ -4,37 +4,52 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 from fieldforge.apps.fit.recipe import Config, adam
 from fieldforge.checks import expect_choice
 
 
-def preset(name: str, longest: int) -> Config:
-    """The run configuration of a named preset for photos whose longest side has so many pixels.
+class Seen(NamedTuple):
+    """What a preset is made for: the longest side of the photos in pixels, and whether they show an object alone,
+    before nothing (with alpha)."""
 
-    Sections: encoding, network, dir_encoding, rgb_network, sampler, loss, ray_losses, optimizer, schedule and fit.
+    longest: int
+    is_object: bool = False
+
+    @property
+    def octave(self) -> int:
+        """How often 100 pixels are doubled, at most twice."""
+        return min(2, max(0, round(math.log2(self.longest / 100))))
+
+
+def preset(name: str, seen: Seen) -> Config:
+    """The run configuration of a named preset.
+
+    Sections: encoding, network, dir_encoding, rgb_network, sampler, ray_losses, loss, optimizer, schedule and fit.
 
     Raises:
         ValueError: no such preset.
     """
-    return {"sampler": {"otype": "Occupancy"}, "ray_losses": {}} | PRESETS[expect_choice("preset", name, PRESETS)](
-        longest
-    )
+    return {"sampler": {"otype": "Occupancy"}, "ray_losses": {}} | PRESETS[expect_choice("preset", name, PRESETS)](seen)
 
 
-def _grid(longest: int, *, n_steps: int, log2_size: int, n_neurons: int) -> Config:
+def _grid(seen: Seen, *, n_steps: int, log2_size: int, n_neurons: int) -> Config:
     """instant-ngp's field with half its levels and narrow networks: tables stay in a processor's cache.
 
-    Twice the pixels a side take tables of twice the size, a finest level of twice the resolution and twice the steps.
+    Twice the pixels a side take tables of twice the size and a finest level of twice the resolution; of surroundings,
+    where rays are few and long, 1024 is enough. Large photos of an object afford twice the neurons, one more doubling
+    of the tables and finer samples.
     """
-    octave = min(2, max(0, round(math.log2(longest / 100))))
-    finest = 512 * 2**octave
+    octave, is_large_object = seen.octave, seen.is_object and seen.octave > 0
+    finest = 512 * 2**octave if seen.is_object else min(1024, 512 * 2**octave)
+    n_neurons *= 1 + is_large_object
     return {
         "encoding": {
             "otype": "HashGrid",
             "n_levels": 8,
             "n_features_per_level": 2,
-            "log2_hashmap_size": log2_size + octave,
+            "log2_hashmap_size": log2_size + octave + is_large_object,
             "base_resolution": 16,
             "per_level_scale": round((finest / 16) ** (1 / 7), 6),
         },
@@ -51,19 +66,20 @@ def _grid(longest: int, *, n_steps: int, log2_size: int, n_neurons: int) -> Conf
         "optimizer": adam(1e-2, beta2=0.99, epsilon=1e-15),
         "schedule": {"otype": "ConstantThenLinear", "decay_start": 0.4, "final_factor": 0.03},
         "fit": {
-            "n_steps": n_steps * 2**octave,
+            "n_steps": n_steps * (1 + octave),
             "batch_size": 2**14,  # many small steps: at 2**16 equal time ended 0.6 dB lower on Lego at 100 pixels
             "storage": "float16",
-            "samples_across": 512 + 256 * octave,
+            "samples_across": 512 if is_large_object else 256,
+            "coarse_start": 0.25,
             "occupancy": 64 if octave == 0 else 96,
             "update_every": 16 if octave == 0 else 32,  # a look at 96³ cells costs as much as a dozen steps
         },
     }
 
 
-def _proposal(longest: int) -> Config:
+def _proposal(seen: Seen) -> Config:
     """The same field where proposal networks send it (nerfacto), and weights that are drawn together."""
-    return _grid(longest, n_steps=4000, log2_size=16, n_neurons=32) | {
+    return _grid(seen, n_steps=4000, log2_size=16, n_neurons=32) | {
         "sampler": {"otype": "Proposal"},
         "ray_losses": {"distortion": 0.002},
     }
@@ -77,18 +93,18 @@ def with_time(config: Config) -> Config:
     return config | {"encoding": encoding | {"otype": "TimeGrid"}}
 
 
-def _vanilla(longest: int) -> Config:
+def _vanilla(seen: Seen) -> Config:
     """The original method (Mildenhall et al. 2020): a coarse and a fine network, 64 and 64 + 128 samples."""
-    return _vanilla_occupied(longest) | {
+    return _vanilla_occupied(seen) | {
         "sampler": {"otype": "Hierarchical"},
         "loss": {"otype": "L2"},
     }
 
 
-def _vanilla_occupied(longest: int) -> Config:
+def _vanilla_occupied(seen: Seen) -> Config:
     """The original network on occupied samples alone; coordinates in [0, 1]."""
     network = {"otype": "MLP", "n_neurons": 256, "n_hidden_layers": 8, "activation": "ReLU", "has_bias": True}
-    return _grid(longest, n_steps=4000, log2_size=16, n_neurons=32) | {
+    return _grid(seen, n_steps=4000, log2_size=16, n_neurons=32) | {
         "encoding": {"otype": "Frequency", "n_frequencies": 10},
         "network": network,
         "dir_encoding": {"otype": "Frequency", "n_frequencies": 4},
@@ -132,9 +148,9 @@ def _side(longest: int) -> int:
     return 128 * 2 ** min(1, max(0, round(math.log2(longest / 200))))
 
 
-def _tensorf(longest: int) -> Config:
+def _tensorf(seen: Seen) -> Config:
     """TensoRF-VM (Chen et al. 2022) with half its components, and its lattice of the end from the start."""
-    side = _side(longest)
+    side = _side(seen.longest)
     return _tables(6000, 2e-2, 1e-3) | {
         "encoding": {"otype": "TensorVM", "resolution": side, "n_components": 8},
         "network": {"otype": "Sum"},
@@ -145,9 +161,9 @@ def _tensorf(longest: int) -> Config:
     }
 
 
-def _tensorf_cp(longest: int) -> Config:
+def _tensorf_cp(seen: Seen) -> Config:
     """TensoRF-CP (Chen et al. 2022) with half its components."""
-    side = 2 * _side(longest)
+    side = 2 * _side(seen.longest)
     return _tables(8000, 2e-2, 1e-3) | {
         "encoding": {"otype": "TensorCP", "resolution": side, "n_components": 48},
         "network": {"otype": "Sum"},
@@ -158,7 +174,7 @@ def _tensorf_cp(longest: int) -> Config:
     }
 
 
-def _k_planes(longest: int) -> Config:
+def _k_planes(seen: Seen) -> Config:
     """K-planes of a scene that stands still, with its networks ("hybrid"; Fridovich-Keil et al. 2023), half as wide."""
     network = {"otype": "MLP", "n_neurons": 64, "n_hidden_layers": 1}
     return _tables(4000, 1e-2, 1e-2) | {
@@ -166,7 +182,7 @@ def _k_planes(longest: int) -> Config:
             "otype": "KPlanes",
             "resolution": 32,
             "n_features": 16,
-            "multiscale": [1, 2, _side(longest) // 32],
+            "multiscale": [1, 2, _side(seen.longest) // 32],
         },
         "network": network,
         "rgb_network": network | {"n_hidden_layers": 2, "output_activation": "Sigmoid"},
@@ -174,9 +190,9 @@ def _k_planes(longest: int) -> Config:
     }
 
 
-def _pref(longest: int) -> Config:
+def _pref(seen: Seen) -> Config:
     """PREF (Huang et al. 2022) as in its scenes: one frequency on the short axis, Parseval's penalty on the density."""
-    side = _side(longest)
+    side = _side(seen.longest)
     phasors = {"otype": "PREF", "resolution": side, "parts": "Complex", "initial": "Zero"}
     return _tables(4000, 2e-2, 1e-3) | {
         "encoding": phasors | {"n_features": 8},
@@ -189,11 +205,11 @@ def _pref(longest: int) -> Config:
     }
 
 
-def _dense_grid(longest: int) -> Config:
+def _dense_grid(seen: Seen) -> Config:
     """A lattice of densities and of harmonics and no network, as Plenoxels (Fridovich-Keil et al. 2022) and the
     "tensors" of PVD (Fang et al. 2023), whose density is the exponential too. Four of 32 features, and one, are spare:
     tables have 1, 2, 4 or 8 columns."""
-    lattice = {"otype": "DenseGrid", "base_resolution": 64 if longest <= 200 else 96, "per_level_scale": 1.0}
+    lattice = {"otype": "DenseGrid", "base_resolution": 64 if seen.longest <= 200 else 96, "per_level_scale": 1.0}
     return _tables(4000, 5e-2, 1e-3) | {
         "encoding": lattice | {"n_levels": 1, "n_features_per_level": 1},
         "network": {"otype": "Sum"},
@@ -204,7 +220,7 @@ def _dense_grid(longest: int) -> Config:
     }
 
 
-def _mi_mlp(longest: int) -> Config:
+def _mi_mlp(seen: Seen) -> Config:
     """mi-MLP's two networks that read their inputs again at every layer (Zhu et al. 2024), half as wide and deep; the
     one for colour knows the density alone of the other."""
     network = {
@@ -223,10 +239,10 @@ def _mi_mlp(longest: int) -> Config:
     }
 
 
-PRESETS: dict[str, Callable[[int], Config]] = {
-    "fast": lambda longest: _grid(longest, n_steps=1000, log2_size=16, n_neurons=32),
-    "balanced": lambda longest: _grid(longest, n_steps=4000, log2_size=16, n_neurons=32),
-    "best": lambda longest: _grid(longest, n_steps=12000, log2_size=18, n_neurons=64),
+PRESETS: dict[str, Callable[[Seen], Config]] = {
+    "fast": lambda seen: _grid(seen, n_steps=1000, log2_size=16, n_neurons=32),
+    "balanced": lambda seen: _grid(seen, n_steps=4000, log2_size=16, n_neurons=32),
+    "best": lambda seen: _grid(seen, n_steps=12000, log2_size=18, n_neurons=64),
     "proposal": _proposal,
     "vanilla": _vanilla,
     "tensorf": _tensorf,
@@ -237,4 +253,4 @@ PRESETS: dict[str, Callable[[int], Config]] = {
     "mimlp": _mi_mlp,
     "vanilla-occupied": _vanilla_occupied,
 }
-"""Name -> configuration for photos of that size."""
+"""Name -> its configuration."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import copy
 from typing import NamedTuple
 
 import torch
@@ -62,7 +64,14 @@ class RayDraw:
         self.n_pixels = int(self._ends[-1])
         times = scene.times
         self._times = torch.zeros(len(views)) if times is None else times[views].float()
+        self._bend: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
         self._number, self._block = -1, Rays(*(torch.empty(0),) * len(Rays._fields))
+
+    def bent(self, bend: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> RayDraw:
+        """The same rays in other coordinates: `bend` takes origins and directions there."""
+        other = copy(self)
+        other._bend, other._number = bend, -1
+        return other
 
     def __call__(self, position: int, n: int) -> Rays:
         """The rays at the positions [position, position + n) of the endless order."""
@@ -102,4 +111,6 @@ class RayDraw:
         if self.has_alpha:
             alpha = color[:, 3:]
             color = color[:, :3] * alpha + background * (1 - alpha)
+        if self._bend is not None:
+            origins, directions = self._bend(origins, directions)
         return Rays(origins, directions, color, background, numbers[:, 0], which, self._times[which])

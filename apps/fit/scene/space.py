@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from fieldforge.apps.fit.scene.ndc import place_in_ndc, why_not_forward
 from fieldforge.apps.fit.scene.options import SceneOptions
 from fieldforge.apps.scenes import Scene
 
@@ -23,15 +24,18 @@ camera is seen by no other, and would be fog that only that photo knows."""
 def settled(options: SceneOptions, scene: Scene) -> SceneOptions:
     """The options of a scene, with nothing left that says "auto"."""
     is_open = not scene.bounds.is_bounded
-    space = options.space if options.space != "auto" else "contraction" if is_open else "box"
+    space = options.space
+    if space == "auto":
+        is_ahead = not scene.has_alpha and not why_not_forward(scene)
+        space = "ndc" if is_ahead else "contraction" if is_open else "box"
     low, high = scene.bounds.box
     half = float((high - low).max() / 2)
     cascades, near = options.cascades, options.near
     if isinstance(cascades, str):
         reach = math.ceil(math.log2(max(1.0, scene.bounds.far / half)))
-        cascades = 1 if space in ("box", "nerfpp") else min(MOST_CASCADES, max(2, 1 + reach))
+        cascades = 1 if space in ("box", "ndc", "nerfpp") else min(MOST_CASCADES, max(2, 1 + reach))
     if isinstance(near, str):
-        near = NEAR * half if is_open else 0.0
+        near = NEAR * half if is_open and space != "ndc" else 0.0
     return replace(options, space=space, cascades=cascades, cone_angle=options.cone_angle_for(cascades), near=near)
 
 
@@ -41,6 +45,8 @@ def notices(options: SceneOptions, scene: Scene) -> list[str]:
         if scene.bounds.is_bounded:
             return []
         return ["space: box, though the photos may show more than it holds"]
+    if options.space == "ndc":
+        return [f"space: ndc; all that lies ahead of the cameras, from {scene.bounds.near:.3g} on"]
     if options.space == "nerfpp":
         *center, radius = (f"{number:.3g}" for number in sphere(scene))
         return [f"space: nerfpp; the sphere around {', '.join(center)} of radius {radius}, and all that is outside"]
@@ -56,6 +62,8 @@ def place(options: SceneOptions, scene: Scene) -> dict[str, Any]:
     if options.space == "nerfpp":
         *center, radius = sphere(scene)
         return {"low": [c - radius for c in center], "high": [c + radius for c in center]}
+    if options.space == "ndc":
+        return place_in_ndc(scene)
     low, high = scene.bounds.box
     middle, half = (low + high) / 2, (high - low).max() / 2  # a cube: cells are as long as they are wide
     found: dict[str, Any] = {"low": (middle - half).tolist(), "high": (middle + half).tolist()}

@@ -288,6 +288,7 @@ def scene_step(
     *,
     seed: int = 0,
     hooks: Sequence[Hook] = (),
+    closes: bool = True,
 ) -> SceneStep:
     """The step of a configuration with the sections optimizer and loss, and regularizers if it has them.
 
@@ -296,6 +297,7 @@ def scene_step(
     Args:
         field, draw, options, seed, hooks: as for `SceneStep`.
         config: with those sections, and ray_losses where there are any.
+        closes: whether the cameras of `draw` speak of the field's box, so that cells can be closed.
     """
     networks = [field.network, field.rgb_network]
     found, of_rays = Parameters.of(field, networks), {id(parameter) for parameter in field.of_rays}
@@ -320,6 +322,7 @@ def scene_step(
         field, draw, loss, optimizer, options, beside=beside, others=others, poses=poses, seed=seed, hooks=hooks,
         regularizers=regularizers,
     )  # fmt: skip
-    close_unseen(step.grid, draw.cameras, draw.views)
-    close_transparent(step.grid, draw.scene, draw.cameras, draw.views)
+    if closes:
+        close_unseen(step.grid, draw.cameras, draw.views)
+        close_transparent(step.grid, draw.scene, draw.cameras, draw.views)
     return step

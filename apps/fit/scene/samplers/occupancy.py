@@ -12,11 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from fieldforge.apps.fit.scene.inside_outside import inside_outside_step
+from fieldforge.apps.fit.scene.ndc import NDCStep
 from fieldforge.apps.fit.scene.options import SceneOptions
 from fieldforge.apps.fit.scene.samplers.base import RayStep, Sampler, StepParts
 from fieldforge.apps.fit.scene.space import inside_outside
 from fieldforge.apps.fit.scene.step import scene_step
 from fieldforge.fields.kinds.inside_outside import InsideOutsideField
+from fieldforge.fields.kinds.ndc import NDCField
 from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.registry import register
 
@@ -31,7 +33,9 @@ class Occupancy(Sampler):
         described = {**radiance, "occupancy": options.occupancy, "n_cascades": options.cascades}
         return inside_outside(described) if options.space == "nerfpp" else described
 
-    def step(self, field: RadianceField | InsideOutsideField, parts: StepParts) -> RayStep:
+    def step(self, field: RadianceField | InsideOutsideField | NDCField, parts: StepParts) -> RayStep:
         if isinstance(field, InsideOutsideField):
             return inside_outside_step(field, parts)
+        if isinstance(field, NDCField):
+            return NDCStep(field, parts)
         return scene_step(field, parts.draw, parts.config, parts.options, seed=parts.seed, hooks=parts.hooks)
