@@ -16,15 +16,18 @@ from fieldforge.apps.fit.scene.job import SceneJob, fit_scene
 from fieldforge.apps.fit.scene.options import SceneOptions
 from fieldforge.apps.fit.scene.rays import RayDraw
 from fieldforge.apps.fit.scene.space import settled
-from fieldforge.apps.render.pictures import compare
+from fieldforge.apps.render.pictures import compare, look
 from fieldforge.apps.render.radiance import eye_of
 from fieldforge.apps.scenes import Scene, read_scene
 from fieldforge.apps.scenes.bounds import around_cameras
+from fieldforge.apps.scenes.scene import Bounds
 from fieldforge.fields.file import load_field
 from fieldforge.fields.kinds.inside_outside import InsideOutsideField
+from fieldforge.fields.kinds.ndc import NDCField
 from fieldforge.fields.space import Contraction
 from fieldforge.kernels import cpu_door
 from fieldforge.registry import ConfigError
+from fieldforge.renderers.cameras import Cameras
 from fieldforge.renderers.cameras.paths import orbit
 
 needs_native = pytest.mark.skipif(cpu_door.missing() is not None, reason=f"no native kernels: {cpu_door.missing()}")
@@ -132,7 +135,7 @@ def test_inside_and_outside_are_learnt_together(scene: Scene, tmp_path: Path) ->
     view = int(scene.of("test")[0])
     again, first = (compare(scene, view, eye_of(one, metadata)) for one in (field, result.field))  # type: ignore[arg-type]
     assert np.array_equal(again.picture.color, first.picture.color)
-    with pytest.raises(ConfigError, match=r"fit\.space: nerfpp has samples of its own"):
+    with pytest.raises(ConfigError, match=r"fit\.space: nerfpp goes with the sampler Occupancy"):
         config_of(scene, "fit.space=nerfpp", "sampler.otype=Proposal")
 
 
@@ -165,3 +168,56 @@ def test_settled_options_stay_as_they_are(scene: Scene) -> None:
     options = settled(SceneOptions(), scene)
     assert settled(options, scene) == options
     assert not math.isnan(float(options.cone_angle))
+
+
+@pytest.fixture(scope="module")
+def wall(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """Cameras side by side before a coloured wall that is 4 away, and a square of it that is 2 away."""
+    places = torch.cartesian_prod(torch.linspace(-0.4, 0.4, 4), torch.linspace(-0.4, 0.4, 4))
+    poses = torch.eye(4).repeat(16, 1, 1)
+    poses[:, :2, 3] = places
+    pictures = np.zeros((16, SIDE, SIDE, 3), np.uint8)
+    cameras = Cameras(poses[:, :3], torch.tensor([[30.0, 30.0, 12, 12]]).expand(16, 4), torch.full((16, 2), SIDE))
+    for view in range(16):
+        origins, directions = cameras.picture_rays(view)
+        near, far = (origins + directions * (depth / -directions[:, 2:]) for depth in (2.0, 4.0))
+        is_near = (near[:, :2].abs() < 0.3).all(-1, keepdim=True)
+        at = torch.where(is_near, near, far)
+        color = 0.5 + 0.4 * torch.stack([(4 * at[:, 0]).sin(), (5 * at[:, 1]).cos(), is_near[:, 0].float()], -1)
+        pictures[view] = (color * 255).round().to(torch.uint8).view(SIDE, SIDE, 3).numpy()
+    path = tmp_path_factory.mktemp("scene") / "wall.npz"
+    np.savez_compressed(path, images=pictures, poses=poses.numpy(), focal=30.0)
+    found = read_scene(path)
+    box = torch.tensor([[-3.0, -3.0, -5.0], [3.0, 3.0, 0.0]], dtype=torch.float64)
+    return dataclasses.replace(found, bounds=Bounds(box, 1.0, 8.0, True, "known"))
+
+
+def test_cameras_that_look_the_same_way_are_fitted_in_their_frustum(wall: Scene, tmp_path: Path) -> None:
+    path = tmp_path / "wall.field"
+    result = fit_scene(wall, overrides=SMALL, steps=400, output=path, progress="quiet")
+    assert any("space: ndc" in note for note in result.notes)
+    assert result.psnr > 24
+    field, metadata = load_field(path)
+    assert isinstance(field, NDCField)
+    cameras, view = wall.cameras.to(torch.float32), int(wall.of("test")[0])
+    found = look(eye_of(field, metadata), cameras, view)
+    assert compare(wall, view, eye_of(field, metadata)).psnr > 24
+    z = found.planar_z
+    assert np.median(z) == pytest.approx(4.0, rel=0.1)
+    assert z.min() == pytest.approx(2.0, rel=0.2)
+
+
+@needs_native
+def test_steps_in_a_frustum_are_native(wall: Scene) -> None:
+    assert fit_scene(wall, overrides=SMALL, steps=2, progress="quiet").training_step.startswith("native")
+
+
+def test_a_frustum_is_refused_where_cameras_look_all_around(scene: Scene, wall: Scene) -> None:
+    with pytest.raises(ConfigError, match="do not look the same way"):
+        config_of(scene, "fit.space=ndc")
+    with pytest.raises(ConfigError, match="cameras are not refined there"):
+        config_of(wall, "fit.refine_cameras=true")
+    with pytest.raises(ConfigError, match="goes with the sampler Occupancy"):
+        config_of(wall, "sampler.otype=Proposal")
+    among = dataclasses.replace(wall, bounds=dataclasses.replace(wall.bounds, near=0.0))
+    assert config_of(among)[0]["fit"]["space"] == "box"

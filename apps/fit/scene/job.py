@@ -235,8 +235,9 @@ class SceneJob(Job[SceneField]):
     @contextmanager
     def training(self, fitted: SceneField, config: Config, seed: int, hooks: Sequence[Hook]) -> Iterator[Training]:
         options = settled(SceneOptions.of(config["fit"]), self.scene)
-        background, is_bounded = BACKGROUNDS[options.background], self.scene.bounds.is_bounded
-        draw = RayDraw(self.scene, self.train, background=background, must_end=not is_bounded, seed=seed)
+        background = BACKGROUNDS[options.background]
+        is_endless = options.space == "ndc" or not self.scene.bounds.is_bounded
+        draw = RayDraw(self.scene, self.train, background=background, must_end=is_endless, seed=seed)
         parts = StepParts(draw, config, options, seed=seed, hooks=hooks)
         self.step = step = sampler_of(config).step(fitted, parts)
         yield Training(step, step.optimizer, step.why_plain)
