@@ -19,7 +19,7 @@ from fieldforge.apps.scenes import Scene, SceneError, read_scene
 SCENE = Path("../shared/data/scenes/render_yard360")
 FAR = 20.0
 NEAR = 0.45
-SHARED = [f"fit.near={NEAR}", "fit.samples_across=384", "fit.occupancy=48"]
+SHARED = [f"fit.near={NEAR}", "fit.samples_across=384", "fit.occupancy=48", "fit.coarse_start=0"]
 ARMS = {
     "box, far plane 20": ["fit.space=box"],
     "contraction": ["fit.space=contraction", "fit.cascades=5"],
@@ -27,7 +27,7 @@ ARMS = {
     "nerfpp": ["fit.space=nerfpp"],
 }
 """Name -> what its run file says besides `SHARED`."""
-N_STEPS = 1500
+N_STEPS = 1000
 DOWNSCALE = 2
 """At 4 a cell of the box is no larger than a pixel of what is near, and nothing is lost to the space."""
 
