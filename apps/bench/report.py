@@ -148,6 +148,19 @@ def _scene_models(rows: Rows) -> str:
     return "\n".join([*lines, "", _about(rows, f"one thread, {rows[0]['sizes']['budget']:.0f} s of its CPU time each")])
 
 
+def _space(rows: Rows) -> str:
+    headings = ["space", "PSNR", "SSIM", "above the box", "training"]
+    lines = [_line(headings), _line(["---"] * len(headings))]
+    box = rows[0]["quality"]["psnr"]
+    for row in rows:
+        q = row["quality"]
+        lines.append(
+            _line([row["candidate"], f"{q['psnr']:.2f} dB", f"{q['ssim']:.3f}", f"{q['psnr'] - box:+.2f} dB",
+                   f"{row['seconds']:.0f} s"])
+        )  # fmt: skip
+    return "\n".join([*lines, "", _about(rows, "wall time beside other work")])
+
+
 def _about(rows: Rows, how: str) -> str:
     row = rows[0]
     return (
@@ -173,6 +186,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "image": _ratios("pixels"),
     "operators": _operators,
     "scene": _scene,
+    "space": _space,
     "scene_models": _scene_models,
 }
 """Suite -> how its table is made."""
