@@ -176,15 +176,15 @@ def test_strange_poses_of_a_header_are_looked_past(metadata: dict[str, Any]) -> 
 @pytest.mark.parametrize("refines", [False, True])
 def test_an_interrupted_fit_resumes_with_photos_background_and_cameras(refines: bool, tmp_path: Path) -> None:
     def interrupt(step: int, ray_loss: Tensor) -> None:
-        if step == 7:
+        if step == 5:
             os.kill(os.getpid(), signal.SIGINT)
 
     scene, path = ball_scene(behind=True), tmp_path / "x.field"
     options = ("fit.appearance=3", "fit.background=learned", f"fit.refine_cameras={str(refines).lower()}")
-    stopped = fit(scene, *options, steps=20, output=path, hooks=(interrupt,))
+    stopped = fit(scene, *options, steps=12, output=path, hooks=(interrupt,))
     assert stopped.state.stopped_by == "signal"
-    fit(scene, *options, steps=20, output=path, resume=True)
-    fit(scene, *options, steps=20, output=tmp_path / "whole.field")
+    fit(scene, *options, steps=12, output=path, resume=True)
+    fit(scene, *options, steps=12, output=tmp_path / "whole.field")
     (first, of_first), (second, of_second) = load_field(path), load_field(tmp_path / "whole.field")
     assert "photo_vectors" in first.state_dict()
     for name, tensor in first.state_dict().items():
