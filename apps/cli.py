@@ -347,6 +347,9 @@ def _add_export(commands: Commands) -> None:
     export.add_argument(
         "--data", type=Path, metavar="DIR", help="the photos, to look from all of their cameras and not only some"
     )  # fmt: skip
+    export.add_argument(
+        "--time", type=_unit, metavar="T", help="of a scene that moves: when, from 0 to 1; default: its beginning"
+    )  # fmt: skip
     export.add_argument("--resolution", type=_positive_int, metavar="N", help="of a mesh: cells a side; default: 256")
     export.add_argument("--quiet", action="store_true", help="say nothing but errors")
     export.add_argument("--backend", type=_backend, default="auto", help="what computes: auto, reference, cpu or cuda")

@@ -15,6 +15,7 @@ from fieldforge.apps.export.surface import surface_of
 from fieldforge.apps.fit.command import expect_another_file, expect_writable
 from fieldforge.apps.mesh import FORMATS, progress_bar, write_mesh
 from fieldforge.apps.render.flight import cameras_of_photos
+from fieldforge.apps.render.moment import Moment
 from fieldforge.apps.render.radiance import SceneEye, eye_of
 from fieldforge.apps.shapes.write import write_cloud
 from fieldforge.backends import use_backend
@@ -39,14 +40,18 @@ def export_command(options: argparse.Namespace) -> int:
         raise UsageError(
             f"{options.field}: is a {field.otype}, and scenes are exported; fieldforge mesh turns shapes to triangles"
         )
-    if isinstance(field, RadianceField) and field.has_time:
-        raise UsageError(f"{options.field}: changes with time, and what is exported stands still")
+    if options.time is not None and not field.has_time:
+        raise UsageError(f"--time: {options.field} holds a scene that stands still")
     box = _box(options.crop, field)
     level = LEVEL / field.longest_side if options.level is None else options.level
     with use_backend(options.backend):
+        eye = eye_of(field, metadata)
+        if isinstance(field, RadianceField) and field.has_time:
+            eye.time = options.time or 0.0
+            field = Moment(field, eye.time)
         if is_mesh:
-            return _mesh(field, eye_of(field, metadata), box, level, options)
-        return _cloud(field, metadata, box, level, options)
+            return _mesh(field, eye, box, level, options)
+        return _cloud(field, eye, metadata, box, level, options)
 
 
 def _mesh(field: SceneField, eye: SceneEye, box: Box, level: float, options: argparse.Namespace) -> int:
@@ -65,12 +70,13 @@ def _mesh(field: SceneField, eye: SceneEye, box: Box, level: float, options: arg
     return 0
 
 
-def _cloud(field: SceneField, metadata: dict[str, Any], box: Box, level: float, options: argparse.Namespace) -> int:
+def _cloud(
+    field: SceneField, eye: SceneEye, metadata: dict[str, Any], box: Box, level: float, options: argparse.Namespace
+) -> int:
     n = options.n or 1_000_000
     if n > MOST_POINTS:
         raise UsageError(f"--n {n}: expected at most {MOST_POINTS}")
     cameras = cameras_of_photos(metadata, options.data)
-    eye = eye_of(field, metadata)
     with progress_bar("looking", is_silent=options.quiet) as observe, torch.no_grad():
         cloud = cloud_of(field, eye, cameras, n=n, box=box, level=level, seed=options.seed, observe=observe)
     write_cloud(options.output, cloud.points, cloud.normals, cloud.colors)
@@ -104,7 +110,7 @@ def _is_mesh(options: argparse.Namespace) -> bool:
 
 def _box(crop: tuple[float, ...] | None, field: SceneField) -> Box:
     if crop is None:
-        return field.box
+        return (field.low[0], field.low[1], field.low[2]), (field.high[0], field.high[1], field.high[2])
     low, high = crop[:3], crop[3:]
     if not all(a < b for a, b in zip(low, high, strict=True)):
         raise UsageError(f"--crop {written((low, high))}: expected X0,Y0,Z0,X1,Y1,Z1 with each X1 above X0 and so on")

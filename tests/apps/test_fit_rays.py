@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import trimesh
 from torch import Tensor
 
 from fieldforge.apps.cli import main
@@ -36,6 +37,9 @@ SMALL = [
     "fit.occupancy=16", "fit.update_every=8",
 ]  # fmt: skip
 
+SHORT = ["encoding.n_time_levels=2", "encoding.time_resolution=6", "encoding.log2_time_hashmap_size=14"]
+"""Of photos that have times."""
+
 
 def poses_around() -> Tensor:
     """(N, 3, 4) cameras all around, at many heights, that look at the middle."""
@@ -49,26 +53,28 @@ def poses_around() -> Tensor:
     return torch.stack(rings).double()
 
 
-def ball_scene(*, moves: bool = False, behind: bool = False, exposure: bool = False) -> Scene:
+def ball_scene(*, moves: bool = False, behind: bool = False, exposure: bool = False, is_marbled: bool = False) -> Scene:
     """A ball whose colours are its normals; it may go up and down, before nothing or colours of the direction, in
-    photos of different exposure; every fifth is held out."""
+    photos of different exposure; marbled it is larger, in larger photos; every fifth is held out."""
     poses = poses_around()
-    intrinsics = torch.tensor([[24.0, 24.0, SIDE / 2, SIDE / 2]]).expand(N, 4).double()
-    cameras = Cameras(poses, intrinsics, torch.full((N, 2), SIDE))
+    side, radius = (2 * SIDE, 0.8) if is_marbled else (SIDE, 0.5)
+    intrinsics = side / SIDE * torch.tensor([[24.0, 24.0, SIDE / 2, SIDE / 2]]).expand(N, 4).double()
+    cameras = Cameras(poses, intrinsics, torch.full((N, 2), side))
     times = torch.linspace(0, 1, N)
-    pictures = torch.zeros(N, SIDE, SIDE, 4)
+    pictures = torch.zeros(N, side, side, 4)
     for view in range(N):
         origins, directions = (rays.float() for rays in cameras.picture_rays(view))
         middle = torch.tensor([0.0, 0.0, 0.5 * float(torch.sin(3 * times[view])) - 0.2 if moves else 0.0])
         from_middle = origins - middle
         nearest = -(from_middle * directions).sum(-1)
-        under = 0.5**2 - (from_middle.square().sum(-1) - nearest**2)
+        under = radius**2 - (from_middle.square().sum(-1) - nearest**2)
         place = from_middle + (nearest - under.clamp(min=0).sqrt())[:, None] * directions
         is_ball = (under > 0)[:, None]
-        color = torch.where(is_ball, 0.5 + place, 0.5 + 0.4 * directions if behind else torch.zeros(3))
+        on_ball = 0.5 + 0.4 * torch.sin(4 * place) if is_marbled else 0.5 + place
+        color = torch.where(is_ball, on_ball, 0.5 + 0.4 * directions if behind else torch.zeros(3))
         if exposure:
             color = color * (0.5 + 0.5 * ((7 * view) % N) / N)
-        pictures[view] = torch.cat([color, is_ball.float()], -1).view(SIDE, SIDE, 4)
+        pictures[view] = torch.cat([color, is_ball.float()], -1).view(side, side, 4)
     if behind or exposure:
         pictures = pictures[..., :3]
     array = (pictures.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
@@ -86,9 +92,8 @@ def fit(scene: Scene, *more: str, steps: int, **keywords: Any) -> Any:
 @needs_native
 def test_a_field_with_time_sees_a_moving_ball_and_one_without_does_not() -> None:
     scene = ball_scene(moves=True)
-    small = [*SMALL, "encoding.n_time_levels=2", "encoding.time_resolution=6", "encoding.log2_time_hashmap_size=14"]
-    moving = fit_scene(scene, overrides=small, steps=300, progress="quiet")
-    still = fit_scene(scene, overrides=[*small, "fit.time=off"], steps=300, progress="quiet")
+    moving = fit(scene, *SHORT, steps=200)
+    still = fit(scene, *SHORT, "fit.time=off", steps=200)
     assert moving.field.has_time
     assert not still.field.has_time
     assert moving.training_step.startswith("native")
@@ -135,7 +140,9 @@ def test_vectors_of_photos_take_their_exposure() -> None:
 def test_refined_cameras_are_remembered() -> None:
     """They move in training, each by itself, and a file's header brings them back."""
     scene, job = ball_scene(), SceneJob(ball_scene())
-    result = job.run(Plan(overrides=[*SMALL, "fit.refine_cameras=true"], steps=10, progress="quiet"))
+    result = job.run(
+        Plan(overrides=[*SMALL, "fit.refine_cameras=true", "fit.camera_start=0.2"], steps=10, progress="quiet")
+    )
     assert "PyTorch, as refining cameras" in result.training_step
     poses = job.seen_scene().cameras.poses
     moved = (poses - scene.cameras.poses)[scene.of("train")].abs().amax((1, 2))
@@ -169,15 +176,15 @@ def test_strange_poses_of_a_header_are_looked_past(metadata: dict[str, Any]) -> 
 @pytest.mark.parametrize("refines", [False, True])
 def test_an_interrupted_fit_resumes_with_photos_background_and_cameras(refines: bool, tmp_path: Path) -> None:
     def interrupt(step: int, ray_loss: Tensor) -> None:
-        if step == 7:
+        if step == 5:
             os.kill(os.getpid(), signal.SIGINT)
 
     scene, path = ball_scene(behind=True), tmp_path / "x.field"
     options = ("fit.appearance=3", "fit.background=learned", f"fit.refine_cameras={str(refines).lower()}")
-    stopped = fit(scene, *options, steps=20, output=path, hooks=(interrupt,))
+    stopped = fit(scene, *options, steps=12, output=path, hooks=(interrupt,))
     assert stopped.state.stopped_by == "signal"
-    fit(scene, *options, steps=20, output=path, resume=True)
-    fit(scene, *options, steps=20, output=tmp_path / "whole.field")
+    fit(scene, *options, steps=12, output=path, resume=True)
+    fit(scene, *options, steps=12, output=tmp_path / "whole.field")
     (first, of_first), (second, of_second) = load_field(path), load_field(tmp_path / "whole.field")
     assert "photo_vectors" in first.state_dict()
     for name, tensor in first.state_dict().items():
@@ -188,17 +195,30 @@ def test_an_interrupted_fit_resumes_with_photos_background_and_cameras(refines: 
 
 def test_a_file_of_a_moving_scene_is_shown_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "m.field"
-    fit(ball_scene(moves=True), steps=60, output=path)
+    fit(ball_scene(moves=True), *SHORT, steps=120, output=path)
     pictures = []
     for time in ("0", "0.5"):
         assert main(["render", str(path), "-o", str(tmp_path / "x.png"), "--time", time, "--quiet"]) == 0
         pictures.append((tmp_path / "x.png").read_bytes())
     assert pictures[0] != pictures[1]
+    normals = ["render", str(path), "-o", str(tmp_path / "x.png"), "--normals", "--time", "0.5", "--quiet"]
+    assert main(normals) == 0
     assert main(["render", str(path), "-o", str(tmp_path / "x.mp4"), "--frames", "3", "--quiet"]) == 0
+    heights = []
+    for time in ("0", "0.5"):
+        mesh = str(tmp_path / "x.ply")
+        export = ["export", str(path), "-o", mesh, "--time", time, "--level", "2", "--quiet"]
+        assert main([*export, "--to", "mesh", "--resolution", "24"]) == 0
+        heights.append(trimesh.load(mesh).vertices[:, 2].mean())
+        assert main([*export, "--to", "cloud", "--n", "200"]) == 0
+    assert heights[1] > heights[0] + 0.2  # where the ball has gone
+    assert main(["mesh", str(path), "-o", str(tmp_path / "x.obj"), "--quiet"]) == 2
+    assert "a shape is needed" in capsys.readouterr().err
     still = tmp_path / "s.field"
     fit(ball_scene(), steps=2, output=still)
-    assert main(["render", str(still), "-o", str(tmp_path / "x.png"), "--time", "0.5", "--quiet"]) == 2
-    assert "stands still" in capsys.readouterr().err
+    for command in (["render", str(still), "-o", str(tmp_path / "x.png")], ["export", str(still), "-o", mesh]):
+        assert main([*command, "--time", "0.5", "--quiet"]) == 2
+        assert "stands still" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

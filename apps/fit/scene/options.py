@@ -48,8 +48,11 @@ class SceneOptions(Options):
         time: "auto": the field changes with time where the photos have times; "off": it stands still.
         duration: the part of the encoding's fourth axis that all of time takes; see `RadianceField`.
         appearance: numbers of a vector for each training photo, for exposure and weather; 0: photos are all alike.
-        refine_cameras: move the poses of the training photos too.
-        camera_rate: learning rate of their turns, in radians, and of their shifts, in half sides of the box.
+        refine_cameras: move the poses of the training photos too. Cameras come nearer to their places while the field
+            is learnt, where views overlap well; those of few photos and fine grids learn the error instead. Fields
+            whose finest cells are as large as the error in poses find them best.
+        camera_rate: the part of a Gauss-Newton step that they move in a step of the fit.
+        camera_start: share of the steps before they begin to move: what is fog says nothing of cameras.
     """
 
     n_steps: int = 4000
@@ -68,7 +71,8 @@ class SceneOptions(Options):
     duration: float = 1.0
     appearance: int = 0
     refine_cameras: bool = False
-    camera_rate: float = 1e-3
+    camera_rate: float = 0.1
+    camera_start: float = 0.3
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -96,6 +100,7 @@ class SceneOptions(Options):
         expect_int("appearance", self.appearance, 0, 256)
         expect_bool("refine_cameras", self.refine_cameras)
         expect_float("camera_rate", self.camera_rate, 0.0, 1.0, open_low=True)
+        expect_float("camera_start", self.camera_start, 0.0, 1.0)
 
     @property
     def near_plane(self) -> float:

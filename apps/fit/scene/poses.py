@@ -41,6 +41,7 @@ class PoseRefinement(nn.Module):
         self.movements = nn.Parameter(torch.zeros(expect_int("n_photos", n_photos, 1), 6))
         self.register_buffer("middle", middle.detach().float().clone())
         self.length = expect_float("length", length, 0.0, open_low=True)
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None
 
     def matrices(self) -> Tensor:
         """(n, 4, 4) movements of the world, lengths in `length` and places from `middle`."""
@@ -53,8 +54,27 @@ class PoseRefinement(nn.Module):
         """Rays (R, 3) of photos (R,), where they are after the movement of each photo's camera."""
         matrices = nn.functional.embedding(photo, self.matrices().flatten(1)).view(-1, 4, 4)
         turn, shift = matrices[:, :3, :3], matrices[:, :3, 3]
-        from_middle = torch.einsum("nij,nj->ni", turn, origins - self.middle)
-        return from_middle + self.length * shift + self.middle, torch.einsum("nij,nj->ni", turn, directions)
+        from_middle = torch.einsum("nij,nj->ni", turn, origins - self.middle) + self.length * shift
+        moved = from_middle + self.middle, torch.einsum("nij,nj->ni", turn, directions)
+        self._last = None
+        if moved[0].requires_grad:
+            for rays in moved:
+                rays.retain_grad()
+            self._last = (*moved, photo)
+        return moved
+
+    @torch.no_grad()
+    def slopes(self) -> tuple[Tensor | None, Tensor | None]:
+        """(R, 6) what each of the rays that were moved last adds to the gradient, in a small movement that comes after
+        the others, and (R,) its photo; nothing where no gradient came back to rays."""
+        if self._last is None:
+            return None, None
+        origins, directions, photo = self._last
+        of_shift, of_direction = origins.grad, directions.grad
+        if of_shift is None or of_direction is None:
+            return None, None
+        of_turn = torch.linalg.cross(origins - self.middle, of_shift) + torch.linalg.cross(directions, of_direction)
+        return torch.cat([self.length * of_shift, of_turn], -1), photo
 
     @torch.no_grad()
     def refined(self, poses: Tensor) -> Tensor:

@@ -19,9 +19,9 @@ from fieldforge.apps.fit.fused import NATIVE_LOSSES
 from fieldforge.apps.fit.loop import Hook, allowed
 from fieldforge.apps.fit.losses.base import Loss
 from fieldforge.apps.fit.losses.robust import Huber
-from fieldforge.apps.fit.optimizers.adam import Adam
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.regularizers import Regularizer, penalty, regularizers_of
+from fieldforge.apps.fit.scene.camera_steps import CameraSteps
 from fieldforge.apps.fit.scene.options import SceneOptions
 from fieldforge.apps.fit.scene.poses import PoseRefinement
 from fieldforge.apps.fit.scene.ray_losses import NO_RAY_LOSSES, RayLosses
@@ -251,6 +251,8 @@ class SceneStep(RayStep):
             loss = loss + extra
         if loss.requires_grad:  # not where no ray meets anything
             loss.backward()
+        if isinstance(cameras := self.optimizer.others.get("cameras"), CameraSteps):
+            cameras.note(per_ray.detach())
         if allowed(self.hooks, step, per_ray.detach()):
             self.optimizer.step()
         return value, float(torch.mean((seen.color.detach() - rays.target) ** 2))
@@ -311,10 +313,9 @@ def scene_step(
     if options.refine_cameras:
         low, high = torch.tensor(field.low), torch.tensor(field.high)
         poses = PoseRefinement(len(draw.views), (low + high) / 2, field.longest_side / 2)
-        others["cameras"] = Adam(
-            Parameters(other=[poses.movements]), learning_rate=options.camera_rate, epsilon=1e-15,
-            skip_zero_grad_non_matrix_params=False,
-        )  # fmt: skip
+        others["cameras"] = CameraSteps(
+            poses, learning_rate=options.camera_rate, first=max(1, round(options.camera_start * options.n_steps))
+        )
     loss: Loss = build("loss", config["loss"], path="loss")
     regularizers = regularizers_of(config, field)
     beside = RayLosses.of(config.get("ray_losses", {}))
@@ -324,5 +325,6 @@ def scene_step(
     )  # fmt: skip
     if closes:
         close_unseen(step.grid, draw.cameras, draw.views)
+    if closes and poses is None:  # from a wrong place a photo sees through what is there
         close_transparent(step.grid, draw.scene, draw.cameras, draw.views)
     return step
