@@ -115,7 +115,8 @@ def test_the_calls_above_are_right_but_for_one_argument() -> None:
 
 
 def native_grid(*, level: tuple[Any, ...] = (3.0, 16, 0, False, [1, 4]), n_dims: int = 2, n_features: int = 2) -> Any:
-    return cpu_door.native().Grid(n_dims, n_features, "Linear", [level])
+    whole = (*level, level[0]) if len(level) == 5 else level  # the last axis has a scale of its own
+    return cpu_door.native().Grid(n_dims, n_features, "Linear", [whole])
 
 
 def native_mlp(widths: list[int]) -> Any:
