@@ -18,8 +18,10 @@ from torch import Tensor
 
 from fieldforge.checks import expect_float
 
-NOWHERE = 1e6
+NOWHERE = 10.0
 """Where rays begin, and away from the box, that do not look ahead: they meet nothing."""
+LEVEL = 0.01
+"""Cosine to the axis below which a ray does not look ahead: it would meet the near plane out of sight."""
 
 
 class BentRays(NamedTuple):
@@ -91,7 +93,7 @@ class Frustum:
     def bend(self, origins: Tensor, directions: Tensor) -> BentRays:
         """Rays of the world, (R, 3) each, as they run here; those that do not look ahead meet nothing."""
         local, move = self._local(origins.double()), directions.double() @ self.pose[:, :3].to(origins.device)
-        looks_ahead = move[..., 2] < 0
+        looks_ahead = move[..., 2] < -LEVEL
         downward = torch.where(looks_ahead, move[..., 2], -1.0)
         start = local + (-(self.near + local[..., 2]) / downward)[..., None] * move
         begin = self._project(start)
@@ -111,7 +113,7 @@ class Frustum:
         z = 2 * self.near / (depth - 1).clamp(max=0)
         local, move = self._local(origins.double()), directions.double() @ self.pose[:, :3].to(origins.device)
         found = (z - local[..., 2]) / move[..., 2]
-        return torch.where(length.isfinite() & (move[..., 2] < 0), found, torch.inf).to(length)
+        return torch.where(length.isfinite() & (move[..., 2] < -LEVEL), found, torch.inf).to(length)
 
     def _local(self, points: Tensor) -> Tensor:
         pose = self.pose.to(points)
