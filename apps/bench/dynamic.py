@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fieldforge.apps.bench.harness import Row, save, say
+from fieldforge.apps.bench.harness import save, say
+from fieldforge.apps.bench.scene_arms import fit_arm
 from fieldforge.apps.fit.job import Plan
-from fieldforge.apps.fit.scene.job import SceneFit, SceneJob
+from fieldforge.apps.fit.scene.job import SceneJob
 from fieldforge.apps.scenes import SceneError, read_scene
 
 SCENE = Path("../shared/data/scenes/render_dynamic")
@@ -37,13 +38,9 @@ def run(folder: Path, data: Path | None, *, is_quick: bool) -> None:
     rows, found = [], dict[str, float]()
     for arm, overrides in ARMS.items():
         plan = Plan(preset=PRESET, steps=2 if is_quick else None, overrides=overrides, seed=0, progress="quiet")
-        result: SceneFit = SceneJob(scene).run(plan)
-        figures = {name: value for name, value in result.figures.items() if value is not None}
-        sizes = {"downscale": DOWNSCALE, "steps": result.state.step, "config": result.config}
-        rate = result.state.step / max(result.seconds, 1e-9)
-        rows.append(Row("dynamic", Path(scene.source).name, arm, sizes, result.seconds, 0.0, rate, quality=figures))
+        result, row = fit_arm("dynamic", arm, SceneJob(scene), plan, downscale=DOWNSCALE)
+        rows.append(row)
         found[arm] = result.psnr
-        say(f"{arm:8} PSNR {result.psnr:.2f} dB  SSIM {result.ssim:.4f}  {result.seconds:6.1f} s")
     if not is_quick:
         gain = found["time"] - found["static"]
         say(f"time is worth {gain:.2f} dB; the bar is {BAR:g} dB: {'met' if gain >= BAR else 'missed'}")

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 
-from fieldforge.apps.bench.harness import Row, save, say
+from fieldforge.apps.bench.harness import save, say
+from fieldforge.apps.bench.scene_arms import fit_arm
 from fieldforge.apps.fit.job import Plan
-from fieldforge.apps.fit.scene.job import SceneFit, SceneJob
+from fieldforge.apps.fit.scene.job import SceneJob
 from fieldforge.apps.scenes import Scene, SceneError, read_scene
 
 SCENE = Path("../shared/data/scenes/render_yard360")
@@ -49,12 +50,7 @@ def run(folder: Path, data: Path | None, *, is_quick: bool) -> None:
     for arm, overrides in ARMS.items():
         job = SceneJob(_in_a_box(scene) if arm.startswith("box") else scene)
         plan = Plan(steps=2 if is_quick else N_STEPS, overrides=[*SHARED, *overrides], seed=0, progress="quiet")
-        result: SceneFit = job.run(plan)
-        figures = {name: value for name, value in result.figures.items() if value is not None}
-        sizes = {"downscale": DOWNSCALE, "steps": result.state.step, "config": result.config}
-        rate = result.state.step / max(result.seconds, 1e-9)
-        rows.append(Row("space", Path(scene.source).name, arm, sizes, result.seconds, 0.0, rate, quality=figures))
-        say(f"{arm:20} PSNR {result.psnr:.2f} dB  SSIM {result.ssim:.4f}  {result.seconds:6.1f} s")
+        rows.append(fit_arm("space", arm, job, plan, downscale=DOWNSCALE)[1])
     if not is_quick:
         say(f"rows: {save(folder, 'space', rows)}")
 
