@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fieldforge.apps.cli import UsageError, print_json
+from fieldforge.apps.cli.words import UsageError, print_json
 from fieldforge.apps.mesh import extract, load_shape, progress_bar
 from fieldforge.apps.render.radiance import eye_of
 from fieldforge.apps.render.remembered import remembered

@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from fieldforge.apps.cli import UsageError
+from fieldforge.apps.cli.words import UsageError
 from fieldforge.apps.fit.command import expect_another_file, expect_writable
 from fieldforge.backends import use_backend
 from fieldforge.fields.container import replacing

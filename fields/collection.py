@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 import os
 import re
 import stat
@@ -38,6 +37,7 @@ from torch import Tensor, nn
 from fieldforge.fields.container import FieldFileError, Reader, parse_json
 from fieldforge.fields.file import UNSAVED_BYTES, build_field, skeleton_of
 from fieldforge.fields.kinds.base import Field
+from fieldforge.fields.weightspace.layout import Layout
 
 FORMAT = 1
 INDEX, START = "index.json", "start.safetensors"
@@ -47,9 +47,6 @@ CHECKSUM_AT = len('{"checksum":"')
 
 OWN = {"low", "side"}
 """Keys of the configuration that a field may have to itself: its place in the world."""
-
-Layout = list[tuple[str, tuple[int, ...]]]
-"""Names and shapes of a field's parameters, in the order in which they lie in a row."""
 
 COLUMNS: dict[str, tuple[type, ...]] = {
     "name": (str,),  # of the item: a file, or its number
@@ -81,23 +78,7 @@ def layout_of(field: Field) -> Layout:
     for name, tensor in state.items():
         if tensor.dtype != torch.float32 or name not in parameters:
             raise ValueError(f"{name}: expected float32 parameters, as a collection holds, got {tensor.dtype}")
-    return [(name, tuple(tensor.shape)) for name, tensor in state.items()]
-
-
-def row_length(layout: Layout) -> int:
-    """Numbers in a row."""
-    return sum(math.prod(shape) for _, shape in layout)
-
-
-def split_row(row: Tensor, layout: Layout) -> dict[str, Tensor]:
-    """(..., P) numbers as named tensors (..., *shape), views of them.
-
-    Example:
-        >>> {name: tuple(part.shape) for name, part in split_row(torch.zeros(6), [("w", (2, 2)), ("b", (2,))]).items()}
-        {'w': (2, 2), 'b': (2,)}
-    """
-    parts = row.split([math.prod(shape) for _, shape in layout], -1)
-    return {name: part.unflatten(-1, shape) for part, (name, shape) in zip(parts, layout, strict=True)}
+    return Layout.of(state)
 
 
 def digest_of(row: np.ndarray) -> str:
@@ -115,7 +96,7 @@ class Collection(Sequence[Field]):
     Attributes:
         path, body: the folder, and the whole index without its columns.
         config: what all fields share, `Field.config()`.
-        layout: see `Layout`; `n_parameters`: numbers in a row.
+        layout: how parameters lie in a row; `n_parameters`: numbers in it.
         names, items, inits, labels, qualities, splits: a list each, one entry a field; `column` gives the others.
 
     Raises:
@@ -134,7 +115,7 @@ class Collection(Sequence[Field]):
         self.body: dict[str, Any] = body
         self.config: dict[str, Any] = body["field"]
         self.layout = self._layout(body.get("layout"))
-        self.n_parameters = row_length(self.layout)
+        self.n_parameters = self.layout.n_parameters
         self._shards = [self._shard(entry) for entry in body["shards"]]
         self._begins = np.cumsum([0, *(n for _, n, _ in self._shards)])
         self._columns = self._checked_columns(columns, int(self._begins[-1]))
@@ -199,10 +180,10 @@ class Collection(Sequence[Field]):
                 if self._template is None:
                     self._template = build_field(self.config)
                 named = dict(self._template.named_parameters())
-                parts = {name: nn.Parameter(part.clone()) for name, part in split_row(row, self.layout).items()}
+                parts = {name: nn.Parameter(part.clone()) for name, part in self.layout.unflatten(row).items()}
                 # a copy in which these parameters stand for the template's: twice as quick as filling them in
                 return copy.deepcopy(self._template, {id(named[name]): part for name, part in parts.items()})
-            field.load_state_dict(split_row(row, self.layout))
+            field.load_state_dict(self.layout.unflatten(row))
         except Exception as error:  # what an index asks for may fail in any way a constructor can
             self._fail(f"{self.describe(index)} cannot be loaded: {error or type(error).__name__}")
         return field
@@ -240,7 +221,7 @@ class Collection(Sequence[Field]):
 
     def parameters(self, index: int) -> dict[str, Tensor]:
         """The parameters of a field by name."""
-        return split_row(self.row(index), self.layout)
+        return self.layout.unflatten(self.row(index))
 
     def start(self) -> Tensor | None:
         """(K, P) the numbers that the k-th fields of all items began with; None where each began with its own.
@@ -328,11 +309,11 @@ class Collection(Sequence[Field]):
         """The layout that the index states, if it is the one that its configuration builds."""
         try:
             skeleton = skeleton_of(self.config)
-            layout = layout_of(skeleton)
+            layout: Layout = layout_of(skeleton)
             unsaved = sum(buffer.nbytes for buffer in skeleton.buffers())
         except Exception as error:
             self._fail(f"has a configuration that cannot be built: {error or type(error).__name__}")
-        if [[name, list(shape)] for name, shape in layout] != stored:
+        if layout.pairs() != stored:
             self._fail("has a layout that is not the one of its configuration; the index is damaged")
         if unsaved > UNSAVED_BYTES:
             self._fail(f"asks for tables of {unsaved} bytes beside its parameters")

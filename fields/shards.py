@@ -22,11 +22,10 @@ from fieldforge.fields.collection import (
     INDEX,
     START,
     CollectionError,
-    Layout,
     digest_of,
-    row_length,
 )
 from fieldforge.fields.container import FieldFileError, Reader, Source, plain_json
+from fieldforge.fields.weightspace.layout import Layout
 
 MAX_SHARD_FIELDS = 4096
 
@@ -99,8 +98,8 @@ def read_shard(path: Path, identity: str, n: int, layout: Layout) -> Shard:
         columns = reader.body.get("columns")
         if reader.kind != "shard" or reader.body.get("identity") != identity:
             raise CollectionError(path, "is of another collection; --restart discards what is there")
-        if info is None or info.dtype != "F32" or info.shape != (n, row_length(layout)):
-            raise FieldFileError(path, f"does not hold {n} fields of {row_length(layout)} numbers")
+        if info is None or info.dtype != "F32" or info.shape != (n, layout.n_parameters):
+            raise FieldFileError(path, f"does not hold {n} fields of {layout.n_parameters} numbers")
         if not isinstance(columns, dict) or columns.keys() != COLUMNS.keys():
             raise FieldFileError(path, "does not say what its fields are; it is damaged")
         if any(not isinstance(column, list) or len(column) != n for column in columns.values()):
@@ -161,7 +160,7 @@ def write_collection(
     folder.mkdir(parents=True, exist_ok=True)
     identity = hashlib.sha256(np.ascontiguousarray(rows.numpy()).tobytes()).hexdigest()
     shards = []
-    layout = [(name, tuple(shape)) for name, shape in body["layout"]]
+    layout = Layout.from_json(body["layout"])
     for number, first in enumerate(range(0, len(rows), n_in_shard)):
         part = slice(first, first + n_in_shard)
         path = shard_path(folder, number)

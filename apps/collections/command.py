@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fieldforge.apps.cli import UsageError
+from fieldforge.apps.cli.words import UsageError
 from fieldforge.apps.collections.describe import quality_of
 from fieldforge.apps.collections.hdf5 import export_hdf5, import_hdf5
 from fieldforge.apps.fit.command import expect_writable

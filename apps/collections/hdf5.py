@@ -24,10 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fieldforge.fields.collection import COLUMNS, Collection, CollectionError, Layout, layout_of, row_length
+from fieldforge.fields.collection import COLUMNS, Collection, CollectionError, layout_of
 from fieldforge.fields.container import parse_json, replacing
 from fieldforge.fields.file import build_field
 from fieldforge.fields.shards import write_collection
+from fieldforge.fields.weightspace.layout import Layout
 
 MAX_BYTES = 2**36
 MAX_JSON_VALUES = 50_000_000
@@ -50,7 +51,7 @@ def export_hdf5(fields: Collection, path: Path) -> None:
             for first in range(0, len(fields), SLICE):
                 numbers = range(first, min(len(fields), first + SLICE))
                 params[first : numbers.stop] = fields.rows(numbers).numpy()
-            _put_text(h5py, file, "param_config", json.dumps(fields.layout))
+            _put_text(h5py, file, "param_config", fields.layout.to_json())
             if all(type(label) is int for label in fields.labels):
                 file.create_dataset("labels", data=np.array(fields.labels, np.int64), track_times=False)
             _put_text(h5py, file, "fieldforge", json.dumps({**about, "fields": columns}, sort_keys=True))
@@ -100,7 +101,7 @@ def import_hdf5(path: Path, folder: Path, config: Mapping[str, Any] | None = Non
     body = {"init": {"policy": "unknown"}, "quality": "unknown"} | {
         key: about[key] for key in about.keys() - {"fields"} if config is None
     }
-    body |= {"field": field.config(), "layout": layout}
+    body |= {"field": field.config(), "layout": layout.pairs()}
     try:
         write_collection(folder, body, rows, _columns(about.get("fields"), n, labels, config is None))
     except (TypeError, ValueError) as error:
@@ -159,28 +160,24 @@ def _labels(h5py: Any, file: Any, n: int, path: Path) -> list[int] | None:
 
 def _order(stored: Any, layout: Layout, path: Path) -> Tensor:
     """(P,) where each of our numbers lies in a row of theirs."""
-    if not isinstance(stored, list) or not all(
-        isinstance(one, list) and len(one) == 2 and isinstance(one[0], str) and _are_sizes(one[1]) for one in stored
-    ):
-        raise CollectionError(path, "param_config: expected [[name, shape], ...]")
-    theirs: Layout = [(name, tuple(shape)) for name, shape in stored]
-    if row_length(theirs) != row_length(layout):
+    try:
+        theirs = Layout.from_json(stored)
+    except ValueError as error:
+        raise CollectionError(path, f"param_config: {str(error).removeprefix('layout: ')}") from error
+    if theirs.n_parameters != layout.n_parameters:
         raise CollectionError(
-            path, f"its fields have {row_length(theirs)} numbers, the configuration's {row_length(layout)}"
+            path, f"its fields have {theirs.n_parameters} numbers, the configuration's {layout.n_parameters}"
         )
-    places, at = {}, 0
-    for name, shape in theirs:
-        places[name] = torch.arange(at, at + math.prod(shape)).view(shape)
-        at += math.prod(shape)
-    if [name for name, _ in layout] != [name for name, _ in theirs]:
+    places = theirs.unflatten(torch.arange(theirs.n_parameters, dtype=torch.float64))
+    if list(layout.shapes) != list(theirs.shapes):
         places = _by_layers(places, path)
     parts = []
-    for name, shape in layout:
+    for name, shape in layout.tensors:
         if name not in places or tuple(places[name].shape) != shape:
             found = tuple(places[name].shape) if name in places else "nothing"
             raise CollectionError(path, f"param_config: {name} is {found}, not {shape}")
         parts.append(places[name].reshape(-1))
-    return torch.cat(parts)
+    return torch.cat(parts).long()
 
 
 def _by_layers(places: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -202,10 +199,6 @@ def _by_layers(places: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
             name = f"network.layers.{index}.{'bias' if part == 'bias' else 'weight'}"
             found[name] = place.mT if part == "kernel" else place
     return found
-
-
-def _are_sizes(shape: Any) -> bool:
-    return isinstance(shape, list) and all(type(size) is int and 0 < size < 2**40 for size in shape) and len(shape) < 9
 
 
 def _columns(stored: Any, n: int, labels: list[int] | None, is_ours: bool) -> dict[str, list[Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fieldforge.apps.cli import UsageError
+from fieldforge.apps.cli.words import UsageError
 from fieldforge.apps.export.box import Box, written
 from fieldforge.apps.export.cloud import cloud_of
 from fieldforge.apps.export.surface import surface_of

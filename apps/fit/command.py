@@ -12,7 +12,7 @@ from typing import Any
 
 import tomli_w
 
-from fieldforge.apps.cli import UsageError, print_json
+from fieldforge.apps.cli.words import UsageError, print_json
 from fieldforge.apps.fit.job import Fit, Job, Plan
 from fieldforge.apps.fit.loop import State
 from fieldforge.fields.checkpoint import Checkpoints

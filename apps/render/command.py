@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from rich.progress import track
 
-from fieldforge.apps.cli import UsageError
+from fieldforge.apps.cli.words import UsageError
 from fieldforge.apps.fit.command import expect_another_file, expect_writable
 from fieldforge.apps.images import ImageWriter
 from fieldforge.apps.mesh import progress_bar

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fieldforge.apps.cli import UsageError
+from fieldforge.apps.cli.words import UsageError
 from fieldforge.apps.render.camera_paths import Flight, read_camera_path
 from fieldforge.apps.render.remembered import remembered, remembered_cameras, remembered_up
 from fieldforge.apps.scenes import read_scene

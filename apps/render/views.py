@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fieldforge.apps.cli import UsageError
+from fieldforge.apps.cli.words import UsageError
 from fieldforge.apps.fit.command import expect_writable
 from fieldforge.apps.images import ImageWriter
 from fieldforge.apps.mesh import progress_bar

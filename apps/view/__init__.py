@@ -12,7 +12,7 @@ from typing import TextIO
 
 import numpy as np
 
-from fieldforge.apps.cli import UsageError
+from fieldforge.apps.cli.words import UsageError
 from fieldforge.apps.images import linear_to_srgb, read_image
 from fieldforge.apps.render.image import render
 from fieldforge.fields.file import load_field

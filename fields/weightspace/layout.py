@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -75,16 +76,20 @@ class Layout:
                 raise
             raise ValueError(f"layout: expected a JSON list of [name, shape] pairs, got {str(text)[:80]!r}") from error
 
+    def pairs(self) -> list[list[Any]]:
+        """The list of [name, shape] pairs; `from_json` gives the same layout again."""
+        return [[name, list(shape)] for name, shape in self.tensors]
+
     def to_json(self) -> str:
-        """One line of JSON; `from_json` gives the same layout again."""
-        return json.dumps([[name, list(shape)] for name, shape in self.tensors])
+        """The same as one line of JSON."""
+        return json.dumps(self.pairs())
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape by name."""
         return dict(self.tensors)
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """How many numbers each tensor has."""
         return tuple(math.prod(shape) for _, shape in self.tensors)

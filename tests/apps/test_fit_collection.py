@@ -26,7 +26,7 @@ from fieldforge.apps.fit.collection.work import Outcome, Task, fit_task
 from fieldforge.apps.images import ImageError
 from fieldforge.apps.metrics import psnr
 from fieldforge.backends import use_backend
-from fieldforge.fields.collection import Collection, split_row
+from fieldforge.fields.collection import Collection
 from fieldforge.fields.file import FieldFileError, build_field, load_field
 from fieldforge.kernels import cpu_door
 from fieldforge.registry import ConfigError, build
@@ -102,7 +102,7 @@ def test_fields_begin_as_their_policy_says(digits: Path, tmp_path: Path) -> None
     seed = seed_of(0, "00003", 0)
     alone = build_field(job.field)  # the layout is that of a field by itself, and so are the first numbers
     drawn = build("field", job.field, generator=torch.Generator().manual_seed(seed)).state_dict()
-    row = split_row(initial_row(stackable(alone), seed), job.layout)
+    row = job.layout.unflatten(initial_row(stackable(alone), seed))
     assert all(torch.equal(row[name], tensor) for name, tensor in drawn.items())
 
     nearly = SMALL | {"steps": 1, "inits_per_item": 2, "overrides": ["optimizer.learning_rate=1e-6"]}

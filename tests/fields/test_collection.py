@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fieldforge.fields.collection import COLUMNS, Collection, CollectionError, layout_of, row_length, split_row
+from fieldforge.fields.collection import COLUMNS, Collection, CollectionError, layout_of
 from fieldforge.fields.file import FieldFileError, build_field, load_field, save_field
 from fieldforge.fields.shards import read_shard, shard_path, write_collection, write_shard
 
@@ -30,13 +30,13 @@ def written(folder: Path, n: int = 7, n_in_shard: int = 3, config: dict[str, Any
     """A collection of random numbers; returns its rows."""
     field = build_field(config)
     layout = layout_of(field)
-    rows = torch.randn(n, row_length(layout), generator=torch.Generator().manual_seed(1))
+    rows = torch.randn(n, layout.n_parameters, generator=torch.Generator().manual_seed(1))
     columns = {
         "name": [f"item{i}" for i in range(n)], "item": list(range(n)), "init": [0] * n, "init_seed": [5] * n,
         "attempt": [0] * n, "label": [i % 3 for i in range(n)], "quality": [30.0 + i for i in range(n)],
         "source_sha256": ["0" * 64] * n, "split": [i / n for i in range(n)], "own": [None] * n,
     }  # fmt: skip
-    body = {"field": field.config(), "layout": layout, "init": {"policy": "random"}, "quality": "psnr"}
+    body = {"field": field.config(), "layout": layout.pairs(), "init": {"policy": "random"}, "quality": "psnr"}
     write_collection(folder, body, rows, columns | more, n_in_shard)
     return rows
 
@@ -58,7 +58,7 @@ def test_a_field_of_a_collection_is_an_ordinary_field(tmp_path: Path) -> None:
     assert torch.equal(fields.rows(), rows)
     assert torch.equal(fields.rows([5, -7]), rows[[5, 0]])
     field = fields[4]
-    for name, tensor in split_row(rows[4], fields.layout).items():
+    for name, tensor in fields.layout.unflatten(rows[4]).items():
         assert torch.equal(field.state_dict()[name], tensor)
     save_field(tmp_path / "one.field", field)
     alone, _ = load_field(tmp_path / "one.field")

@@ -8,7 +8,7 @@ import sys
 
 import tomli_w
 
-from fieldforge.apps.cli import print_json
+from fieldforge.apps.cli.words import print_json
 from fieldforge.apps.fit.collection.job import CollectionJob
 from fieldforge.apps.fit.collection.plan import CollectionFit, CollectionPlan
 from fieldforge.apps.fit.collection.progress import said

@@ -33,10 +33,11 @@ from fieldforge.apps.fit.recipe import Config, layered
 from fieldforge.apps.images import ImageError
 from fieldforge.apps.shapes.read import ShapeError
 from fieldforge.checks import expect_choice, expect_int
-from fieldforge.fields.collection import INDEX, START, Collection, CollectionError, Layout, layout_of
+from fieldforge.fields.collection import INDEX, START, Collection, CollectionError, layout_of
 from fieldforge.fields.container import FieldFileError
 from fieldforge.fields.file import skeleton_of
 from fieldforge.fields.shards import Shard, read_shard, shard_path, write_index, write_shard, write_start
+from fieldforge.fields.weightspace.layout import Layout
 
 N_WORST = 5
 
@@ -165,7 +166,7 @@ class CollectionJob:
         return {
             "kind": self.kind,
             "field": self.field,
-            "layout": self.layout,
+            "layout": self.layout.pairs(),
             "init": {"policy": plan.init, "seed": plan.seed, "inits_per_item": plan.inits_per_item},
             "quality": self.figure,
             "n_fields": self.n_fields,

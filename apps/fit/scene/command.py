@@ -6,7 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
-from fieldforge.apps.cli import UsageError
+from fieldforge.apps.cli.words import UsageError
 from fieldforge.apps.fit.command import expect_writable, run_fit
 from fieldforge.apps.fit.scene.job import SceneFit, SceneJob
 from fieldforge.apps.fit.scene.report import PAGE

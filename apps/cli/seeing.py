@@ -1,0 +1,172 @@
+"""`fieldforge render`, `mesh`, `export` and `view`: fields to what can be looked at."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fieldforge.apps.cli import values
+from fieldforge.apps.cli.words import Commands, add_command
+
+SIDES = ("front", "back", "left", "right", "top", "iso", "turntable")
+"""From where a shape can be seen by name."""
+
+
+def add_render(commands: Commands) -> None:
+    render = add_command(commands, "render", _render, "render a field to a picture of any size, or to a video")
+    render.add_argument("field", type=Path, help=".field file")
+    render.add_argument(
+        "-o", "--output", type=Path, required=True,
+        help="PNG, JPEG, WebP, TIFF, EXR or HDR file; MP4 for a turntable of a shape or a scene; a folder for --split",
+    )  # fmt: skip
+    size = render.add_mutually_exclusive_group()
+    size.add_argument("--size", type=values.size, metavar="WxH", help="output size in pixels, e.g. 4000x3000")
+    size.add_argument("--scale", type=values.positive, help="of an image: output pixels per source pixel")
+    render.add_argument("--crop", type=values.crop, metavar="X,Y,W,H", help="of an image: a part, in source pixels")
+    render.add_argument("--bits", type=int, choices=(8, 16), default=8, help="bits per channel of a PNG or TIFF")
+    scene = render.add_argument_group("of scenes")
+    scene.add_argument("--split", choices=("train", "val", "test"), help="the views of the photos, with PSNR and SSIM")
+    scene.add_argument(
+        "--data", type=Path, metavar="DIR", help="the photos of a --split, or whose cameras a --path has"
+    )
+    scene.add_argument(
+        "--path", type=_path, metavar="PATH",
+        help="where a video flies along: orbit, spiral, interpolate (through the cameras of the photos), or a camera "
+        "path in JSON of nerfstudio, instant-ngp or nerfbaselines; default: orbit, or spiral where all photos look the "
+        "same way",
+    )  # fmt: skip
+    scene.add_argument("--force", action="store_true", help="of --split: even if the field was fitted to other photos")
+    scene.add_argument(
+        "--fps", type=values.pace, metavar="N", help="frames a second of a flight; default: the path's, or 30"
+    )
+    scene.add_argument(
+        "--time", type=values.unit, metavar="T",
+        help="of a scene that moves: when, from 0 to 1; default: its beginning, and a video goes through all of it",
+    )  # fmt: skip
+    shape = render.add_argument_group("of shapes")
+    shape.add_argument(
+        "--view", type=_side, metavar="SIDE",
+        help=f"from where: {', '.join(SIDES)}, or degrees to the right of the front and above, such as 35,25 (which is "
+        "iso); front looks along -z where y points up, along +y where z does; default: iso, and turntable for an MP4",
+    )  # fmt: skip
+    shape.add_argument("--up", choices=("x", "y", "z"), default="y", help="the axis that points up")
+    shape.add_argument("--shadows", action="store_true", help="of --clay: the light throws soft shadows")
+    shape.add_argument(
+        "--frames", type=values.positive_int, metavar="N", help="of a turntable or a flight; default: 120"
+    )
+    look = shape.add_mutually_exclusive_group()
+    for mode, text in (
+        ("clay", "lit, with ambient occlusion (the default)"),
+        ("normals", "(n + 1) / 2 as colours, n out of the shape; scenes too, in world axes"),
+        ("depth", "near is bright; scenes too"),
+        ("curvature", "red where the surface bulges, blue where it is hollow"),
+    ):
+        look.add_argument(f"--{mode}", dest="mode", action="store_const", const=mode, help=text)
+    render.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    render.add_argument(
+        "--backend", type=values.backend, default="auto", help="what computes: auto, reference, cpu or cuda"
+    )
+
+
+def _render(options: argparse.Namespace) -> int:
+    from fieldforge.apps.render.command import render_to_file
+
+    return render_to_file(options)
+
+
+def add_mesh(commands: Commands) -> None:
+    mesh = add_command(commands, "mesh", _mesh, "turn a shape field back into triangles")
+    mesh.add_argument("field", type=Path, help=".field file of a shape")
+    mesh.add_argument("-o", "--output", type=Path, required=True, help="PLY, OBJ, STL, OFF or GLB file")
+    mesh.add_argument("--resolution", type=values.positive_int, default=256, metavar="N", help="cells along each side")
+    mesh.add_argument(
+        "--level", type=float, metavar="D",
+        help="which level, in the units of the mesh; default: the surface (one cell for an unsigned distance)",
+    )  # fmt: skip
+    mesh.add_argument("--simplify", type=values.share, metavar="S", help="keep this share of the triangles, e.g. 0.1")
+    mesh.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    mesh.add_argument(
+        "--backend", type=values.backend, default="auto", help="what computes: auto, reference, cpu or cuda"
+    )
+
+
+def _mesh(options: argparse.Namespace) -> int:
+    from fieldforge.apps.mesh import mesh_command
+
+    return mesh_command(options)
+
+
+def add_export(commands: Commands) -> None:
+    export = add_command(commands, "export", _export, "turn the field of a scene into a coloured cloud or mesh")
+    export.add_argument("field", type=Path, help=".field file of a scene")
+    export.add_argument(
+        "-o", "--output", type=Path, required=True,
+        help="PLY file of a cloud of points; of a mesh where its name says so (mesh.ply), or OBJ, STL, OFF or GLB",
+    )  # fmt: skip
+    export.add_argument("--to", choices=("cloud", "mesh"), help="what to make; default: as the name of the file says")
+    export.add_argument(
+        "--crop", type=values.box, metavar="X0,Y0,Z0,X1,Y1,Z1", help="only what is in this box, in world units"
+    )  # fmt: skip
+    export.add_argument(
+        "--level", type=values.positive, metavar="D",
+        help="density of a surface, per world unit; default: 20 over the longest side of the field's box",
+    )  # fmt: skip
+    export.add_argument("--n", type=values.positive_int, metavar="N", help="points of a cloud; default: 1000000")
+    export.add_argument("--seed", type=int, default=0, help="of the rays of a cloud")
+    export.add_argument(
+        "--data", type=Path, metavar="DIR", help="the photos, to look from all of their cameras and not only some"
+    )  # fmt: skip
+    export.add_argument(
+        "--time", type=values.unit, metavar="T", help="of a scene that moves: when, from 0 to 1; default: its beginning"
+    )  # fmt: skip
+    export.add_argument(
+        "--resolution", type=values.positive_int, metavar="N", help="of a mesh: cells a side; default: 256"
+    )
+    export.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    export.add_argument(
+        "--backend", type=values.backend, default="auto", help="what computes: auto, reference, cpu or cuda"
+    )
+
+
+def _export(options: argparse.Namespace) -> int:
+    from fieldforge.apps.export.command import export_command
+
+    return export_command(options)
+
+
+def add_view(commands: Commands) -> None:
+    view = add_command(commands, "view", _view, "show a picture or a field in the terminal")
+    view.add_argument("file", type=Path, help=".field file or picture")
+    view.add_argument("--width", type=values.positive_int, metavar="COLUMNS", help="character columns")
+
+
+def _view(options: argparse.Namespace) -> int:
+    from fieldforge.apps.view import show_file
+
+    return show_file(options.file, width=options.width)
+
+
+def _side(text: str) -> str | tuple[float, float]:
+    """A named side, or azimuth and elevation in degrees."""
+    if text in SIDES:
+        return text
+    try:
+        azimuth, elevation = (float(part) for part in text.split(","))
+    except ValueError:
+        azimuth = elevation = float("nan")
+    if not (-360 <= azimuth <= 360 and -90 < elevation < 90):
+        raise argparse.ArgumentTypeError(
+            f"expected {', '.join(SIDES)}, or degrees such as 35,25 (at most 360 around, under 90 up), got {text}"
+        )
+    return azimuth, elevation
+
+
+def _path(text: str) -> str:
+    """A named path, or a JSON file."""
+    from fieldforge.checks import did_you_mean
+
+    names = ("orbit", "spiral", "interpolate")
+    if text not in names and not text.lower().endswith(".json"):
+        hint = did_you_mean(text, names)
+        raise argparse.ArgumentTypeError(f"expected {', '.join(names)}, or a .json file, got {text}{hint}")
+    return text

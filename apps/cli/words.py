@@ -1,0 +1,75 @@
+"""What all commands are made of: the parser, and options that several share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from fieldforge.apps.cli import values
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with the nearest option named in errors, and no guessing from prefixes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        from fieldforge.checks import did_you_mean
+
+        known = [option for action in self._actions for option in action.option_strings]
+        words = [word for word in message.split() if word.startswith("--")]
+        hint = did_you_mean(words[0].split("=")[0], known) if message.startswith("unrecognized") and words else ""
+        print(f"fieldforge: {message}{hint}; see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
+class UsageError(ValueError):
+    """Options that do not go together, or an output that cannot be written."""
+
+
+Commands = Any  # argparse's subparsers action has no public name
+
+
+def add_command(commands: Commands, name: str, run: Callable[[argparse.Namespace], int], text: str) -> Parser:
+    command: Parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    command.set_defaults(run=run, parser=command)
+    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return command
+
+
+def add_configuration(command: Parser) -> None:
+    """Over a preset."""
+    command.add_argument(
+        "--config", type=Path, help="run file (TOML) or tiny-cuda-nn network file (JSON) over the preset"
+    )
+    command.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+        help="change one key, e.g. encoding.n_levels=12; may be repeated",
+    )  # fmt: skip
+
+
+def add_manner(command: Parser) -> None:
+    """How any fit is done, and how it speaks."""
+    command.add_argument("--seed", type=int, default=0, help="same seed, same bits")
+    command.add_argument(
+        "--backend", type=values.backend, default="auto", help="what computes: auto, reference, cpu or cuda"
+    )
+    again = command.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="continue an interrupted fit")
+    again.add_argument("--restart", action="store_true", help="discard an interrupted fit and start anew")
+    command.add_argument("--print-config", action="store_true", help="print the run file that would be used and stop")
+    speak = command.add_mutually_exclusive_group()
+    speak.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    speak.add_argument("--json", action="store_true", help="progress and result as JSON lines on standard output")
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON on standard output."""
+    print(json.dumps(value, sort_keys=True), flush=True)
