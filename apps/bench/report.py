@@ -161,6 +161,31 @@ def _space(rows: Rows) -> str:
     return "\n".join([*lines, "", _about(rows, "wall time beside other work")])
 
 
+def _collections(rows: Rows) -> str:
+    headings = [
+        "items",
+        "begun with",
+        "fields",
+        "parameters",
+        "mean",
+        "median",
+        "worst",
+        "wall time",
+        "CPU time a field",
+    ]
+    lines = [_line(headings), _line(["---"] * len(headings))]
+    for row in rows:
+        q, name = row["quality"], "psnr" if "psnr_mean" in row["quality"] else "iou"
+        said = [f"{q[f'{name}_{which}']:.2f} dB" if name == "psnr" else f"IoU {q[f'{name}_{which}']:.3f}"
+                for which in ("mean", "median", "worst")]  # fmt: skip
+        lines.append(
+            _line([row["case"], "the same numbers" if row["candidate"] == "shared" else "numbers of their own",
+                   f"{row['sizes']['fields']:,}", f"{row['sizes']['parameters']:,}", *said,
+                   f"{q['wall_seconds'] / 60:.1f} min", f"{1e3 / row['rate']:.0f} ms"])
+        )  # fmt: skip
+    return "\n".join([*lines, "", _about(rows, "two cores")])
+
+
 def _about(rows: Rows, how: str) -> str:
     row = rows[0]
     return (
@@ -188,5 +213,6 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "scene": _scene,
     "space": _space,
     "scene_models": _scene_models,
+    "collections": _collections,
 }
 """Suite -> how its table is made."""
