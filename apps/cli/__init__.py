@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from fieldforge.apps.cli import collections, fitting, seeing, telling
+from fieldforge.apps.cli import collections, comparing, fitting, seeing, telling
 from fieldforge.apps.cli.words import Parser
 
 
@@ -22,7 +22,7 @@ def parser() -> Parser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
     for add in (
         fitting.add_fit, seeing.add_render, seeing.add_mesh, seeing.add_export, telling.add_evaluate, telling.add_info,
-        seeing.add_view, collections.add_collection, telling.add_doctor, telling.add_bench,
+        seeing.add_view, collections.add_collection, comparing.add_compare, telling.add_doctor, telling.add_bench,
     ):  # fmt: skip
         add(commands)
     return top
@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, unknown = top.parse_known_args(arguments)
     if unknown:
         getattr(options, "parser", top).error(f"unrecognized arguments: {' '.join(unknown)}")
+    options.words = arguments
     if options.version:
         import fieldforge
 

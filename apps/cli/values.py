@@ -67,6 +67,35 @@ def n_bytes(text: str) -> int:
     return value
 
 
+def duration(text: str) -> float:
+    """'30', '30s', '2m' or '1.5h' -> seconds.
+
+    Example:
+        >>> duration("30s"), duration("2m")
+        (30.0, 120.0)
+    """
+    units = {"s": 1, "m": 60, "h": 3600}
+    try:
+        return positive(text[:-1] if text[-1:] in units else text) * units.get(text[-1:], 1)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"expected a time such as 30s, 2m or 1h, got {text}") from None
+
+
+def count(text: str) -> int:
+    """'200000', '200k' or '1.5M' -> a whole number.
+
+    Example:
+        >>> count("200k"), count("1.5M")
+        (200000, 1500000)
+    """
+    units = {"k": 1e3, "m": 1e6}
+    try:
+        found = positive(text[:-1] if text[-1:].lower() in units else text) * units.get(text[-1:].lower(), 1)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"expected a number such as 200000, 200k or 1.5M, got {text}") from None
+    return int(found)
+
+
 def size(text: str) -> tuple[int, int]:
     try:
         width, height = (int(part) for part in text.lower().split("x"))

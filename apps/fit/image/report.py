@@ -73,11 +73,11 @@ def write_report(
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     rows = figure.add_gridspec(2, 6, height_ratios=[5 * shape[0] / shape[1], 4])
-    error = 10 * np.abs(_display(comparison.fit, comparison) - _display(comparison.source, comparison))
+    error = 10 * np.abs(display(comparison.fit, comparison) - display(comparison.source, comparison))
     pictures = (("source", comparison.source), ("fit", comparison.fit))
     for column, (name, picture) in enumerate((*pictures, ("error x 10", None))):
         axes = figure.add_subplot(rows[0, 2 * column : 2 * column + 2])
-        shown = error if picture is None else _display(picture, comparison)
+        shown = error if picture is None else display(picture, comparison)
         axes.imshow(shown.clip(0, 1), interpolation="nearest" if shape[1] < 200 else "antialiased")
         axes.set_title(name)
         axes.set_axis_off()
@@ -102,7 +102,7 @@ def write_report(
         figure.savefig(path, format="png", metadata={"Software": None})
 
 
-def _display(image: np.ndarray, comparison: Comparison) -> np.ndarray:
+def display(image: np.ndarray, comparison: Comparison) -> np.ndarray:
     """RGB in [0, 1] for the eye: alpha over a light grey, linear light exposed to its 99th percentile."""
     has_alpha = image.shape[2] in (2, 4)
     color = image[..., :-1] if has_alpha else image

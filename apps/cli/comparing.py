@@ -1,0 +1,45 @@
+"""`fieldforge compare`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fieldforge.apps.cli import values
+from fieldforge.apps.cli.words import Commands, add_command
+
+
+def add_compare(commands: Commands) -> None:
+    compare = add_command(commands, "compare", _compare, "fit several methods to one signal and lay them side by side")
+    compare.add_argument("source", help="a picture, a mesh, or a folder of posed photos")
+    compare.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to write")
+    compare.add_argument(
+        "--methods", type=lambda text: text.split(","), metavar="A,B,C",
+        help="which, e.g. siren,ffn,hashgrid; default: all that there are for the signal",
+    )  # fmt: skip
+    compare.add_argument(
+        "--signal", choices=("image", "shape", "scene"), help="what the source is; default: by its name"
+    )
+    compare.add_argument(
+        "--budget", type=values.duration, metavar="T", help="training time of each run, e.g. 30s or 2m; default: 30s"
+    )
+    compare.add_argument("--steps", type=values.positive_int, metavar="N", help="training steps of each run")
+    compare.add_argument(
+        "--params", type=values.count, metavar="P", help="largest number of parameters of each field, e.g. 200k"
+    )
+    compare.add_argument(
+        "--tune-lr", nargs="?", const="", metavar="OTHER",
+        help="tune each method's learning rate on another signal first: a file, or, of pictures, one that is drawn",
+    )  # fmt: skip
+    compare.add_argument("--seeds", type=values.positive_int, default=1, metavar="K", help="runs of each method")
+    compare.add_argument("--downscale", type=values.positive_int, default=1, metavar="K", help="of photos of a scene")
+    compare.add_argument("--backend", type=values.backend, default="auto", help="auto, reference, cpu or cuda")
+    speak = compare.add_mutually_exclusive_group()
+    speak.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    speak.add_argument("--json", action="store_true", help="a line of JSON for each run on standard output")
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from fieldforge.apps.compare.command import compare_command
+
+    return compare_command(options)

@@ -1,0 +1,90 @@
+"""What can be compared: for each signal, the methods by the names that people call them.
+
+A method is a preset of the signal, sections of a run file over it, and the key that makes it larger or smaller. To add
+one: a line in the table of its signal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Sections = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to represent a signal.
+
+    Args:
+        preset: of the signal's fit, the ground.
+        sections: of a run file, over it.
+        overrides: single keys over both, "network.n_neurons=128".
+        size: the key that `--params` turns: a whole number, in which parameters only grow.
+        sizes: its smallest and largest value.
+    """
+
+    preset: str
+    sections: Sections = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
+    size: str = "network.n_neurons"
+    sizes: tuple[int, int] = (4, 2048)
+
+
+TABLE = ("encoding.log2_hashmap_size", (4, 24))
+
+
+def _grid(preset: str = "balanced") -> Method:
+    return Method(preset, size=TABLE[0], sizes=TABLE[1])
+
+
+def _network(otype: str = "MLP", **keys: Any) -> Sections:
+    return {"network": {"otype": otype, **keys}}
+
+
+_LARGE: Sections = {"n_neurons": 256, "n_hidden_layers": 4, "has_bias": True}
+
+IMAGE: dict[str, Method] = {
+    "siren": Method("siren"),
+    "spder": Method("spder"),
+    "finer": Method("finer"),
+    "wire": Method("wire"),
+    "gauss": Method("gauss"),
+    "relu": Method("siren", _network(activation="ReLU", **_LARGE), ("optimizer.learning_rate=1e-3",)),
+    "pe": Method(
+        "siren",
+        {"encoding": {"otype": "Frequency", "n_frequencies": 8}, **_network(activation="ReLU", **_LARGE)},
+        ("optimizer.learning_rate=1e-3",),
+    ),
+    "ffn": Method("ffn"),
+    "hashgrid": _grid(),
+    "densegrid": Method(
+        "balanced",
+        {"encoding": {"otype": "DenseGrid", "n_levels": 1, "base_resolution": 128, "n_features_per_level": 4}},
+        size="encoding.base_resolution",
+        sizes=(2, 4096),
+    ),
+    "pref": Method(
+        "balanced",
+        {"encoding": {"otype": "PREF", "resolution": 128, "n_features": 4}},
+        size="encoding.resolution",
+        sizes=(2, 2048),
+    ),
+}
+
+SHAPE: dict[str, Method] = {
+    "hashgrid": _grid(),
+    "siren": Method("siren"),
+    "finer": Method("finer"),
+}
+
+SCENE: dict[str, Method] = {
+    "hashgrid": _grid(),
+    "tensorf": Method("tensorf", size="encoding.resolution", sizes=(8, 1024)),
+    "kplanes": Method("kplanes", size="encoding.resolution", sizes=(8, 1024)),
+    "pref": Method("pref", size="encoding.resolution", sizes=(8, 1024)),
+}
+
+METHODS: dict[str, dict[str, Method]] = {"image": IMAGE, "shape": SHAPE, "scene": SCENE}
+"""Signal -> name -> method."""

@@ -1,0 +1,124 @@
+"""What a comparison comes to: a table, rows in JSON, and a page that opens offline."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fieldforge.apps.compare.race import Race, Result
+from fieldforge.apps.compare.signals import FigureKind, Look, Signal
+from fieldforge.apps.html import Page
+from fieldforge.fields.file import load_field
+
+ROWS, PAGE = "rows.json", "index.html"
+
+
+def table_of(signal: Signal, results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows, best first; of several seeds the median, and from least to most."""
+    headings = ["method", *(kind.heading for kind in signal.figures), "seconds", "steps", "parameters", "bytes"]
+    by_name: dict[str, list[Result]] = {}
+    for result in results:
+        by_name.setdefault(result.method, []).append(result)
+    rows = []
+    for name in sorted(by_name, key=lambda name: -_middle(by_name[name], signal.figures[0].name)):
+        runs = [run for run in by_name[name] if not run.failure]
+        if not runs:
+            rows.append([name, by_name[name][0].failure, *[""] * (len(headings) - 2)])
+            continue
+        about = by_name[name][0]
+        rows.append(
+            [name, *(_said(kind, runs) for kind in signal.figures),
+             f"{statistics.median(run.seconds for run in runs):.1f}",
+             f"{statistics.median(run.steps for run in runs):,.0f}", f"{about.parameters:,}",
+             f"{statistics.median(run.n_bytes for run in runs):,.0f}"]
+        )  # fmt: skip
+    return headings, rows
+
+
+def _middle(runs: Sequence[Result], name: str) -> float:
+    values = [value for run in runs if (value := run.figures.get(name)) is not None]
+    return statistics.median(values) if values else -float("inf")
+
+
+def _said(kind: FigureKind, runs: Sequence[Result]) -> str:
+    values = [value for run in runs if (value := run.figures.get(kind.name)) is not None]
+    if not values:
+        return "–"
+    middle = kind.form.format(statistics.median(values))
+    if len(values) == 1:
+        return middle
+    return f"{middle} ({kind.form.format(min(values))} to {kind.form.format(max(values))})"
+
+
+def write_report(folder: Path, race: Race, results: Sequence[Result], command: str, title: str) -> Path:
+    """Write rows and page; returns the page.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    rows = [
+        {key: value for key, value in vars(result).items() if key != "history"} | {"command": command}
+        for result in results
+    ]
+    (folder / ROWS).write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n")
+    page = Page(title)
+    page.code(command)
+    tuned = "those of the presets" if race.tuning is None else "tuned on another signal, for all methods alike"
+    page.paragraph(f"Every method: {race.budget.describe()}. Learning rates: {tuned}. Seeds: {len(race.seeds)}.")
+    page.table(*table_of(race.signal, results))
+    first = [result for result in results if result.seed == race.seeds[0] and not result.failure]
+    looks = {result.method: race.signal.look(race.job, load_field(folder / result.file)[0]) for result in first}
+    if any(result.history for result in first):
+        page.heading("While training")
+        page.figure(_curves(first), "What the batches of training show; the table measures the stored field.")
+    if looks:
+        page.heading("Side by side")
+        for name, look in looks.items():
+            for what, pixels in look.pictures.items():
+                page.picture(pixels, f"{name}: {what}", width=max(192, pixels.shape[1]))
+    if any(look.spectrum for look in looks.values()):
+        page.heading("Spectra")
+        page.figure(_spectra(looks))
+    page.write(folder / PAGE)
+    return folder / PAGE
+
+
+def _curves(results: Sequence[Result]) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4), layout="constrained", dpi=100)
+    against_steps, against_seconds = figure.subplots(1, 2, sharey=True)
+    for result in results:
+        shown = next((key for key in result.history[-1] if key not in ("step", "loss")), "loss")
+        rows = [row for row in result.history if shown in row]
+        steps, values = [row["step"] for row in rows], [row[shown] for row in rows]
+        against_steps.plot(steps, values, label=result.method)
+        pace = result.seconds / max(1, result.steps)
+        against_seconds.plot([step * pace for step in steps], values, label=result.method)
+        against_steps.set(ylabel=shown)
+    against_steps.set(xlabel="step", xscale="log")
+    against_seconds.set(xlabel="seconds")
+    for axes in (against_steps, against_seconds):
+        axes.grid(alpha=0.3)
+    against_seconds.legend(fontsize=8)
+    return figure
+
+
+def _spectra(looks: Mapping[str, Look]) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained", dpi=100)
+    axes = figure.subplots()
+    truth = next(look.true_spectrum for look in looks.values())
+    if truth is not None:
+        axes.semilogy(*truth, color="black", linewidth=2, label="signal")
+    for name, look in looks.items():
+        if look.spectrum is not None:
+            axes.semilogy(*look.spectrum, label=name)
+    axes.set(xlabel="radial frequency (cycles per pixel)", ylabel="power")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure

@@ -1,0 +1,226 @@
+"""The race: every method on the same signal with the same budget, one after another.
+
+    race = Race(signal, job, methods, Budget(seconds=30))
+    for result in race.run(folder): ...
+
+A method's configuration is that of its preset and its table (`methods.py`), made as large as the budget's parameters
+allow. Learning rates are those of the presets, or, tuned, the best of `FACTORS` times those on another signal, each
+tried for a quarter of the budget with another seed; all methods are tuned alike. Each run leaves its field and its row
+in the folder, and a race that was interrupted goes on with those that are missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fieldforge.apps.compare.methods import METHODS, Method
+from fieldforge.apps.compare.signals import Signal
+from fieldforge.apps.compare.size import parameters_of, sized, with_rate
+from fieldforge.apps.fit.job import Fit, Job, Plan
+from fieldforge.apps.fit.loop import NonFiniteError
+from fieldforge.apps.fit.recipe import Config
+from fieldforge.checks import expect_choice
+
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""On a method's learning rate, where it is tuned."""
+TUNING_SHARE = 0.25
+"""Of the budget, for each of them."""
+TUNING_SEED = 1000
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every method may spend; None sets no limit, but one of steps and seconds is given.
+
+    Args:
+        seconds: of training, wall time. steps: of training. parameters: of the field.
+    """
+
+    seconds: float | None = None
+    steps: int | None = None
+    parameters: int | None = None
+
+    def describe(self) -> str:
+        """For people."""
+        said = [] if self.seconds is None else [f"{self.seconds:g} s of training"]
+        said += [] if self.steps is None else [f"{self.steps:,} steps"]
+        said += [] if self.parameters is None else [f"{self.parameters:,} parameters"]
+        return ", ".join(said)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run.
+
+    Attributes:
+        method, seed: which.
+        figures: of the stored field, by name.
+        seconds, steps: of training.
+        parameters: trainable numbers. n_bytes: of the file.
+        rate_factor: on the method's learning rate.
+        history: rows with step and the figure that training shows.
+        training_step: who made the steps.
+        file: of the field, in the folder.
+        config: the complete run configuration.
+        failure: why there are no figures; "" if there are.
+    """
+
+    method: str
+    seed: int
+    figures: dict[str, float | None] = field(default_factory=dict)
+    seconds: float = 0.0
+    steps: int = 0
+    parameters: int = 0
+    n_bytes: int = 0
+    rate_factor: float = 1.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    training_step: str = ""
+    file: str = ""
+    config: Config = field(default_factory=dict)
+    failure: str = ""
+
+
+class Interrupted(Exception):
+    """The user asked to stop; what is finished stands in the folder."""
+
+
+class Race:
+    """A comparison.
+
+    Args:
+        signal, job: what is fitted.
+        methods: names from the table of the signal.
+        budget: of every run.
+        n_seeds: runs of each method.
+        tuning: a job of another signal to tune learning rates on; None: those of the presets.
+        downscale: of a scene, for whoever repeats it.
+
+    Raises:
+        ValueError: no such method, or a budget that it cannot keep.
+    """
+
+    def __init__(
+        self,
+        signal: Signal,
+        job: Job[Any],
+        methods: Sequence[str],
+        budget: Budget,
+        *,
+        n_seeds: int = 1,
+        tuning: Job[Any] | None = None,
+    ) -> None:
+        table = METHODS[signal.name]
+        self.signal, self.job, self.budget, self.tuning = signal, job, budget, tuning
+        self.seeds = range(n_seeds)
+        self.methods = {name: table[expect_choice("methods", name, table)] for name in dict.fromkeys(methods)}
+        self.configs = {name: self._config(job, method) for name, method in self.methods.items()}
+
+    def __len__(self) -> int:
+        return len(self.methods) * len(self.seeds)
+
+    def run(self, folder: Path, tell: Callable[[str], None], *, progress: str = "auto") -> Iterator[Result]:
+        """Every run, those of the folder that are the same ones first read and not repeated.
+
+        Raises:
+            Interrupted: a run was stopped by a signal.
+        """
+        number = 0
+        for name in self.methods:
+            factor = 1.0
+            for seed in self.seeds:
+                number += 1
+                path = folder / f"{name}-{seed}"
+                found = _read(path.with_suffix(".json"), self._key(name))
+                if found is None:
+                    if self.tuning is not None and seed == self.seeds[0]:
+                        factor = self._tuned(name, tell, progress)
+                    tell(f"[{number}/{len(self)}] {name}, seed {seed}")
+                    found = self._fit(name, seed, factor, path, progress)
+                    _write(path.with_suffix(".json"), found, self._key(name))
+                else:
+                    tell(f"[{number}/{len(self)}] {name}, seed {seed}: done before")
+                factor = found.rate_factor
+                yield found
+
+    def _config(self, job: Job[Any], method: Method) -> Config:
+        plan = Plan(preset=method.preset, config=method.sections, overrides=method.overrides, steps=self.budget.steps)
+        config, _ = job.run_config(plan)
+        if self.budget.parameters is not None:
+            config = sized(job, config, method, self.budget.parameters)
+        return config
+
+    def _fit(self, name: str, seed: int, factor: float, path: Path, progress: str) -> Result:
+        config = with_rate(self.configs[name], factor)
+        about = Result(name, seed, parameters=parameters_of(self.job, config), rate_factor=factor, config=config)
+        plan = Plan(
+            output=path.with_suffix(".field"), preset=self.methods[name].preset, config=config,
+            seconds=self.budget.seconds, seed=seed, progress=progress,
+        )  # fmt: skip
+        try:
+            fit: Fit[Any] = self.job.run(plan)
+        except (NonFiniteError, MemoryError) as error:
+            return dataclasses.replace(about, failure=str(error) or "out of memory")
+        if fit.state.stopped_by == "signal":
+            raise Interrupted
+        return dataclasses.replace(
+            about, figures=fit.figures, seconds=fit.seconds, steps=fit.state.step, n_bytes=fit.n_bytes or 0,
+            history=fit.state.history, training_step=fit.training_step, file=path.with_suffix(".field").name,
+        )  # fmt: skip
+
+    def _tuned(self, name: str, tell: Callable[[str], None], progress: str) -> float:
+        """The factor that ends best on the other signal."""
+        assert self.tuning is not None
+        steps, seconds = self.budget.steps, self.budget.seconds
+        ground = self._config(self.tuning, self.methods[name])
+        best, best_factor = -float("inf"), 1.0
+        for factor in FACTORS:
+            plan = Plan(
+                preset=self.methods[name].preset, config=with_rate(ground, factor), seed=TUNING_SEED, progress="quiet",
+                steps=None if steps is None else max(1, round(TUNING_SHARE * steps)),
+                seconds=None if seconds is None else TUNING_SHARE * seconds,
+            )  # fmt: skip
+            try:
+                fit: Fit[Any] = self.tuning.run(plan)
+            except NonFiniteError:
+                continue
+            if fit.state.stopped_by == "signal":
+                raise Interrupted
+            value = fit.figure(self.signal.figures[0].name)
+            if value > best:
+                best, best_factor = value, factor
+        rate = "x learning rate" if best_factor != 1 else "x learning rate, the preset's"
+        tell(f"{name}: {best_factor:g} {rate}, is best on the other signal")
+        return best_factor
+
+    def _key(self, name: str) -> str:
+        """What a run of the folder must agree with to stand for ours."""
+        said = {
+            "signal": self.job.digest, "config": self.configs[name], "budget": dataclasses.asdict(self.budget),
+            "tuning": None if self.tuning is None else self.tuning.digest or "built in",
+        }  # fmt: skip
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _read(path: Path, key: str) -> Result | None:
+    """A result that an earlier race left, if it is of the same run and its field is there."""
+    try:
+        stored: Mapping[str, Any] = json.loads(path.read_text())
+        if stored.pop("key", None) != key:  # type: ignore[attr-defined]
+            return None
+        result = Result(**stored)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    return result if result.failure or (path.parent / result.file).exists() else None
+
+
+def _write(path: Path, result: Result, key: str) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(dataclasses.asdict(result) | {"key": key}, indent=1) + "\n")
+    os.replace(part, path)

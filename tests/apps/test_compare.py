@@ -1,0 +1,165 @@
+"""Methods side by side: equal budgets, rows that say what was run, a page that needs nothing else, going on."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fieldforge.apps.cli import main
+from fieldforge.apps.compare.dead_leaves import dead_leaves
+from fieldforge.apps.compare.methods import METHODS, Method
+from fieldforge.apps.compare.race import FACTORS, Budget, Race
+from fieldforge.apps.compare.signals import SIGNALS, ImageSignal
+from fieldforge.apps.compare.size import MAX_OVER, parameters_of, sized, with_rate
+from fieldforge.apps.fit.image.job import ImageJob
+from fieldforge.apps.fit.job import Job, Plan
+from fieldforge.apps.html import Page
+from fieldforge.apps.images import Picture
+from fieldforge.fields.file import load_field
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def face(tmp_path: Path) -> Path:
+    """A small piece of a photo."""
+    with Image.open(ROOT / "data/images/astronaut.png") as picture:
+        picture.convert("RGB").crop((190, 80, 230, 112)).save(tmp_path / "face.png")
+    return tmp_path / "face.png"
+
+
+def compared(face: Path, *words: str) -> list[dict[str, object]]:
+    assert main(["compare", str(face), "-o", str(face.parent / "out"), "--quiet", *words]) == 0
+    found: list[dict[str, object]] = json.loads((face.parent / "out/rows.json").read_text())
+    return found
+
+
+def test_every_run_has_a_row_a_field_and_a_place_on_the_page(face: Path) -> None:
+    rows = compared(face, "--methods", "siren,hashgrid", "--steps", "20", "--seeds", "2", "--params", "8k")
+    assert [(row["method"], row["seed"], row["steps"]) for row in rows] == [
+        ("siren", 0, 20), ("siren", 1, 20), ("hashgrid", 0, 20), ("hashgrid", 1, 20)
+    ]  # fmt: skip
+    assert all(row["figures"]["psnr"] > 5 for row in rows)  # type: ignore[index]
+    for row in rows:
+        field, metadata = load_field(face.parent / "out" / str(row["file"]))
+        assert metadata["metrics"] == row["figures"]
+        assert sum(parameter.numel() for parameter in field.parameters()) == row["parameters"]
+    page = (face.parent / "out/index.html").read_text()
+    assert "fieldforge compare" in page
+    assert page.count("<img") >= 2 + 2 * 3  # curves, spectra, and signal, fit and error of both
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+    assert "<script" not in page
+
+
+def test_a_race_goes_on_where_it_stopped(face: Path) -> None:
+    first = compared(face, "--methods", "siren", "--steps", "5", "--params", "2k")
+    written = (face.parent / "out/siren-0.field").stat().st_mtime_ns
+    again = compared(face, "--methods", "siren,pe", "--steps", "5", "--params", "2k")
+    assert again[0]["figures"] == first[0]["figures"]
+    assert (face.parent / "out/siren-0.field").stat().st_mtime_ns == written
+    compared(face, "--methods", "siren", "--steps", "6", "--params", "2k")  # another budget is another run
+    assert (face.parent / "out/siren-0.field").stat().st_mtime_ns != written
+
+
+def test_equal_parameters_are_equal(face: Path) -> None:
+    rows = compared(face, "--methods", "siren,pe,ffn", "--steps", "1", "--params", "20k")
+    for row in rows:
+        assert 0.9 * 20_000 < row["parameters"] <= MAX_OVER * 20_000  # type: ignore[operator]
+
+
+def test_sizes_grow_up_to_the_number_asked_for() -> None:
+    job = ImageJob(dead_leaves(32))
+    config, _ = job.run_config(Plan(preset="siren"))
+    method = Method("siren")
+    for wanted in (500, 5_000, 50_000):
+        found = parameters_of(job, sized(job, config, method, wanted))
+        assert 0.85 * wanted < found <= MAX_OVER * wanted
+    with pytest.raises(ValueError, match="is the smallest there is and has 87 parameters, more than 10"):
+        sized(job, config, method, 10)
+
+
+def test_every_method_of_every_table_can_be_configured() -> None:
+    """And made larger: the key that it names changes the number of parameters."""
+    job = ImageJob(Picture.from_array(np.zeros((256, 256, 3), np.uint8)))
+    for name, method in METHODS["image"].items():
+        config, _ = job.run_config(Plan(preset=method.preset, config=method.sections, overrides=method.overrides))
+        small, large = (parameters_of(job, sized(job, config, method, n)) for n in (30_000, 90_000))
+        assert small < large, name
+    assert METHODS.keys() == SIGNALS.keys()
+
+
+def test_rates_are_multiplied_wherever_they_stand() -> None:
+    config = {"optimizer": {"otype": "EMA", "nested": {"otype": "Adam", "learning_rate": 0.01}}}
+    assert with_rate(config, 0.5)["optimizer"]["nested"]["learning_rate"] == 0.005
+    assert config["optimizer"]["nested"]["learning_rate"] == 0.01  # type: ignore[index]
+
+
+def test_learning_rates_are_tuned_on_another_picture(face: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rate that is far too small is raised; the picture of the comparison is not looked at."""
+    job, told = ImageJob(face), list[str]()
+    monkeypatch.setitem(METHODS["image"], "slow", Method("siren", overrides=("optimizer.learning_rate=1e-5",)))
+    budget = Budget(steps=40, parameters=2000)
+    race = Race(ImageSignal(), job, ["slow"], budget, tuning=ImageJob(dead_leaves(24)))
+    (result,) = race.run(face.parent, told.append, progress="quiet")
+    assert result.rate_factor == max(FACTORS)
+    assert any("best on the other signal" in text for text in told)
+    rate = result.config["optimizer"]["learning_rate"]
+    assert rate == pytest.approx(result.rate_factor * race.configs["slow"]["optimizer"]["learning_rate"])
+
+
+def test_the_drawn_picture_is_the_same_every_time_and_has_detail() -> None:
+    one, two = dead_leaves(64).pixels, dead_leaves(64).pixels
+    assert np.array_equal(one, two)
+    assert not np.array_equal(one, dead_leaves(64, seed=1).pixels)
+    assert one.std() > 30
+    assert (np.abs(np.diff(one.astype(int), axis=0)).max(-1) > 20).mean() > 0.1
+
+
+def test_what_cannot_be_compared_is_said(face: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(face.parent / "out")
+    cases = [
+        (["--methods", "sirn"], "did you mean siren"),
+        (["--params", "20"], "ask for more, or leave the method out"),
+        (["--budget", "soon"], "expected a time such as 30s"),
+        (["--params", "many"], "expected a number such as 200000"),
+        (["--tune-lr", str(face)], "on another signal than the one compared on"),
+        (["--downscale", "2"], "downscale: is for scenes"),
+    ]
+    for words, message in cases:
+        try:
+            code = main(["compare", str(face), "-o", out, "--steps", "1", "--methods", "siren", *words])
+        except SystemExit as stop:
+            code = int(str(stop.code))
+        assert code == 2, words
+        assert message in capsys.readouterr().err
+    assert main(["compare", str(face.parent / "none.png"), "-o", out, "--steps", "1"]) == 1
+
+
+def test_texts_of_a_page_are_escaped(tmp_path: Path) -> None:
+    page = Page("<b>")
+    page.paragraph("a < b & c")
+    page.table(["<i>"], [["<u>"]])
+    page.picture(np.array([[0.0, np.nan], [2.0, 1.0]]), 'say "<s>"', width=64)
+    page.write(tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert not re.findall(r"<(b|i|u|s)>", text)
+    assert "a &lt; b &amp; c" in text
+
+
+def test_a_comparison_leaves_torch_as_it_was(face: Path) -> None:
+    before = torch.random.get_rng_state()
+    compared(face, "--methods", "siren", "--steps", "1", "--params", "2k")
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_jobs_know_their_digest(face: Path) -> None:
+    """What a race goes on by."""
+    job: Job[object] = ImageJob(face)  # type: ignore[assignment]
+    assert job.digest is not None
+    assert ImageJob(dead_leaves(16)).digest is None
