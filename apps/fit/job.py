@@ -24,6 +24,7 @@ from fieldforge.apps.fit.optimizers.base import Optimizer
 from fieldforge.apps.fit.options import Options
 from fieldforge.apps.fit.progress import Silent, observer
 from fieldforge.apps.fit.recipe import SECTIONS, Config, bytes_of, layered, shrink
+from fieldforge.apps.fit.stages import Stages
 from fieldforge.backends import use_backend
 from fieldforge.fields.checkpoint import Checkpoints
 from fieldforge.fields.file import round_to, save_field
@@ -330,6 +331,7 @@ class Job(ABC, Generic[F]):
                 observe=observe,
                 evaluate=None if target is None else evaluate,
                 look=look,
+                stages=Stages(fitted),
                 checkpoints=Checkpoints(path) if path is not None else None,
                 identity=identity,
                 resume=plan.resume,

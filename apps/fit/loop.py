@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fieldforge.apps.fit.optimizers.base import Optimizer
 from fieldforge.apps.fit.snapshot import Snapshot
+from fieldforge.apps.fit.stages import Stages
 from fieldforge.fields.checkpoint import Checkpoints
 
 Schedule = Callable[[int, int], float]
@@ -172,6 +173,7 @@ def train(
     observe: Callable[[Progress], None] = lambda progress: None,
     evaluate: Callable[[], float] | None = None,
     look: Callable[[State], dict[str, float]] = lambda state: {},
+    stages: Stages | None = None,
     checkpoints: Checkpoints | None = None,
     identity: Mapping[str, Any] | None = None,
     resume: bool = False,
@@ -190,6 +192,7 @@ def train(
         observe: told of progress about every `report_every` seconds.
         evaluate: quality of the field as it is, asked with every row of the history if there is a `budget.target`.
         look: asked with every row of the history what else should stand in it, and be told; mostly nothing.
+        stages: parts of the field that are told of each step, and have a state beside their parameters.
         checkpoints: where to keep the last two states; None keeps none.
         identity: what a checkpoint must agree with to be resumed (configuration, digest of the source).
         resume: continue from the newest checkpoint that is whole.
@@ -203,19 +206,23 @@ def train(
         NonFiniteError: ten returns to the last good state did not help.
         ValueError: the checkpoint belongs to another fit.
     """
-    figure = figure or psnr()
+    figure, stages = figure or psnr(), stages or Stages()
     state = State(n_steps=budget.n_steps)
     if resume and checkpoints is not None:
-        state = _restore(checkpoints, optimizer, dict(identity or {}), state, observe)
+        state = _restore(checkpoints, optimizer, stages, dict(identity or {}), state, observe)
     folder = None if checkpoints is None else checkpoints.paths[0].parent
     reports = _Reports(state, batch_size, figure)
     last_checkpoint, steps_for_time = time.perf_counter(), _StepsForTime(budget, state)
-    with closing(Snapshot(optimizer, state, folder=folder)) as good, orderly_stop() as asked_to_stop:
+    with (
+        closing(Snapshot(optimizer, state, beside=stages.buffers.values(), folder=folder)) as good,
+        orderly_stop() as asked_to_stop,
+    ):
         while not state.stopped_by:
             if state.step >= state.n_steps:
                 state.stopped_by = "steps"
                 break
-            loss, error = advance(state.step, state.rate * schedule(state.step, state.n_steps))
+            with stages.at(state.step, state.n_steps):
+                loss, error = advance(state.step, state.rate * schedule(state.step, state.n_steps))
             if not math.isfinite(loss):
                 good.restore(state)
                 state.rate *= 0.5
@@ -243,10 +250,10 @@ def train(
                 if asked_to_stop():
                     state.stopped_by = "signal"
                 if checkpoints is not None and time.perf_counter() - last_checkpoint >= checkpoint_every:
-                    _save(checkpoints, optimizer, state, identity)
+                    _save(checkpoints, optimizer, stages, state, identity)
                     last_checkpoint = time.perf_counter()
     if checkpoints is not None and (state.stopped_by == "signal" or state.seconds >= checkpoint_every):
-        _save(checkpoints, optimizer, state, identity)
+        _save(checkpoints, optimizer, stages, state, identity)
     return state
 
 
@@ -322,17 +329,20 @@ class _StepsForTime:
 def _save(
     checkpoints: Checkpoints,
     optimizer: Optimizer,
+    stages: Stages,
     state: State,
     identity: Mapping[str, Any] | None,
 ) -> None:
     tensors = {f"parameter.{number}": parameter.detach() for number, parameter in enumerate(optimizer.parameters)}
     tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.state_tensors().items()}
+    tensors |= {f"buffer.{name}": tensor for name, tensor in stages.buffers.items()}
     checkpoints.save(state.step, tensors, {"state": asdict(state), "identity": dict(identity or {})})
 
 
 def _restore(
     checkpoints: Checkpoints,
     optimizer: Optimizer,
+    stages: Stages,
     identity: dict[str, Any],
     fresh: State,
     observe: Callable[[Progress], None],
@@ -350,6 +360,8 @@ def _restore(
     with torch.no_grad():
         for number, parameter in enumerate(optimizer.parameters):
             parameter.copy_(latest.tensors[f"parameter.{number}"])
+        for name, buffer in stages.buffers.items():
+            buffer.copy_(latest.tensors[f"buffer.{name}"])
     prefix = "optimizer."
     optimizer.load_state_tensors(
         {name[len(prefix) :]: tensor for name, tensor in latest.tensors.items() if name.startswith(prefix)}

@@ -10,6 +10,7 @@ import copy
 import math
 import tempfile
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -31,12 +32,21 @@ class Snapshot:
     Args:
         optimizer: its parameters and its state are what is kept.
         state: a dataclass that is kept with them.
+        beside: further tensors that change in the course of a fit.
         folder: where a large state goes; None is the system's folder for temporary files.
         large: bytes from which on a state is large.
     """
 
-    def __init__(self, optimizer: Optimizer, state: Any, *, folder: Path | None = None, large: int = LARGE) -> None:
-        self.optimizer, self.folder, self.large = optimizer, folder, large
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        state: Any,
+        *,
+        beside: Iterable[Tensor] = (),
+        folder: Path | None = None,
+        large: int = LARGE,
+    ) -> None:
+        self.optimizer, self.beside, self.folder, self.large = optimizer, list(beside), folder, large
         self._due = -math.inf
         self._copies: list[Tensor] = []
         self._file: IO[bytes] | None = None
@@ -87,7 +97,8 @@ class Snapshot:
             self._file = None
 
     def _live(self) -> list[Tensor]:
-        return [*(one.detach() for one in self.optimizer.parameters), *self.optimizer.state_tensors().values()]
+        parameters = (one.detach() for one in self.optimizer.parameters)
+        return [*parameters, *self.optimizer.state_tensors().values(), *self.beside]
 
     def _write(self, live: list[Tensor]) -> bool:
         """To a new file, so that the one before stays whole until this one is; False where there is no room."""

@@ -30,8 +30,11 @@ class Network(nn.Module, ABC):
     Class attributes: ``otype``, the name in a configuration; ``coordinates``: None, or the range (low, high) of each
     raw coordinate that the network is made to read instead of features.
 
-    Instance attributes: ``n_input_dims``, ``n_output_dims``, and ``smoothness``, the number of continuous derivatives
-    in the features (0: continuous; ``math.inf``: all).
+    Instance attributes: ``n_input_dims``, ``n_output_dims``; ``smoothness``, the number of continuous derivatives
+    in the features (0: continuous; ``math.inf``: all); and ``mixes_points``, whether, while a step of a fit runs, a
+    point's output depends on its batch.
+
+    A network that changes by itself in the course of a fit has a method ``on_step`` (`fieldforge.apps.fit.stages`).
     """
 
     otype: ClassVar[str]
@@ -40,6 +43,7 @@ class Network(nn.Module, ABC):
     n_input_dims: int
     n_output_dims: int
     smoothness: float
+    mixes_points: bool = False
 
     @abstractmethod
     def forward(self, features: Tensor, *, modulate: Modulation | None = None) -> Tensor:

@@ -92,6 +92,11 @@ class SlopeLoss(ShapeLoss):
                 f"{min(field.smoothness, field.encoding.smoothness):g}: its slope jumps where the loss should pass it "
                 "on; loss.slope=taps4, encoding.interpolation=Smoothstep or a smooth activation will do"
             )
+        if getattr(field.network, "mixes_points", False):
+            return (
+                f"the loss {self.otype} asks for slopes of each point, and a {field.network.otype} with network.norm = "
+                "batch normalises over all points of a step; network.norm=layer or none will do"
+            )
         if field.smoothness < 0:
             return (
                 f"the loss {self.otype} asks for slopes, and the values jump (smoothness {field.smoothness:g}); "

@@ -230,6 +230,12 @@ class SceneJob(Job[SceneField]):
         if options.space == "ndc":
             described = in_ndc(described, self.scene)
         made: SceneField = build("field", described, generator=torch.Generator().manual_seed(seed))
+        for part, network in made.named_modules():
+            if getattr(network, "mixes_points", False):
+                raise ConfigError(
+                    f"{part}.norm: statistics of a batch mean little in a scene, where a step asks for samples of rays "
+                    "in one batch and for cells that may be empty in another; layer or none will do"
+                )
         return made
 
     @contextmanager
