@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from fieldforge.apps.cli import collections, fitting, seeing, telling
+from fieldforge.apps.cli import collections, fitting, seeing, telling, weightspace
 from fieldforge.apps.cli.words import Parser
 
 
@@ -22,7 +22,7 @@ def parser() -> Parser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
     for add in (
         fitting.add_fit, seeing.add_render, seeing.add_mesh, seeing.add_export, telling.add_evaluate, telling.add_info,
-        seeing.add_view, collections.add_collection, telling.add_doctor, telling.add_bench,
+        seeing.add_view, collections.add_collection, weightspace.add_generate, telling.add_doctor, telling.add_bench,
     ):  # fmt: skip
         add(commands)
     return top
