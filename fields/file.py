@@ -79,7 +79,7 @@ def save_field(
         "box": [list(corner) for corner in field.box],
         "config": config,
         "metadata": plain_json(metadata or {}, "metadata"),
-        "software": {"fieldforge": _version()},
+        "software": software(),
     }
     sources = encode(field, dtype)
     stored = {name: (container.name_of(source.dtype), source.shape) for name, source in sources.items()}
@@ -186,8 +186,9 @@ def _misfit(reader: Reader, skeleton: Field, header: Header) -> str | None:
     return misfit({name: (info.dtype, info.shape) for name, info in reader.tensors.items()}, asked)
 
 
-def _version() -> str:
+def software() -> dict[str, str]:
+    """What writes this file."""
     try:
-        return version("fieldforge")
+        return {"fieldforge": version("fieldforge")}
     except PackageNotFoundError:  # run from a folder, not installed
-        return "unknown"
+        return {"fieldforge": "unknown"}

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from fieldforge.apps.cli import collections, comparing, fitting, seeing, telling
+from fieldforge.apps.cli import collections, comparing, fitting, seeing, telling, weightspace
 from fieldforge.apps.cli.words import Parser
 
 
@@ -21,9 +21,19 @@ def parser() -> Parser:
     top.add_argument("--version", action="store_true", help="print the version and stop")
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
     for add in (
-        fitting.add_fit, seeing.add_render, seeing.add_mesh, seeing.add_export, telling.add_evaluate, telling.add_info,
-        seeing.add_view, collections.add_collection, comparing.add_compare, telling.add_doctor, telling.add_bench,
-    ):  # fmt: skip
+        fitting.add_fit,
+        seeing.add_render,
+        seeing.add_mesh,
+        seeing.add_export,
+        telling.add_evaluate,
+        telling.add_info,
+        seeing.add_view,
+        comparing.add_compare,
+        collections.add_collection,
+        weightspace.add_generate,
+        telling.add_doctor,
+        telling.add_bench,
+    ):
         add(commands)
     return top
 

@@ -66,7 +66,7 @@ class TokenTransformer(Denoiser):
     ) -> None:
         super().__init__(layout, n_classes=n_classes)
         expect_generator(generator)
-        self.width, self.n_layers = expect_int("width", width, 1), expect_int("n_layers", n_layers, 1)
+        self.width, self.n_layers = expect_int("width", width, 1), expect_int("n_layers", n_layers, 1, 1000)
         self.n_heads = expect_int("n_heads", n_heads, 1)
         self.by: Literal["tensor", "layer"] = expect_choice("by", by, ("tensor", "layer"))
         self.is_residual = expect_bool("is_residual", is_residual)

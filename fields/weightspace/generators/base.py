@@ -11,6 +11,7 @@ are fitted in closed form by `fit`; a diffusion model also needs its denoiser tr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -46,6 +47,9 @@ class Generator(nn.Module, ABC):
     @abstractmethod
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """(n, n_parameters) new vectors; the same ones for the same generator."""
+
+    def make_room(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Let tensors of the state that may have any length take the shapes of a state that is to be loaded."""
 
     def config(self) -> dict[str, Any]:
         """The configuration that rebuilds this generator beside its layout."""

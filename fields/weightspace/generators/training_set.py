@@ -9,6 +9,7 @@ beside the distance to the nearest training field.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -46,8 +47,11 @@ class Subset(Generator):
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         return self.members[drawn(n, len(self.members), generator)]
 
+    def make_room(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        _make_room(self, shapes.get("members"))
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        _make_room(self, state_dict, prefix)
+        _make_room(self, tuple(getattr(state_dict.get(f"{prefix}members"), "shape", ())))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
@@ -85,8 +89,11 @@ class Jitter(Generator):
         noise = draw_like(n, self.members, generator, self.layout.n_parameters)
         return one + self.deviation * self.scale * noise
 
+    def make_room(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        _make_room(self, shapes.get("members"))
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        _make_room(self, state_dict, prefix)
+        _make_room(self, tuple(getattr(state_dict.get(f"{prefix}members"), "shape", ())))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
@@ -103,8 +110,7 @@ def drawn(n: int, n_fields: int, generator: torch.Generator | None) -> Tensor:
     return torch.cat([torch.zeros(0, dtype=torch.int64, device=device), *rounds])[:n].cpu()
 
 
-def _make_room(owner: Subset | Jitter, state_dict: dict[str, Any], prefix: str) -> None:
+def _make_room(owner: Subset | Jitter, shape: tuple[int, ...] | None) -> None:
     """A training set of another length may be loaded."""
-    saved = state_dict.get(f"{prefix}members")
-    if isinstance(saved, Tensor) and saved.ndim == 2 and saved.shape[1] == owner.layout.n_parameters:
-        owner.members = owner.members.new_empty(saved.shape)
+    if shape is not None and len(shape) == 2 and shape[1] == owner.layout.n_parameters:
+        owner.members = owner.members.new_empty(shape)

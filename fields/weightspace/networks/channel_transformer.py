@@ -64,7 +64,7 @@ class ChannelTransformer(WeightNetwork[Channels]):
         super().__init__(layout, n_output_dims, codec)
         expect_generator(generator)
         assert isinstance(self.codec, PlaneChannels)
-        self.width, self.n_layers = expect_int("width", width, 1), expect_int("n_layers", n_layers, 1)
+        self.width, self.n_layers = expect_int("width", width, 1), expect_int("n_layers", n_layers, 1, 1000)
         self.n_heads = expect_int("n_heads", n_heads, 1)
         self.is_normalized = expect_bool("is_normalized", is_normalized)
         self.crop = expect_int("crop", crop, 0, self.codec.resolution - 1)

@@ -228,7 +228,7 @@ class DWS(MLPNetwork):
         super().__init__(layout, n_output_dims, codec)
         expect_generator(generator)
         self.n_channels = expect_int("n_channels", n_channels, 1)
-        self.n_hidden_layers = expect_int("n_hidden_layers", n_hidden_layers, 0)
+        self.n_hidden_layers = expect_int("n_hidden_layers", n_hidden_layers, 0, 1000)
         self.reduction: Reduction = expect_choice("reduction", reduction, ("max", "mean", "sum"))
         self.set_layer: SetLayer = expect_choice("set_layer", set_layer, ("attention", "linear"))
         self.n_heads = expect_int("n_heads", n_heads, 1)

@@ -255,7 +255,7 @@ class NeuralGraph(GraphNetwork):
             layout, n_output_dims, codec, widths=(width, width), n_frequencies=n_frequencies,
             deviation=deviation, readout=readout, generator=generator,
         )  # fmt: skip
-        self.n_channels, self.n_layers = n_channels, expect_int("n_layers", n_layers, 1)
+        self.n_channels, self.n_layers = n_channels, expect_int("n_layers", n_layers, 1, 1000)
         self.aggregators = [expect_choice(f"aggregators[{i}]", name, AGGREGATORS) for i, name in enumerate(aggregators)]
         if not self.aggregators:
             raise ValueError(f"aggregators: expected some of {', '.join(AGGREGATORS)}, got none")

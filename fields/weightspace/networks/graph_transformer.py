@@ -140,7 +140,7 @@ class NeuralGraphTransformer(GraphNetwork):
             readout=readout, generator=generator,
         )  # fmt: skip
         self.n_node_channels, self.n_edge_channels = nodes, edges
-        self.n_layers, self.n_heads = expect_int("n_layers", n_layers, 1), expect_int("n_heads", n_heads, 1)
+        self.n_layers, self.n_heads = expect_int("n_layers", n_layers, 1, 1000), expect_int("n_heads", n_heads, 1)
         self.has_final_edge_update = expect_bool("has_final_edge_update", has_final_edge_update)
         self.layers = nn.ModuleList(
             RelationalLayer(nodes, edges, n_heads, has_edge_updates=index < n_layers - 1 or has_final_edge_update,

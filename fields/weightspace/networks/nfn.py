@@ -150,7 +150,10 @@ class NFN(MLPNetwork):
         super().__init__(layout, n_output_dims, codec)
         expect_generator(generator)
         self.variant: Literal["HNP", "NP"] = expect_choice("variant", variant, ("HNP", "NP"))
-        self.n_channels, self.n_layers = expect_int("n_channels", n_channels, 1), expect_int("n_layers", n_layers, 1)
+        self.n_channels, self.n_layers = (
+            expect_int("n_channels", n_channels, 1),
+            expect_int("n_layers", n_layers, 1, 1000),
+        )
         self.n_frequencies = expect_int("n_frequencies", n_frequencies, 0)
         self.deviation = expect_float("deviation", deviation, 0.0, open_low=True)
         self.head_widths = [expect_int(f"head_widths[{i}]", width, 1) for i, width in enumerate(head_widths)]

@@ -125,7 +125,7 @@ class FieldDecoder(nn.Module):
         self.n_input_dims = n_input_dims
         self.place = Frequency(n_input_dims, n_frequencies=n_frequencies)
         n_in = n_embedding + n_input_dims + self.place.n_output_dims
-        widths = [expect_int("n_neurons", n_neurons, 1)] * expect_int("n_layers", n_layers, 1)
+        widths = [expect_int("n_neurons", n_neurons, 1)] * expect_int("n_layers", n_layers, 1, 1000)
         self.before = Perceptron((n_in, *widths), generator)
         self.again = linear(n_in, n_neurons, generator)
         self.after = Perceptron((n_neurons, *widths[:-1], n_output_dims), generator)
