@@ -285,7 +285,7 @@ class DenoisingStep:
         loss = self.model.loss(self.vectors[chosen], labels, generator=generator)
         value = float(loss.detach())
         if math.isfinite(value):
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self.optimizer.set_learning_rate_factor(factor)
             self.optimizer.step()
         return value, value

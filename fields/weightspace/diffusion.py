@@ -112,6 +112,7 @@ class Diffusion:
         eta: float = 0.0,
         generator: torch.Generator | None = None,
         like: Tensor | None = None,
+        start: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """x after each step, from noise to the sample, for whoever shows progress.
 
@@ -122,6 +123,7 @@ class Diffusion:
             eta: 0 for DDIM, 1 for DDPM.
             generator: source of the numbers; None is torch's global one.
             like: a tensor whose device and dtype the sample has; None: float32 on the CPU.
+            start: (batch, d) the noise to begin with; None: drawn.
         """
         expect_float("eta", eta, 0.0)
         like = torch.zeros(0) if like is None else like
@@ -130,7 +132,7 @@ class Diffusion:
             device = like.device if generator is None else generator.device
             return torch.randn(*shape, dtype=like.dtype, device=device, generator=generator).to(like.device)
 
-        x = draw()
+        x = draw() if start is None else start
         steps = self.steps(self.n_steps if n_steps is None else n_steps)
         for t, to in itertools.pairwise(steps):
             predicted = network(x, torch.full((len(x),), t, dtype=torch.int64, device=x.device))
@@ -142,6 +144,37 @@ class Diffusion:
         with torch.no_grad():
             *_, x = self.sampling(network, shape, **options)
         return x
+
+    def inverting(
+        self, network: Denoise, x: Tensor, *, n_steps: int | None = None, n_repeats: int = 4
+    ) -> Iterator[Tensor]:
+        """The way back of `sampling` with eta = 0: x after each step, from the clean vector to the noise it comes from.
+
+        Song et al. 2021 ask the network once, about the x that a step begins with, and so come back to about x. Here
+        the answer is improved until the step back from it leads to x: by repetition, in whichever of x_0 and e the
+        equation divides by the larger factor.
+
+        Args:
+            network: (x_t, t) to its prediction.
+            x: (batch, d) clean vectors.
+            n_steps: as in sampling.
+            n_repeats: how often each step asks; 1 is DDIM's own.
+        """
+        expect_int("n_repeats", n_repeats, 1)
+        steps = self.steps(self.n_steps if n_steps is None else n_steps)[::-1]
+        for t, to in itertools.pairwise(steps):
+            batch = x.new_full((len(x),), to, dtype=torch.int64)
+            now, then = float(self.alpha_bar[t]), float(self.alpha_bar[to])
+            further = x
+            for _ in range(n_repeats):
+                x_0, e = self.clean_and_noise(network(further, batch), further, batch)
+                if now > 0.5:
+                    x_0 = (x - math.sqrt(1 - now) * e) / math.sqrt(now)
+                else:
+                    e = (x - math.sqrt(now) * x_0) / math.sqrt(1 - now)
+                further = math.sqrt(then) * x_0 + math.sqrt(1 - then) * e
+            x = further
+            yield x
 
     def factors(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """√ᾱ_t and √(1 - ᾱ_t), (batch, 1), of the dtype of `like`."""

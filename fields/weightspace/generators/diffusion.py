@@ -126,8 +126,14 @@ class WeightDiffusion(Generator):
         generator: torch.Generator | None = None,
         labels: Tensor | None = None,
         guidance: float = 1.0,
+        start: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """What `sample` would give if it stopped after each step, for whoever shows progress."""
+        """What `sample` would give if it stopped after each step, for whoever shows progress.
+
+        Args:
+            n, generator, labels, guidance: as of `sample`.
+            start: (n, n_parameters) the noise to begin with; None: drawn.
+        """
         like = next(self.denoiser.parameters())
         ask = self.denoiser if labels is None else guided(self.denoiser, labels, guidance)
         steps = self.process.sampling(
@@ -137,6 +143,7 @@ class WeightDiffusion(Generator):
             eta=self.eta,
             generator=generator,
             like=like,
+            start=start,
         )
         while True:
             with torch.no_grad():
@@ -144,3 +151,15 @@ class WeightDiffusion(Generator):
             if x is None:
                 return
             yield self.codec.decode(x)
+
+    def inverting(self, vectors: Tensor) -> Iterator[Tensor]:
+        """The noise that vectors (n, n_parameters) come from, after each step; `sampling` with eta = 0 from it gives
+        them again."""
+        x = self.codec.encode(vectors)
+        steps = self.process.inverting(self.denoiser, x, n_steps=self.n_sampling_steps)
+        while True:
+            with torch.no_grad():
+                found = next(steps, None)
+            if found is None:
+                return
+            yield found
