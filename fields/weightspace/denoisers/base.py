@@ -1,6 +1,7 @@
 """What a denoiser is: noisy vectors of weights and the step they are at, to a prediction about the clean ones.
 
-To write one, subclass `Denoiser`, keep every constructor keyword as an attribute of the same name, and register it.
+To write one, subclass `Denoiser`, keep every constructor keyword as an attribute of the same name, register it, and
+run `fieldforge.contracts.check_denoiser` on it.
 """
 
 from __future__ import annotations

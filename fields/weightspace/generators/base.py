@@ -5,7 +5,8 @@
     gaussian.sample(64, generator=torch.Generator().manual_seed(0))
 
 All that a generator knows stands in its state, so that it is saved and loaded like a field. Those that are baselines
-are fitted in closed form by `fit`; a diffusion model also needs its denoiser trained.
+are fitted in closed form by `fit`; a diffusion model also needs its denoiser trained. To write one, subclass
+`Generator`, register it, and run `fieldforge.contracts.check_generator` on it.
 """
 
 from __future__ import annotations
