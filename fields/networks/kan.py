@@ -68,13 +68,13 @@ class KANLayer(nn.Module):
         self.coefficients = nn.Parameter(torch.empty(n_out, n_in, n_intervals + degree))
         self.scale = nn.Parameter(torch.empty(n_out, n_in))
         self.base = nn.Parameter(torch.empty(n_out, n_in))
-        knots = splines.uniform_knots(low, high, n_intervals, degree)
-        self.register_buffer("knots", knots.repeat(n_in, 1))
+        self.register_buffer("knots", torch.empty(n_in, n_intervals + 2 * degree + 1))
         noise = torch.empty(n_out, n_in, n_intervals + 1)
         draw_uniform(self.base, 1 / math.sqrt(n_in), generator)
         draw_uniform(noise, 0.5 * NOISE / n_intervals, generator)
         draw_uniform(self.scale, 1 / math.sqrt(n_in), generator)
         if not noise.is_meta:
+            self.knots.copy_(splines.uniform_knots(low, high, n_intervals, degree))
             with torch.no_grad():
                 self.coefficients.copy_(splines.at_inner_knots(noise, low, high, degree))
 

@@ -16,7 +16,10 @@ MOST_SAMPLES = 4096
 def uniform_knots(low: float, high: float, n_intervals: int, degree: int) -> Tensor:
     """(n_intervals + 2 degree + 1,) knots at equal distances, of which the inner ones go from low to high."""
     step = (high - low) / n_intervals
-    return low + step * torch.arange(-degree, n_intervals + degree + 1, dtype=torch.get_default_dtype())
+    knots = torch.empty(n_intervals + 2 * degree + 1)
+    if not knots.is_meta:  # a first operation there would import sympy, 2 s of a short command
+        torch.arange(-degree, n_intervals + degree + 1, out=knots).mul_(step).add_(low)
+    return knots
 
 
 def basis(x: Tensor, knots: Tensor, degree: int) -> Tensor:

@@ -77,3 +77,113 @@ def mixed(x: Vector, matrix: Matrix, n_direct: int, n_frequencies: int) -> list[
     basis = [sum(b * f for b, f in zip(row, features, strict=True)) for row in matrix]
     waves = [wave(2**k * b) for wave in (math.sin, math.cos) for k in range(n_frequencies) for b in basis]
     return basis + waves + direct
+
+
+def squared_distance(x: Vector, center: Vector, log_precision: Vector) -> float:
+    return sum(math.exp(b) * (f - c) ** 2 for f, c, b in zip(x, center, log_precision, strict=True))
+
+
+RADIAL: dict[str, Callable[[float], float]] = {
+    "gaussian": lambda d: math.exp(-d / 2),
+    "multiquadric": lambda d: math.sqrt(d + 1),
+    "inverse_multiquadric": lambda d: 1 / math.sqrt(d + 1),
+    "cubic": lambda d: math.sqrt(d) ** 3,
+    "thin_plate": lambda d: d * math.log(math.sqrt(d)) if d > 0 else 0.0,
+    "wendland": lambda d: max(0.0, 1 - math.sqrt(d)) ** 9 * (9 * math.sqrt(d) + 1),
+}
+
+
+def radial(
+    x: Vector, centers: Matrix, log_precisions: Matrix, weight: Matrix, bias: Vector, kernel: str
+) -> list[float]:
+    squares = [squared_distance(x, c, b) for c, b in zip(centers, log_precisions, strict=True)]
+    return linear(weight, bias, [RADIAL[kernel](d) for d in squares])
+
+
+def fan_layer(
+    h: Vector,
+    periodic: tuple[Matrix, Vector],
+    other: tuple[Matrix, Vector],
+    activation: Callable[[float], float],
+    omega: float = 1.0,
+    gate: float | None = None,
+) -> list[float]:
+    """Cosines, then sines, then the rest."""
+    phases = [omega * z for z in linear(*periodic, h)]
+    rest = [activation(z) for z in linear(*other, h)]
+    share = 0.5 if gate is None else 1 / (1 + math.exp(-gate))
+    a, b = (1.0, 1.0) if gate is None else (share, 1 - share)
+    return [a * math.cos(z) for z in phases] + [a * math.sin(z) for z in phases] + [b * z for z in rest]
+
+
+def b_spline(x: float, knots: Vector, m: int, degree: int) -> float:
+    """B_{m,k}(x): Cox and de Boor, as it stands in every book."""
+    if degree == 0:
+        return 1.0 if knots[m] <= x < knots[m + 1] else 0.0
+    left = (x - knots[m]) / (knots[m + degree] - knots[m])
+    right = (knots[m + degree + 1] - x) / (knots[m + degree + 1] - knots[m + 1])
+    return left * b_spline(x, knots, m, degree - 1) + right * b_spline(x, knots, m + 1, degree - 1)
+
+
+def spline(x: float, knots: Vector, coefficients: Vector, degree: int) -> float:
+    return sum(c * b_spline(x, knots, m, degree) for m, c in enumerate(coefficients))
+
+
+def silu(x: float) -> float:
+    return x / (1 + math.exp(-x))
+
+
+def kan_layer(
+    x: Vector, knots: Matrix, coefficients: Sequence[Matrix], scale: Matrix, base: Matrix, degree: int
+) -> list[float]:
+    return [
+        sum(b * silu(v) + s * spline(v, t, c, degree) for v, t, c, s, b in zip(x, knots, c_o, s_o, b_o, strict=True))
+        for c_o, s_o, b_o in zip(coefficients, scale, base, strict=True)
+    ]
+
+
+def residual(
+    x: Vector,
+    lift: Matrix,
+    blocks: Sequence[tuple[Matrix, Matrix]],
+    last: Matrix,
+    activation: Callable[[float], float],
+    norm: Callable[[int, list[float]], list[float]],
+    factor: float = 1.0,
+) -> list[float]:
+    """`norm` is told the number of the block."""
+
+    def product(matrix: Matrix, v: Vector) -> list[float]:
+        return [sum(w * a for w, a in zip(row, v, strict=True)) for row in matrix]
+
+    z = product(lift, x)
+    for index, (squeeze, widen) in enumerate(blocks):
+        more = product(widen, [activation(v) for v in product(squeeze, norm(index, z))])
+        z = [a + factor * b for a, b in zip(z, more, strict=True)]
+    return product(last, z)
+
+
+def layer_norm(z: Sequence[float], epsilon: float = 1e-5) -> list[float]:
+    mean = sum(z) / len(z)
+    variance = sum((v - mean) ** 2 for v in z) / len(z)
+    return [(v - mean) / math.sqrt(variance + epsilon) for v in z]
+
+
+STEP = 2 / 7
+
+
+def pool(name: str, x: float) -> list[float]:
+    """The functions of one basis of S-KAN at x, of which all but the SiLU are asked at tanh(x)."""
+    t = math.tanh(x)
+    ways = [(t + 1 - STEP * m) / STEP for m in range(8)]
+    knots = [-1 + 0.4 * m for m in range(-3, 9)]
+    values: dict[str, Callable[[], list[float]]] = {
+        "b_spline": lambda: [b_spline(t, knots, m, 3) for m in range(8)],
+        "gaussian": lambda: [math.exp(-w * w) for w in ways],
+        "switch": lambda: [1 / math.cosh(w) ** 2 for w in ways],
+        "chebyshev": lambda: [math.cos(n * math.acos(t)) for n in range(5)],
+        "jacobi": lambda: [1.0, 2 * t, (15 * t * t - 3) / 4, 7 * t**3 - 3 * t],
+        "relu_square": lambda: [max(0.0, 1 - w / 2) ** 2 * max(0.0, 1 + w / 2) ** 2 for w in ways],
+        "silu": lambda: [silu(x)],
+    }
+    return values[name]()
