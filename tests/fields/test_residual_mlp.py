@@ -133,8 +133,9 @@ def test_only_batch_norm_mixes_points() -> None:
 
 def test_a_sine_inside_has_sirens_weights() -> None:
     network = ResidualMLP(2, 1, n_neurons=600, n_inner=50, n_blocks=1, activation={"otype": "Sine", "omega": 30})
-    assert 0.9 * math.sqrt(6 / 600) / 30 < float(network.squeeze[0].weight.detach().abs().max()) <= math.sqrt(6 / 600) / 30
-    assert 0.9 / math.sqrt(50) < float(network.widen[0].weight.detach().abs().max()) <= 1 / math.sqrt(50)
+    first, second = (layer.weight.detach().abs().max() for layer in (network.squeeze[0], network.widen[0]))
+    assert 0.9 * math.sqrt(6 / 600) / 30 < float(first) <= math.sqrt(6 / 600) / 30
+    assert 0.9 / math.sqrt(50) < float(second) <= 1 / math.sqrt(50)
 
 
 def test_scaling_divides_what_blocks_add() -> None:
