@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-ONE_BY_ONE = ("scene", "scene_models")
-"""Suites of which each case may be measured in a run of its own."""
+ONE_BY_ONE = ("scene", "scene_models", "networks")
+"""Suites of which each case may be measured in a run of its own, or is kept when it is there."""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def _networks(n_hidden_layers: int, d_wide: int, d_narrow: int, activation: str)
     return {
         "MLP": Arm({"otype": "MLP", "activation": activation, "has_bias": True, **layers}),
         "FAN": Arm({"otype": "FAN", **layers}),
-        "KAN": Arm({"otype": "KAN", "n_hidden_layers": 1, "update_every": 20, "update_until": 80}),
+        "KAN": Arm({"otype": "KAN", "n_hidden_layers": 1, "update_every": 20, "update_until": 50}),
         "SplineMLP, noise": Arm({"otype": "SplineMLP", **layers}),
         "SplineMLP, SiLU": Arm({"otype": "SplineMLP", "initial": "silu", **layers}),
         "conventional": Arm({**blocks, "n_neurons": d_narrow}, "n_inner"),
@@ -210,21 +210,21 @@ def measure(name: str, work: Work, tune: Work, is_quick: bool) -> list[Row]:
 
 
 def run(folder: Path, data: Path | None, *, is_quick: bool) -> None:
-    """Tune, train, print, and keep the rows unless `is_quick`.
+    """Tune, train, print, and keep the rows of each work when they are there, unless `is_quick`.
 
     Args:
         folder: of the rows.
         data: folder that holds images/skimage, for `coffee.png`, on which rates are tuned.
     """
-    steps, seconds = (2, 0.001) if is_quick else (150, 0.5)
+    steps, seconds = (2, 0.001) if is_quick else (100, 0.4)
     own = Path("data/images/astronaut.png")
     other = own if is_quick else (data or DATA) / "images/skimage/coffee.png"
     side = 16 if is_quick else SIDE
-    rows: list[Row] = []
-    with one_thread():
-        rows += measure("picture", picture(own, side, steps, seconds), picture(other, side, steps, 0.0), is_quick)
-        tune = function(TUNED_ON, steps, 0.0)
-        for name in [name for name in FUNCTIONS if name != TUNED_ON][: 1 if is_quick else None]:
-            rows += measure(name, function(name, steps, 0.5 * seconds), tune, is_quick)
-    if not is_quick:
-        say(f"rows: {save(folder, 'networks', rows)}")
+    works = {name: function(name, steps, 0.5 * seconds) for name in FUNCTIONS if name != TUNED_ON}
+    works |= {"picture": picture(own, side, steps, seconds)}
+    tune = {name: function(TUNED_ON, steps, 0.0) for name in works} | {"picture": picture(other, side, steps, 0.0)}
+    for name in ("picture", "x y") if is_quick else works:
+        with one_thread():
+            rows = measure(name, works[name], tune[name], is_quick)
+        if not is_quick:
+            save(folder, "networks", rows)
