@@ -1,8 +1,9 @@
-"""What a fit tells parts of a field that open from coarse to fine while it runs: `SAPE` and progressive `PINs`.
+"""What a fit tells a `SAPE`, which opens from coarse to fine where it is needed.
 
-Once a step, after the losses of its samples are known, each such part is told where the samples were and how wrong the
-field was there. What comes of it changes the next step. All it depends on is kept with the optimizer's state, so a fit
-that is resumed, or steps back, ends with the same bits.
+Once a step, after the losses of its samples are known, it is told where the samples were and how wrong the field was
+there. What comes of it changes the next step. All it depends on is kept with the optimizer's state, so a fit that is
+resumed, or steps back, ends with the same bits. (Parts that need no more than the number of the step have
+`fieldforge.apps.fit.stages`.)
 """
 
 from __future__ import annotations
@@ -19,13 +20,12 @@ from fieldforge.apps.fit.loop import Hook
 from fieldforge.apps.fit.optimizers.base import Optimizer
 from fieldforge.encodings.sape import SAPE, boxed
 from fieldforge.fields.kinds.base import Field
-from fieldforge.fields.networks.pins import PINs
 from fieldforge.kernels.cpu_training import Moved, Rule
 from fieldforge.registry import ConfigError
 
 
 class Exposure(ABC):
-    """Opens one part of a field."""
+    """Opens the blocks of a SAPE."""
 
     @abstractmethod
     def follow(self, step: int, x: Tensor, per_sample_loss: Tensor) -> None:
@@ -112,22 +112,8 @@ class GlobalExposure(Exposure):
         return {"level": self.encoding.level, "ramp": self.encoding.ramp, "best": self._best}
 
 
-class Unlocking(Exposure):
-    """Levels of a PINs, one after another, all within half of the steps."""
-
-    def __init__(self, network: PINs, n_steps: int) -> None:
-        self.network, self.n_steps = network, n_steps
-
-    def follow(self, step: int, x: Tensor, per_sample_loss: Tensor) -> None:
-        n = self.network.n_levels
-        self.network.opened.fill_(min(float(n), 2 * n * (step + 1) / self.n_steps))
-
-    def state(self) -> dict[str, Tensor]:
-        return {"opened": self.network.opened}
-
-
 def exposures_of(field: Field, n_steps: int) -> dict[str, Exposure]:
-    """What opens in a field, by the name of the part.
+    """What opens the SAPE of a field, by its name there.
 
     Raises:
         ConfigError: a SAPE is inside of another part, where it does not see the places of the field.
@@ -139,19 +125,17 @@ def exposures_of(field: Field, n_steps: int) -> dict[str, Exposure]:
                 raise ConfigError(f"{name}: a SAPE stands around all others, as the encoding of the field itself; put "
                                   "what is around it inside")  # fmt: skip
             found[name] = (SpatialExposure if module.is_spatial else GlobalExposure)(module, n_steps)
-        if isinstance(module, PINs) and module.progressive:
-            found[name] = Unlocking(module, n_steps)
     return found
 
 
 def expect_none(field: nn.Module, why: str) -> None:
-    """Refuse a field with parts that open, in fits that cannot tell them what they need.
+    """Refuse a field with a SAPE, in fits that cannot tell them what they need.
 
     Raises:
         ConfigError: there is one.
     """
     for name, module in field.named_modules():
-        if isinstance(module, SAPE) or (isinstance(module, PINs) and module.progressive):
+        if isinstance(module, SAPE):
             raise ConfigError(f"{name}: {module.otype} opens by the errors at places, and {why}")
 
 

@@ -155,6 +155,11 @@ class PINs(Network):
             return torch.ones_like(self.opened)
         return (1 - torch.cos(math.pi * (self.opened - level).clamp(0, 1))) / 2
 
+    def on_step(self, step: int, n_steps: int) -> None:
+        """Called before each step of a fit (`fieldforge.apps.fit.stages`)."""
+        if self.progressive:
+            self.opened.fill_(min(float(self.n_levels), 2 * self.n_levels * (step + 1) / n_steps))
+
     def _outputs(self, features: Tensor, modulate: Modulation | None, max_level: int | None) -> Iterator[Tensor]:
         expect_points(features, self.n_input_dims, name="features", owner=self)
         n_asked = self.n_levels if max_level is None else expect_int("max_level", max_level, 1, self.n_levels)

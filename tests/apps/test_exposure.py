@@ -1,4 +1,4 @@
-"""Parts of a field that open while a fit runs: SAPE and progressive PINs."""
+"""SAPE in a fit: cells that open by the errors there; and that what opens is saved with a fit, for PINs too."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from fieldforge.apps.fit.exposure import (
     Exposure,
     GlobalExposure,
     SpatialExposure,
-    Unlocking,
     expect_none,
     exposures_of,
 )
@@ -26,7 +25,6 @@ from fieldforge.apps.render.image import render
 from fieldforge.encodings.sape import SAPE
 from fieldforge.fields.file import load_field
 from fieldforge.fields.kinds.image import ImageField
-from fieldforge.fields.networks.pins import PINs
 from fieldforge.registry import ConfigError
 
 WAVES = {"otype": "Frequency", "n_frequencies": 4}
@@ -92,19 +90,6 @@ def test_the_global_block_fades_in_and_stops_when_a_batch_is_good_enough() -> No
         seen.append(float(encoding.level) + float(encoding.ramp))
     third = [1 / 3, 2 / 3, 1, 1, 1, 1]
     assert seen == pytest.approx([*third, *(1 + s for s in third), 2, 2])
-
-
-def test_levels_of_pins_unlock_in_half_of_the_steps() -> None:
-    network = PINs(8, 1, n_levels=4, n_neurons=8, progressive=True)
-    exposure = Unlocking(network, n_steps=80)
-    assert [float(network.weight_of(level)) for level in range(4)] == [1, 0, 0, 0]
-    for step in range(15):
-        told(exposure, step, torch.empty(1, 2), torch.ones(1))
-    weights = [float(network.weight_of(level)) for level in range(4)]
-    assert weights == pytest.approx([1.0, 0.5, 0.0, 0.0])
-    for step in range(15, 40):
-        told(exposure, step, torch.empty(1, 2), torch.ones(1))
-    assert [float(network.weight_of(level)) for level in range(4)] == [1, 1, 1, 1]
 
 
 def fitted(steps: int = 40, encoding: Any = SPATIAL, network: Any = NETWORK, **plan: Any) -> ImageFit:

@@ -91,8 +91,11 @@ class Read(torch.nn.Module):
 
 
 def test_gradients_agree_with_differences() -> None:
-    network = moved(MLP(3, 2, n_neurons=4, n_hidden_layers=2, activation="Sine", modulation="CAM", n_coordinates=2))
-    features, x = torch.rand(3, 3).double(), torch.rand(3, 2).double().requires_grad_()
+    generator = torch.Generator().manual_seed(0)
+    keys: dict[str, Any] = {"n_neurons": 8, "n_hidden_layers": 2, "activation": "Tanh", "n_coordinates": 2}
+    network = moved(MLP(3, 2, **keys, modulation={"otype": "CAM", "resolution": 5}, generator=generator))
+    features = torch.rand(3, 3, dtype=torch.float64, generator=generator)
+    x = torch.rand(3, 2, dtype=torch.float64, generator=generator).requires_grad_()
 
     def output(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
         return torch.func.functional_call(Read(network), {"network.modulation.table": table}, (features, x))

@@ -99,6 +99,20 @@ def test_locked_levels_add_nothing() -> None:
     assert not torch.equal(first, second)
 
 
+def test_levels_unlock_in_half_of_the_steps() -> None:
+    network = made(n_levels=4, progressive=True)
+    assert [float(network.weight_of(level)) for level in range(4)] == [1, 0, 0, 0]
+    seen = {}
+    for step in range(40):
+        network.on_step(step, 80)
+        seen[step + 1] = [float(network.weight_of(level)) for level in range(4)]
+    assert seen[15] == pytest.approx([1.0, 0.5, 0.0, 0.0])
+    assert seen[40] == [1, 1, 1, 1]
+    fixed = made(n_levels=4)
+    fixed.on_step(0, 80)
+    assert float(fixed.opened) == 4
+
+
 @pytest.mark.parametrize(
     ("order", "n_levels", "ends"),
     [
