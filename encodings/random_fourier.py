@@ -84,4 +84,6 @@ class RandomFourier(Encoding):
         return features.view(*x.shape[:-1], self.n_output_dims)
 
     def channel_order(self) -> Tensor:
+        if self.frequencies.is_meta:  # some order: how many channels share a rank is known
+            return torch.arange(self.n_features, device="cpu").repeat(2)
         return self.frequencies.norm(dim=-1).argsort().argsort().repeat(2)

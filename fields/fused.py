@@ -36,10 +36,22 @@ def apply(encoding: nn.Module, network: nn.Module, x: Tensor) -> Tensor:
     """
     run = offer("field", x.device, encoding=encoding, network=network, x_dtype=x.dtype)
     if run is None:
-        out: Tensor = network(encoding(x))
-        return out
+        return read(network, encoding(x), x)
     out = run(encoding, network, x.reshape(-1, x.shape[-1]))
     return out.view(*x.shape[:-1], out.shape[-1])
+
+
+def read(network: nn.Module, features: Tensor, x: Tensor) -> Tensor:
+    """What a network makes of features; one with a modulation is told their places x too.
+
+    Args:
+        network: features to numbers.
+        features: (*batch, n_features).
+        x: (*batch, n_coordinates), where they are.
+    """
+    modulation = getattr(network, "modulation", None)
+    out: Tensor = network(features) if modulation is None else network(features, modulate=modulation.at(x))
+    return out
 
 
 def shapes(encoding: nn.Module, network: nn.Module) -> tuple[EncodingShape | None, cpu_ops.MlpShape] | str:
@@ -73,8 +85,7 @@ def _refuses(*, encoding: nn.Module, network: nn.Module, x_dtype: torch.dtype) -
 
 @provide("field", "reference")
 def _one_after_the_other(encoding: nn.Module, network: nn.Module, x: Tensor) -> Tensor:
-    out: Tensor = network(encoding(x))
-    return out
+    return read(network, encoding(x), x)
 
 
 @provide("field", "cpu", missing=cpu_door.missing, refuses=_refuses)

@@ -132,6 +132,8 @@ def _expect_mlp(network: nn.Module) -> MLP:
         raise ValueError(f"{what}, not {type(network).__name__}")
     if not isinstance(network.activation, (ReLU, Softplus, Sine)) or not network.has_bias:
         raise ValueError(f"{what}, not {network.activation.otype} with has_bias={str(network.has_bias).lower()}")
+    if network.modulation is not None or network.reparameterisation is not None:
+        raise ValueError(f"{what}, without modulation or reparameterisation")
     if network.output_activation.otype not in ("None", "Linear") or network.n_output_dims != 1:
         raise ValueError(f"{what}, not {network.output_activation.otype} after {network.n_output_dims} outputs")
     return network

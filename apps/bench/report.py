@@ -186,6 +186,24 @@ def _collections(rows: Rows) -> str:
     return "\n".join([*lines, "", _about(rows, "two cores")])
 
 
+def _exposure(rows: Rows) -> str:
+    """Held-out PSNR by deviation and its spread for SAPE; trained and held out for CAM."""
+    of_sape = [row for row in rows if row["sizes"]["arm"] == "SAPE"]
+    deviations = list(dict.fromkeys(row["sizes"]["deviation"] for row in of_sape))
+    heads = ["picture", "features", *(f"std {deviation:g}" for deviation in deviations), "spread"]
+    lines = [_line(heads), _line(["---"] * len(heads))]
+    for case, arm in dict.fromkeys((row["case"], row["candidate"]) for row in of_sape):
+        found = [row["quality"]["held_out_psnr"] for row in of_sape if (row["case"], row["candidate"]) == (case, arm)]
+        lines.append(_line([case, arm, *(f"{value:.2f} dB" for value in found), f"{max(found) - min(found):.2f} dB"]))
+    lines += ["", _line(["picture", "network", "parameters", "trained pixels", "held out"]), _line(["---"] * 5)]
+    for row in rows:
+        if row["sizes"]["arm"] == "CAM":
+            q = row["quality"]
+            cells = [row["case"], row["candidate"], f"{row['sizes']['parameters']:,}"]
+            lines.append(_line([*cells, f"{q['psnr']:.2f} dB", f"{q['held_out_psnr']:.2f} dB"]))
+    return "\n".join([*lines, "", _about(rows, "one thread")])
+
+
 def _about(rows: Rows, how: str) -> str:
     row = rows[0]
     return (
@@ -212,6 +230,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "operators": _operators,
     "scene": _scene,
     "space": _space,
+    "exposure": _exposure,
     "scene_models": _scene_models,
     "collections": _collections,
 }

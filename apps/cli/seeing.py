@@ -24,6 +24,10 @@ def add_render(commands: Commands) -> None:
     size.add_argument("--scale", type=values.positive, help="of an image: output pixels per source pixel")
     render.add_argument("--crop", type=values.crop, metavar="X,Y,W,H", help="of an image: a part, in source pixels")
     render.add_argument("--bits", type=int, choices=(8, 16), default=8, help="bits per channel of a PNG or TIFF")
+    render.add_argument(
+        "--max-level", type=values.positive_int, metavar="L",
+        help="stop after this level of detail, from 1, of a network that has levels (PINs)",
+    )  # fmt: skip
     scene = render.add_argument_group("of scenes")
     scene.add_argument("--split", choices=("train", "val", "test"), help="the views of the photos, with PSNR and SSIM")
     scene.add_argument(

@@ -59,6 +59,9 @@ SECTIONS: dict[str, str | dict[str, str | None]] = {
 LISTS = frozenset({"regularizers"})
 """Sections that hold any number of parts of their kind."""
 
+OWN_KIND = frozenset({"modulation", "reparameterisation"})
+"""Keys whose parts are of the kind that the key is called."""
+
 MOST_LISTED = 64
 MOST_BYTES = 2**20
 DEEPEST = 32
@@ -243,7 +246,8 @@ def _check_part(
             keys = PLACEMENT.get(kind, ())
             own[key] = [_check_part(kind, v, f"{where}[{i}]", is_tcnn, notices, keys) for i, v in enumerate(value)]
         elif key == "nested" or is_activation or (isinstance(value, Mapping) and "otype" in value):
-            own[key] = _check_part("activation" if is_activation else kind, value, where, is_tcnn, notices)
+            part_kind = "activation" if is_activation else key if key in OWN_KIND else kind
+            own[key] = _check_part(part_kind, value, where, is_tcnn, notices)
     return own | placed
 
 

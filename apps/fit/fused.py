@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from fieldforge.apps.fit.exposure import exposed
 from fieldforge.apps.fit.loop import Hook, PlainStep, Step, allowed
 from fieldforge.apps.fit.losses import absolute, distributions, occupancy, robust, squared
 from fieldforge.apps.fit.losses.base import Loss
@@ -172,7 +173,7 @@ def make_step(
         fitted: whose parameters are moved.
         learner: the field that reads what is drawn; has the same parameters.
         query: what it predicts there, differentiable.
-        config: with the sections optimizer and loss.
+        config: with the sections optimizer, loss and fit.
         draw: step number -> (points, targets).
         hooks: as in `PlainStep`.
         why_plain: a reason known beforehand why the step cannot be fused.
@@ -182,6 +183,7 @@ def make_step(
     loss = build("loss", config["loss"], path="loss")
     if not isinstance(loss, Loss):
         raise ConfigError(f"loss: {loss.otype} looks at the slopes or levels of a signed distance, and this is none")
+    draw, hooks, optimizer = exposed(learner, draw, hooks, optimizer, config["fit"]["n_steps"])
     step = why_plain or fused_step(learner, draw, loss, optimizer, hooks)
     if isinstance(step, str):
         return PlainStep(query=query, draw=draw, loss=loss, optimizer=optimizer, hooks=hooks), optimizer, step

@@ -29,6 +29,7 @@ from fieldforge.backends import use_backend
 from fieldforge.fields.checkpoint import Checkpoints
 from fieldforge.fields.file import round_to, save_field
 from fieldforge.fields.kinds.base import Field
+from fieldforge.fields.networks.mlp import MLP
 from fieldforge.kernels import cpu_door
 from fieldforge.registry import build
 
@@ -239,7 +240,9 @@ class Job(ABC, Generic[F]):
     def stored_bytes(self, config: Config) -> float:
         """An upper bound on the size of the file a configuration makes, without allocating its parameters."""
         with torch.device("meta"):
-            return bytes_of(self.make_field(config, 0), config)
+            skeleton = self.make_field(config, 0)
+            materialise(skeleton)
+            return bytes_of(skeleton, config)
 
     def run(self, plan: Plan, target: float | None = None) -> Any:
         """Fit.
@@ -285,6 +288,7 @@ class Job(ABC, Generic[F]):
         fitted.requires_grad_(False)
         if state.stopped_by != "signal":
             self.refine(fitted, plan.seed, observe)
+        materialise(fitted)
         round_to(fitted, storage)
         result.figures = self.measure(fitted, lambda text: observe(Progress(state, message=text)))
         if path is not None:
@@ -352,5 +356,21 @@ class Job(ABC, Generic[F]):
                 | {key: float(f"{value:.4g}") for key, value in row.items() if key not in ("step", "loss", name)}
                 for row in result.state.history
             ],
-            "run": parts | {"seed": plan.seed, "training_step": result.training_step} | self.identity(),
+            "run": parts
+            | trained_as(result.config)
+            | {"seed": plan.seed, "training_step": result.training_step}
+            | self.identity(),
         }
+
+
+def materialise(field: Field) -> None:
+    """Make networks that were trained as something else plain, in place, unless they are to stay as they are."""
+    for module in field.modules():
+        if isinstance(module, MLP) and module.reparameterisation is not None and not module.reparameterisation.keep:
+            module.materialise()
+
+
+def trained_as(config: Config) -> Config:
+    """The reparameterisation of a run, which the configuration of a materialised field does not tell."""
+    rule = config.get("network", {}).get("reparameterisation")
+    return {"reparameterisation": rule} if rule else {}

@@ -40,6 +40,8 @@ def render_to_file(options: argparse.Namespace) -> int:
         expect_writable(options.output)
     expect_another_file(options.output, options.field)
     field, metadata = load_field(options.field)
+    if options.max_level is not None:
+        field.show_level(options.max_level)
     with use_backend(options.backend):
         if isinstance(field, ImageField):
             _refuse(options, ONLY_SHAPES | ONLY_SCENES, field)

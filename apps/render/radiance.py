@@ -16,6 +16,7 @@ from fieldforge.encodings.grid import Grid
 from fieldforge.fields import fused
 from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.fields.kinds.scene import SceneField
+from fieldforge.fields.networks.mlp import MLP
 from fieldforge.fields.space import Box, Contraction
 from fieldforge.kernels import cpu_door, cpu_ops
 from fieldforge.kernels.cpu_radiance import RadianceRenderer, RadianceShape, Sights
@@ -37,7 +38,7 @@ def shape_of(field: RadianceField) -> RadianceShape | str:
     if isinstance(found, str):
         return found
     grid, density = found
-    color = cpu_ops.describe_mlp(field.rgb_network) if hasattr(field.rgb_network, "layers") else "it needs an MLP"
+    color = cpu_ops.describe_mlp(field.rgb_network) if type(field.rgb_network) is MLP else "it needs an MLP"
     if isinstance(color, str):
         return color
     if any(one.dtype != torch.float32 for one in field.parameters()):

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fieldforge.checks import expect_points
+from fieldforge.checks import expect_int, expect_points
 from fieldforge.encodings.base import Encoding
 from fieldforge.fields import fused
 from fieldforge.registry import build, config_of
@@ -74,7 +74,8 @@ class Field(nn.Module, ABC):
             return
         self.encoding = part_of("encoding", encoding, Encoding, n_input_dims=self.n_input_dims, generator=generator)
         sizes: dict[str, Any] = {"n_input_dims": self.encoding.n_output_dims, "n_output_dims": n_output_dims}
-        self.network = part_of("network", network, nn.Module, **sizes, generator=generator)
+        read = {"n_coordinates": self.n_input_dims, "channel_order": order_of(self.encoding)}
+        self.network = part_of("network", network, nn.Module, **sizes, **read, generator=generator)
 
     @property
     def smoothness(self) -> float:
@@ -101,9 +102,28 @@ class Field(nn.Module, ABC):
         parameter = next((p for p in self.parameters() if p.is_floating_point()), unit)
         return fused.apply(self.encoding, self.network, unit.to(parameter.dtype))  # world points may be finer
 
+    def show_level(self, max_level: int | None) -> None:
+        """Answer from now on with the first levels of a network that has levels of detail (PINs); None: with all.
+
+        Raises:
+            ValueError: the network has none, or not so many.
+        """
+        network: Any = getattr(self, "network", None)
+        if not hasattr(network, "max_level"):
+            name = getattr(network, "otype", type(network).__name__)
+            raise ValueError(f"max_level: the network {name} has no levels of detail; PINs has")
+        network.max_level = None if max_level is None else expect_int("max_level", max_level, 1, network.n_levels)
+
     def config(self) -> dict[str, Any]:
         """The complete configuration that rebuilds this field, with those of its parts inside (no parameters)."""
         return config_of(self)
+
+
+def order_of(encoding: Encoding) -> Tensor | None:
+    """The `channel_order` of an encoding as numbers, also where its parameters are on the meta device."""
+    with torch.device("cpu"):
+        order = encoding.channel_order()
+    return order
 
 
 def part_of(key: str, part: Any, made: type, *, kind: str = "", **context: Any) -> Any:
@@ -118,7 +138,7 @@ def part_of(key: str, part: Any, made: type, *, kind: str = "", **context: Any) 
     """
     if not isinstance(part, made):
         return build(kind or key, part, path=key, **context)
-    for size in context.keys() - {"generator"}:
+    for size in context.keys() & {"n_input_dims", "n_output_dims"}:
         if getattr(part, size, context[size]) != context[size]:
             what = f"{type(part).__name__} with {size}={context[size]}"
             raise ValueError(f"{key}: expected {what}, got {getattr(part, size)}")

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from fieldforge.checks import expect_choice, expect_float, expect_int, expect_points
 from fieldforge.encodings.base import Encoding
+from fieldforge.fields.fused import read
 from fieldforge.fields.kinds.base import part_of
 from fieldforge.fields.kinds.scene import ColorSpace, SceneField
 from fieldforge.fields.space import Space
@@ -170,7 +171,7 @@ class RadianceField(SceneField):
                 kind="encoding",
             )
             n_colors += self.rgb_encoding.n_output_dims
-        sizes: dict[str, Any] = {"n_input_dims": n_colors, "n_output_dims": 3}
+        sizes: dict[str, Any] = {"n_input_dims": n_colors, "n_output_dims": 3, "n_coordinates": 3}  # directions
         self.rgb_network: nn.Module = part_of(
             "rgb_network", rgb_network, nn.Module, **sizes, generator=generator, kind="network"
         )
@@ -179,7 +180,7 @@ class RadianceField(SceneField):
             self.photo_vectors = nn.Parameter(vectors.normal_(0, 0.1, generator=generator))
         self.background_network: nn.Module | None = None
         if background_network is not None:
-            sizes = {"n_input_dims": self.dir_encoding.n_output_dims, "n_output_dims": 3}
+            sizes = {"n_input_dims": self.dir_encoding.n_output_dims, "n_output_dims": 3, "n_coordinates": 3}
             self.background_network = part_of(
                 "background_network", background_network, nn.Module, **sizes, generator=generator, kind="network"
             )
@@ -274,8 +275,8 @@ class RadianceField(SceneField):
         """The colour behind the box along directions, (*batch, 3) -> (*batch, 3); black where the field has none."""
         if self.background_network is None:
             return directions.new_tensor(self.background or (0.0, 0.0, 0.0)).expand(directions.shape)
-        color: Tensor = self.background_network(self.dir_encoding(0.5 * directions + 0.5))
-        return color
+        unit = 0.5 * directions + 0.5
+        return read(self.background_network, self.dir_encoding(unit), unit)
 
     def radiance(
         self, points: Tensor, directions: Tensor, times: Tensor | None = None, photos: Tensor | None = None
@@ -292,7 +293,9 @@ class RadianceField(SceneField):
             raise ValueError(f"directions: expected one for each point {tuple(points.shape)}, got {directions.shape}")
         unit, is_inside = self.place(points, times)
         geometry = self.outputs(unit)
-        read = [geometry, self.code(directions.to(geometry.dtype), photos)]
+        directions = directions.to(geometry.dtype)
+        features = [geometry, self.code(directions, photos)]
         if self.rgb_encoding is not None:
-            read.insert(1, self.rgb_encoding(unit.to(geometry.dtype)))
-        return self.density_of(geometry, is_inside), self.rgb_network(torch.cat(read, -1))
+            features.insert(1, self.rgb_encoding(unit.to(geometry.dtype)))
+        color = read(self.rgb_network, torch.cat(features, -1), 0.5 * directions + 0.5)
+        return self.density_of(geometry, is_inside), color

@@ -1,7 +1,8 @@
 """MLP: linear layers with an activation between them (tiny-cuda-nn's FullyFusedMLP and CutlassMLP, SIREN, WIRE).
 
     {"otype": "MLP", "n_neurons": 128, "n_hidden_layers": 5, "activation": "ReLU", "output_activation": "None",
-     "has_bias": false, "input_injection": "none", "precision": "float32"}
+     "has_bias": false, "input_injection": "none", "precision": "float32", "modulation": null,
+     "reparameterisation": null}
 
 The names CutlassMLP, FullyFusedMLP and MegakernelMLP ask for a speed and mean the same function. As in tiny-cuda-nn
 there are no biases unless asked for (SIREN, FINER, WIRE and Gaussian networks want them), and n_hidden_layers hidden
@@ -24,9 +25,11 @@ from torch import Tensor, nn
 
 from fieldforge.checks import expect_bool, expect_choice, expect_generator, expect_int, expect_points
 from fieldforge.fields.activations.base import Activation, expect_activation
+from fieldforge.fields.modulation import Modulator
 from fieldforge.fields.networks.base import Modulation, Network, empty_linear, expect_real_activation, expect_size
 from fieldforge.fields.networks.rounding import rounded_linear
-from fieldforge.registry import register
+from fieldforge.fields.reparameterisation import Reparameterisation, ReparameterisedLinear
+from fieldforge.registry import build, register
 
 
 @register("network", "MLP")
@@ -56,6 +59,12 @@ class MLP(Network):
             bfloat16 first, and so are the gradients that its backward pass multiplies. Sums, biases, activations and
             the weights themselves keep their dtype; derivatives are those of the network without rounding, taken at
             rounded numbers. For activations of real values.
+        modulation: name or table of what scales and shifts hidden layers by place (`fieldforge.fields.modulation`), for
+            real activations. A field hands the place on; whoever calls the network alone says
+            ``modulate=network.modulation.at(x)``. Steps and passes are then made in PyTorch.
+        reparameterisation: name or table of another set of numbers for the matrices between hidden layers
+            (`fieldforge.fields.reparameterisation`), for real activations in float32; `materialise` turns them back.
+        n_coordinates: of a place; what a field gives. Only a modulation reads it.
         generator: source of the initial weights; None is torch's global one.
 
     Attributes:
@@ -86,6 +95,9 @@ class MLP(Network):
         has_bias: bool = False,
         input_injection: Literal["none", "mid", "all"] = "none",
         precision: Literal["float32", "bfloat16"] = "float32",
+        modulation: str | Mapping[str, Any] | Modulator | None = None,
+        reparameterisation: str | Mapping[str, Any] | Reparameterisation | None = None,
+        n_coordinates: int | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -112,15 +124,25 @@ class MLP(Network):
         self.width = max(1, int(n_neurons / math.sqrt(2))) if is_complex else n_neurons
         shapes = self._shapes()
         expect_size(sum(n_out * (n_in + 1) for n_in, n_out in shapes))
-        layers = [
-            empty_linear(n_in, n_out, has_bias=has_bias, is_complex=is_complex and index > 0)
-            for index, (n_in, n_out) in enumerate(shapes)
-        ]
+        self.reparameterisation = self._rule(reparameterisation)
         expect_generator(generator)
-        for index, layer in enumerate(layers):
+        layers: list[nn.Module] = []
+        for index, (n_in, n_out) in enumerate(shapes):
+            if self.reparameterisation is not None and 0 < index < n_hidden_layers:
+                layers.append(
+                    self.reparameterisation.layer(
+                        n_in, n_out, has_bias=has_bias, activation=self.activation, generator=generator
+                    )
+                )
+                continue
+            layer = empty_linear(n_in, n_out, has_bias=has_bias, is_complex=is_complex and index > 0)
             draw = self.activation.init_hidden if index else self.activation.init_first
             draw(layer.weight, layer.bias, generator)
+            layers.append(layer)
         self.layers = nn.ModuleList(layers)
+        self.modulation = self._modulator(modulation, n_coordinates)
+        if self.modulation is not None:
+            self.smoothness = min(self.smoothness, self.modulation.smoothness)
 
     def forward(self, features: Tensor, *, modulate: Modulation | None = None) -> Tensor:
         """(*batch, n_input_dims) -> (*batch, n_output_dims).
@@ -129,9 +151,13 @@ class MLP(Network):
             features: what the network reads.
             modulate: called with i = 0, 1, ... and z = W_i h + b_i, (*batch, width), of each hidden layer; its result
                 goes through the activation instead of z (CAM; Lee et al., ICLR 2024). A sine's omega comes after it;
-                with a complex activation z is complex from i = 1 on.
+                with a complex activation z is complex from i = 1 on. A network with a modulation of its own needs it,
+                as that reads places, which features are not.
         """
         expect_points(features, self.n_input_dims, name="features", owner=self)
+        if modulate is None and self.modulation is not None:
+            raise ValueError(f"modulate: this network has a {self.modulation.otype}, which reads the coordinates x "
+                             "themselves; give modulate=network.modulation.at(x)")  # fmt: skip
         *hidden, last = self.layers
         h = features
         for index, layer in enumerate(hidden):
@@ -141,6 +167,41 @@ class MLP(Network):
             h = self.activation(z, is_first=index == 0)
         out = self._linear(last, h)
         return self.output_activation(out.real if out.is_complex() else out)
+
+    def materialise(self) -> None:
+        """Make a reparameterised network a plain one of the same function, in place; nothing to one that is plain."""
+        for index, layer in enumerate(self.layers):
+            if isinstance(layer, ReparameterisedLinear):
+                self.layers[index] = layer.materialise()
+        self.reparameterisation = None
+
+    def _rule(self, config: str | Mapping[str, Any] | Reparameterisation | None) -> Reparameterisation | None:
+        if config is None:
+            return None
+        if self.activation.is_complex or self.precision != "float32":
+            raise ValueError("reparameterisation: is of real activations in float32")
+        if self.n_hidden_layers < 2:
+            raise ValueError(f"reparameterisation: is of the matrices between hidden layers; n_hidden_layers is "
+                             f"{self.n_hidden_layers}, and two have the first")  # fmt: skip
+        if isinstance(config, Reparameterisation):
+            return config
+        rule: Reparameterisation = build("reparameterisation", config, path="reparameterisation")
+        return rule
+
+    def _modulator(
+        self, config: str | Mapping[str, Any] | Modulator | None, n_coordinates: int | None
+    ) -> Modulator | None:
+        if config is None or isinstance(config, Modulator):
+            return config
+        if self.activation.is_complex:
+            raise ValueError(f"modulation: is of real activations, not of {self.activation.otype}")
+        if n_coordinates is None:
+            raise ValueError("modulation: reads the coordinates of a field, and this network is told of none")
+        widths = [self.width] * self.n_hidden_layers
+        made: Modulator = build(
+            "modulation", config, path="modulation", n_coordinates=n_coordinates, hidden_widths=widths
+        )
+        return made
 
     def _linear(self, layer: nn.Module, h: Tensor) -> Tensor:
         if self.precision != "float32":

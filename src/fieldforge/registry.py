@@ -34,13 +34,18 @@ from fieldforge.checks import did_you_mean
 
 Part = TypeVar("Part", bound=Callable[..., Any])
 
-CONTEXT = frozenset({"self", "n_input_dims", "n_output_dims", "generator", "parameters", "layout"})
+CONTEXT = frozenset(
+    {"self", "n_input_dims", "n_output_dims", "n_coordinates", "hidden_widths", "channel_order", "generator",
+     "parameters", "layout"}
+)  # fmt: skip
 """Constructor arguments that the surroundings give; never part of a configuration."""
 
 HOMES: dict[str, str] = {
     "encoding": "fieldforge.encodings",
     "activation": "fieldforge.fields.activations",
     "network": "fieldforge.fields.networks",
+    "modulation": "fieldforge.fields.modulation",
+    "reparameterisation": "fieldforge.fields.reparameterisation",
     "space": "fieldforge.fields.space",
     "field": "fieldforge.fields.kinds",
     "codec": "fieldforge.fields.weightspace.codecs",

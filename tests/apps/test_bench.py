@@ -21,7 +21,19 @@ from fieldforge.encodings.grid import HashGrid
 
 
 @pytest.mark.parametrize(
-    "suite", ["clouds", "encodings", "image", "networks", "operators", "presets", "scene", "scene_models", "shape"]
+    "suite",
+    [
+        "clouds",
+        "encodings",
+        "exposure",
+        "image",
+        "networks",
+        "operators",
+        "presets",
+        "scene",
+        "scene_models",
+        "shape",
+    ],
 )
 def test_suites_run_quickly_and_leave_no_rows(suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quality, "IOU_POINTS", 2**12)

@@ -31,6 +31,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "KPlanes": {"resolution": 8, "n_features": 3, "time_resolution": 5},
     "PREF": {"resolution": 6, "n_features": 2},
     "RandomFourier": {"n_features": 16},
+    "SAPE": {"nested": {"otype": "Frequency", "n_frequencies": 3}, "resolution": 8},
     "TensorCP": {"resolution": 8, "n_components": 4},
     "TensorVM": {"resolution": 8, "n_components": 4},
     "TiledGrid": LATTICE,
@@ -44,6 +45,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "Grid, Nearest": {"otype": "Grid", "interpolation": "Nearest", **LATTICE},
     "PREF, Dilated": {"otype": "PREF", "n_reduced": 3, "sampling": "Dilated", "resolution": 5, "n_features": 2},
     "PREF, Complex": {"otype": "PREF", "parts": "Complex", "initial": "Zero", "resolution": 6, "n_features": 2},
+    "ShiftedBasis, Kronecker": {"otype": "ShiftedBasis", "n_shifts": 4, "width": 0.2, "reduction": "Kronecker"},
+    "ShiftedBasis, Triangle": {"otype": "ShiftedBasis", "kind": "Triangle", "width": [0.3, 0.1], "n_shifts": 6},
+    "ShiftedBasis, Impulse": {"otype": "ShiftedBasis", "kind": "Impulse", "n_shifts": 6, "width": 0.1},
+    "ShiftedBasis, Square": {"otype": "ShiftedBasis", "kind": "Square", "n_shifts": 6, "width": 0.5},
+    "SAPE, Global": {"otype": "SAPE", "nested": {"otype": "DenseGrid", **LATTICE}, "scope": "Global"},
+    "SAPE, bare": {"otype": "SAPE", "nested": "RandomFourier", "resolution": 8, "has_identity": False},
     "TriPlane, Product": {"otype": "TriPlane", "reduction": "Product", **SMALL["TriPlane"]},
 }
 """Other settings worth the whole suite."""

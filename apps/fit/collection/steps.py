@@ -49,6 +49,10 @@ def stackable(field: Field) -> MLP:
             "network: the fields of a collection are plain MLPs, in float32 and without input_injection, "
             f"got {getattr(network, 'otype', type(network).__name__)}"
         )
+    if network.modulation is not None or network.reparameterisation is not None:
+        raise ConfigError(
+            "network: the fields of a collection are plain MLPs, without modulation or reparameterisation"
+        )
     if network.activation.is_complex or any(True for _ in network.activation.parameters()):
         raise ConfigError(f"network.activation: a collection needs real values and no parameters, "
                           f"got {network.activation.otype}")  # fmt: skip

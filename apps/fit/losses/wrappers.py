@@ -15,6 +15,7 @@ from torch import Tensor
 from fieldforge.apps.fit.losses.base import Loss
 from fieldforge.apps.fit.losses.shape_base import DistanceSamples, ShapeLoss, SlopeLoss, length
 from fieldforge.checks import expect_float
+from fieldforge.fields.fused import read
 from fieldforge.fields.kinds.base import Field
 from fieldforge.registry import build, register
 
@@ -101,7 +102,7 @@ def level_outputs(field: Field, unit: Tensor) -> list[Tensor]:
         raise ValueError(f"encoding: {field.encoding.otype} has no levels")
     features = field.encoding(unit)
     order = order.to(features.device)
-    return [field.network(features * (order <= level)) for level in torch.unique(order)]
+    return [read(field.network, features * (order <= level), unit) for level in torch.unique(order)]
 
 
 def _distance_loss(owner: str, config: Mapping[str, Any] | str) -> Loss:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -36,12 +36,15 @@ class Parameters:
     Args:
         matrix: parameters of networks: weight matrices (and biases).
         other: everything else: tables of grids, latent codes, poses.
+        factors: on the learning rate, by id of the parameter, of those whose modules ask for one
+            (``learning_rate_factors``, by name): whatever the rule, their steps are so many times as long.
 
     Iterating gives `matrix`, then `other`.
     """
 
     matrix: Sequence[nn.Parameter] = ()
     other: Sequence[nn.Parameter] = ()
+    factors: Mapping[int, float] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[nn.Parameter]:
         yield from self.matrix
@@ -65,6 +68,11 @@ class Parameters:
         return Parameters(
             matrix=[parameter for parameter in trainable if id(parameter) in inside],
             other=[parameter for parameter in trainable if id(parameter) not in inside],
+            factors={
+                id(getattr(module, name)): factor
+                for module in root.modules()
+                for name, factor in getattr(module, "learning_rate_factors", {}).items()
+            },
         )
 
 
@@ -101,7 +109,11 @@ class Optimizer(ABC):
     @torch.no_grad()
     def step(self) -> None:
         """Move the parameters once, by their present ``.grad``."""
+        factors = {} if self.inner else self.parameters.factors  # whoever drives others leaves it to them
+        paced = [(one, one.detach().clone(), factors[id(one)]) for one in self.parameters if id(one) in factors]
         self.update()
+        for parameter, before, factor in paced:
+            parameter.copy_(torch.lerp(before, parameter, factor))
         self._n_steps += 1
         self._say_moved()
 

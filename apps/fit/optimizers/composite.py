@@ -49,7 +49,8 @@ class Composite(Optimizer):
                 reason = f"its last parameter ends at {n_given}" if n_given > n_wanted else f"only {n_given} are left"
                 raise ValueError(f"nested[{i}].n_params_to_optimize: cannot give {n_wanted} numbers, {reason}")
             rest = {key: value for key, value in config.items() if key != "n_params_to_optimize"}
-            own = Parameters(matrix=[w for w, is_matrix in share if is_matrix], other=[w for w, m in share if not m])
+            own = Parameters(matrix=[w for w, is_matrix in share if is_matrix], other=[w for w, m in share if not m],
+                             factors=parameters.factors)  # fmt: skip
             optimizer = build("optimizer", rest, path=f"nested[{i}]", parameters=own)
             self.inner[f"nested.{i}"] = optimizer
             self.nested.append({"n_params_to_optimize": n_wanted} | optimizer.config())

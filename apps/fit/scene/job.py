@@ -20,6 +20,7 @@ from typing import Any, Unpack
 import numpy as np
 import torch
 
+from fieldforge.apps.fit.exposure import expect_none
 from fieldforge.apps.fit.job import Fit, Job, Plan, PlanKeywords, Training
 from fieldforge.apps.fit.loop import Figure, Hook, State, psnr
 from fieldforge.apps.fit.recipe import Config
@@ -236,6 +237,7 @@ class SceneJob(Job[SceneField]):
                     f"{part}.norm: statistics of a batch mean little in a scene, where a step asks for samples of rays "
                     "in one batch and for cells that may be empty in another; layer or none will do"
                 )
+        expect_none(made, "photos of a scene tell those along rays")
         return made
 
     @contextmanager

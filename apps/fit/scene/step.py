@@ -303,7 +303,8 @@ def scene_step(
     """
     networks = [field.network, field.rgb_network]
     found, of_rays = Parameters.of(field, networks), {id(parameter) for parameter in field.of_rays}
-    of_places = Parameters(found.matrix, [parameter for parameter in found.other if id(parameter) not in of_rays])
+    others_of_places = [parameter for parameter in found.other if id(parameter) not in of_rays]
+    of_places = Parameters(found.matrix, others_of_places, found.factors)
     optimizer: Optimizer = build("optimizer", config["optimizer"], path="optimizer", parameters=of_places)
     others, poses = dict[str, Optimizer](), None
     if of_rays:

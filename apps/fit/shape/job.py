@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from fieldforge.apps.fit.derivatives import finetune_derivatives
+from fieldforge.apps.fit.exposure import exposed
 from fieldforge.apps.fit.fused import make_step
 from fieldforge.apps.fit.job import Fit, Job, Plan, PlanKeywords, Training
 from fieldforge.apps.fit.loop import LOSS, Figure, Hook, Progress, State
@@ -375,8 +376,9 @@ def shape_step(
     """The training step of a loss that is given the field itself."""
     parameters = Parameters.of(fitted, [fitted.network])
     optimizer: Optimizer = build("optimizer", config["optimizer"], path="optimizer", parameters=parameters)
-    why = f"the loss {loss.otype} asks the field itself"
-    return Training(ShapeStep(in_unit_cube(fitted), draw, loss, optimizer, hooks), optimizer, why)
+    why, learner = f"the loss {loss.otype} asks the field itself", in_unit_cube(fitted)
+    draw, hooks, optimizer = exposed(learner, draw, hooks, optimizer, config["fit"]["n_steps"])
+    return Training(ShapeStep(learner, draw, loss, optimizer, hooks), optimizer, why)
 
 
 def in_unit_cube(fitted: ShapeField) -> ShapeField:

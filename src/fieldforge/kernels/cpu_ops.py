@@ -119,6 +119,10 @@ def describe_mlp(network: Any) -> MlpShape | str:
     """
     if network.input_injection != "none":
         return f"the native network has no input injection, and this one has {network.input_injection!r}"
+    if network.modulation is not None:
+        return f"the native network has no modulation, and this one has {network.modulation.otype}"
+    if network.reparameterisation is not None:
+        return f"the native network has plain matrices, and this one's are of {network.reparameterisation.otype}"
     return describe_layers(network, (network.n_input_dims, *(layer.weight.shape[0] for layer in network.layers)))
 
 
