@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fieldforge.apps.fit.collection.steps import stackable, stacked
-from fieldforge.apps.generate.figures import euclidean
+from fieldforge.apps.generate.figures import quick_euclidean
 from fieldforge.fields.file import build_field
 from fieldforge.fields.kinds.base import Field
 from fieldforge.fields.kinds.image import ImageField
@@ -96,7 +96,7 @@ class Looks(ABC):
         """Fields (n, P) float32.
 
         Args:
-            rows: their parameters.
+            rows: their parameters, of at least one.
             with_points: whether points on surfaces are wanted.
             observe: told how many more are done.
         """
@@ -153,12 +153,12 @@ class PictureLooks(Looks):
             values = self.raw(some, self._unit, self._features) * self._scale + self._offset
             parts.append(values.clamp(0, 1 if self.is_srgb else None).flatten(1))
             observe(len(some))
-        outputs = torch.cat([*parts, torch.zeros(0, len(self._unit) * self.n_channels)])
+        outputs = torch.cat(parts)
         is_empty = ~torch.isfinite(outputs).all(1)
         return Seen(outputs, None, is_empty, ~is_empty)
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
-        return euclidean(a, b)
+        return quick_euclidean(a, b)
 
 
 class SolidLooks(Looks):
