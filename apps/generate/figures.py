@@ -35,7 +35,7 @@ class Figure(NamedTuple):
 class Nearest(NamedTuple):
     """The training fields nearest to each of n items."""
 
-    index: np.ndarray
+    which: np.ndarray
     """(n,) int64: which one is the nearest."""
     first: np.ndarray
     """(n,) float64: how far it is."""

@@ -24,6 +24,7 @@ from fieldforge.fields.file import build_field
 from fieldforge.fields.kinds.base import Field
 from fieldforge.fields.kinds.image import ImageField
 from fieldforge.fields.kinds.shape import OccupancyField, SDFField
+from fieldforge.fields.networks.mlp import MLP
 from fieldforge.fields.networks.stacked import StackedMLP
 from fieldforge.fields.weightspace.layout import Layout
 from fieldforge.registry import ConfigError
@@ -86,10 +87,11 @@ class Looks(ABC):
 
     def __init__(self, field: Field, layout: Layout) -> None:
         self.field, self.layout = field, layout
+        self._network: MLP | None = None
         try:
             self._network = stackable(field)
-        except ConfigError:
-            self._network = None
+        except ConfigError:  # asked one after another
+            pass
 
     @abstractmethod
     def see(self, rows: Tensor, *, with_points: bool = False, observe: Callable[[int], None] = lambda n: None) -> Seen:
@@ -279,7 +281,7 @@ def scattered(surface: Isosurface, n: int) -> tuple[np.ndarray, np.ndarray]:
     return points.astype(np.float32), normals[face] / np.maximum(double_areas[face], 1e-30)[:, None]
 
 
-def _stack(rows: Tensor, network: Any) -> StackedMLP:
+def _stack(rows: Tensor, network: MLP) -> StackedMLP:
     """Networks side by side, with these numbers."""
     with torch.device("meta"):
         stack = StackedMLP(

@@ -125,10 +125,9 @@ def measure(looks: PictureLooks | SolidLooks, sides: Sides, arms: list[Arm], sta
 
     observe = stages.stage("quality")
     quality = _Quality(looks, reference, seed)
-    work = [(one, seen) for one in found if not one.arm.is_reference for seen in one.seen]
-    for done, (one, seen) in enumerate(work):
-        scores = quality.of(seen, lambda share, done=done: observe((done + share) / len(work)))  # type: ignore[misc]
-        one.of_seeds.append(scores)
+    work = [(one, looked) for one in found if not one.arm.is_reference for looked in one.seen]
+    for done, (one, looked) in enumerate(work):
+        one.of_seeds.append(quality.of(looked, lambda share, done=done: observe((done + share) / len(work))))  # type: ignore[misc]
         observe((done + 1) / len(work))
     for one in found:
         one.figures = _mean(one.of_seeds)

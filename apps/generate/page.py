@@ -41,8 +41,8 @@ def samples_beside_training(
     chosen = np.concatenate([first, closest])
     of_rows = [
         thumbnails(looks, rows[torch.from_numpy(numbers[chosen])]),
-        thumbnails(looks, sides.training[torch.from_numpy(output.index[chosen])]),
-        thumbnails(looks, sides.training[torch.from_numpy(model.nearest[WEIGHTS].index[chosen])]),
+        thumbnails(looks, sides.training[torch.from_numpy(output.which[chosen])]),
+        thumbnails(looks, sides.training[torch.from_numpy(model.nearest[WEIGHTS].which[chosen])]),
     ]
     title = f"samples ({len(first)} first, {len(closest)} closest)"
     return beside(of_rows), [title, *(f"nearest training field by {space}" for space in (looks.output_space, WEIGHTS))]

@@ -133,7 +133,7 @@ def test_the_nearest_are_found_in_pieces() -> None:
     for place, row in enumerate(euclidean(samples, training).double().tolist()):
         ranked = sorted((d, i) for i, d in enumerate(row) if items[i] != 3)
         second = next(d for d, i in ranked if items[i] != items[ranked[0][1]])
-        assert (found.first[place], found.index[place], found.second[place]) == (*ranked[0], second)
+        assert (found.first[place], found.which[place], found.second[place]) == (*ranked[0], second)
 
 
 def test_quick_distances_are_the_distances() -> None:
