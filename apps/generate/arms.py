@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +20,7 @@ CAP = 400
 MOST, FEWEST = 2000, 10
 MAX_NUMBERS = 2**28
 """Numbers of the training set that are looked at: 1 GiB."""
+_AT_ONCE = 256
 MAX_COVARIANCE = 8000
 """Parameters up to which the full-covariance Gaussian is fitted: some minutes."""
 
@@ -64,13 +65,18 @@ class Arm:
 
 
 def sides_of(
-    fields: Collection, n: int | None = None, seed: int = 0, observe: Callable[[float], None] = lambda share: None
+    fields: Collection,
+    n: int | None = None,
+    seed: int = 0,
+    observe: Callable[[float], None] = lambda share: None,
+    *,
+    cap: int = CAP,
 ) -> Sides:
     """Split a collection by item.
 
     Args:
         fields: the collection; fields of it that are damaged are left out and said so.
-        n: references wanted; None: as many as there are, up to `CAP`.
+        n: references wanted; None: as many as there are, up to `cap`.
         seed: of which held-out items are the references.
         observe: told the share of fields that are read.
 
@@ -101,7 +107,7 @@ def sides_of(
         notes.append(f"{n_room:,} of {n_training:,} training fields are looked at; copies of others are not found")
     training = sorted(number for number in rows if is_training[number])
     others = [number for number in order if number in rows and not is_training[number]]
-    wanted = min(CAP, len(others)) if n is None else n
+    wanted = min(cap, len(others)) if n is None else n
     least = max(FEWEST, n or 0)
     for side, count in (("training", len(training)), ("held-out", len(others))):
         if count < least:
@@ -156,17 +162,51 @@ def averages(training: Tensor, n: int, seed: int) -> Tensor:
     return (training[one] + training[other]) / 2
 
 
-def drawn(model: Generator, n: int, seed: int, observe: Callable[[float], None] = lambda share: None) -> Tensor:
-    """(n, P) float32 samples of a model, on the CPU; the same ones for a seed."""
+def drawn(
+    model: Generator,
+    n: int,
+    seed: int,
+    observe: Callable[[float], None] = lambda share: None,
+    labels: Tensor | None = None,
+) -> Tensor:
+    """(n, P) float32 samples of a model, on the CPU; the same ones for a seed.
+
+    Args:
+        model: any generator.
+        n: how many.
+        seed: of all that is drawn.
+        observe: told the share of the work that is done.
+        labels: (n,) of what is wanted, of a model that knows labels; None: anything.
+    """
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        if isinstance(model, WeightDiffusion):
-            n_steps = model.n_sampling_steps or model.noise.n_steps
-            rows = torch.zeros(0)
-            for step, x in enumerate(model.sampling(n, generator=generator)):
-                observe((step + 1) / (n_steps + 1))
-                rows = x
-        else:
+    if not isinstance(model, WeightDiffusion):
+        with torch.no_grad():
             rows = model.sample(n, generator=generator)
-    observe(1.0)
-    return rows.float().cpu()
+        observe(1.0)
+        return rows.float().cpu()
+    n_steps, parts = model.n_sampling_steps or model.noise.n_steps, []
+    for first in range(0, n, _AT_ONCE):
+        size, last = min(_AT_ONCE, n - first), torch.zeros(0)
+        wanted = None if labels is None else labels[first : first + size]
+        for step, x in enumerate(model.sampling(size, generator=generator, labels=wanted), 1):
+            observe((first + size * min(1.0, step / n_steps)) / n)
+            last = x
+        parts.append(last)
+    return torch.cat(parts).float().cpu()
+
+
+def labels_drawn(known: Sequence[object], of_training: Sequence[object], n: int, seed: int) -> Tensor | None:
+    """(n,) numbers of labels, as often as the training fields have them; None where none of these is known.
+
+    Args:
+        known: the labels of a model, in order.
+        of_training: label of each training field.
+        n: how many.
+        seed: of the draw.
+    """
+    names = [str(label) for label in known]
+    numbers = [names.index(str(label)) for label in of_training if str(label) in names]
+    if not numbers:
+        return None
+    index = torch.randint(len(numbers), (n,), generator=torch.Generator().manual_seed(seed))
+    return torch.tensor(numbers)[index]

@@ -35,7 +35,7 @@ class Figure(NamedTuple):
 class Nearest(NamedTuple):
     """The training fields nearest to each of n items."""
 
-    index: np.ndarray
+    which: np.ndarray
     """(n,) int64: which one is the nearest."""
     first: np.ndarray
     """(n,) float64: how far it is."""
@@ -58,11 +58,21 @@ class Novelty(NamedTuple):
     """The part of samples below it; 0.05 where the two are alike."""
     copies: float
     """The part of samples that are copies, see `are_copies`."""
+    expected: float
+    """The part of training fields that would be: more than a few where many of them are alike."""
 
 
 def euclidean(a: Tensor, b: Tensor) -> Tensor:
     """(n, d) and (m, d) to (n, m) distances √Σ(a - b)², without the cancellation of |a|² - 2ab + |b|²."""
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def quick_euclidean(a: Tensor, b: Tensor) -> Tensor:
+    """The same in float64 by one product, |a|² - 2ab + |b|², ten times as fast; 0 below a millionth of the lengths."""
+    a, b = a.double(), b.double()
+    lengths = a.square().sum(1)[:, None] + b.square().sum(1)[None]
+    squares = torch.addmm(lengths, a, b.T, alpha=-2)
+    return squares.masked_fill(squares < 1e-12 * lengths, 0.0).sqrt()
 
 
 class Clouds:
@@ -247,6 +257,7 @@ def novelty(samples: Nearest, training: Nearest) -> Novelty:
         quantile=quantile,
         below=float(np.mean(samples.first < quantile)),
         copies=float(np.mean(are_copies(samples, quantile))),
+        expected=float(np.mean(are_copies(training, quantile))),
     )
 
 

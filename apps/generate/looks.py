@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from fieldforge.apps.fit.collection.steps import stackable, stacked
-from fieldforge.apps.generate.figures import euclidean
+from fieldforge.apps.generate.figures import quick_euclidean
 from fieldforge.fields.file import build_field
 from fieldforge.fields.kinds.base import Field
 from fieldforge.fields.kinds.image import ImageField
 from fieldforge.fields.kinds.shape import OccupancyField, SDFField
+from fieldforge.fields.networks.mlp import MLP
 from fieldforge.fields.networks.stacked import StackedMLP
 from fieldforge.fields.weightspace.layout import Layout
 from fieldforge.registry import ConfigError
@@ -86,17 +87,18 @@ class Looks(ABC):
 
     def __init__(self, field: Field, layout: Layout) -> None:
         self.field, self.layout = field, layout
+        self._network: MLP | None = None
         try:
             self._network = stackable(field)
-        except ConfigError:
-            self._network = None
+        except ConfigError:  # asked one after another
+            pass
 
     @abstractmethod
     def see(self, rows: Tensor, *, with_points: bool = False, observe: Callable[[int], None] = lambda n: None) -> Seen:
         """Fields (n, P) float32.
 
         Args:
-            rows: their parameters.
+            rows: their parameters, of at least one.
             with_points: whether points on surfaces are wanted.
             observe: told how many more are done.
         """
@@ -153,12 +155,12 @@ class PictureLooks(Looks):
             values = self.raw(some, self._unit, self._features) * self._scale + self._offset
             parts.append(values.clamp(0, 1 if self.is_srgb else None).flatten(1))
             observe(len(some))
-        outputs = torch.cat([*parts, torch.zeros(0, len(self._unit) * self.n_channels)])
+        outputs = torch.cat(parts)
         is_empty = ~torch.isfinite(outputs).all(1)
         return Seen(outputs, None, is_empty, ~is_empty)
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
-        return euclidean(a, b)
+        return quick_euclidean(a, b)
 
 
 class SolidLooks(Looks):
@@ -279,7 +281,7 @@ def scattered(surface: Isosurface, n: int) -> tuple[np.ndarray, np.ndarray]:
     return points.astype(np.float32), normals[face] / np.maximum(double_areas[face], 1e-30)[:, None]
 
 
-def _stack(rows: Tensor, network: Any) -> StackedMLP:
+def _stack(rows: Tensor, network: MLP) -> StackedMLP:
     """Networks side by side, with these numbers."""
     with torch.device("meta"):
         stack = StackedMLP(

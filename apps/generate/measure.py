@@ -23,10 +23,10 @@ from fieldforge.apps.generate.figures import (
     Novelty,
     chamfer,
     earth_movers,
-    euclidean,
     figures,
     frechet,
     novelty,
+    quick_euclidean,
 )
 from fieldforge.apps.generate.looks import PictureLooks, Seen, SolidLooks
 from fieldforge.apps.generate.nearest import NearestSearch
@@ -36,7 +36,7 @@ from fieldforge.apps.generate.verdict import Verdict, judge
 WEIGHTS = "weights"
 N_MOVED, N_MOVED_POINTS = 100, 128
 """Earth mover's distances: fields of each set, and points of each field."""
-_PIECE = 64
+_PIECE = 128
 
 
 @dataclass
@@ -125,10 +125,9 @@ def measure(looks: PictureLooks | SolidLooks, sides: Sides, arms: list[Arm], sta
 
     observe = stages.stage("quality")
     quality = _Quality(looks, reference, seed)
-    work = [(one, seen) for one in found if not one.arm.is_reference for seen in one.seen]
-    for done, (one, seen) in enumerate(work):
-        scores = quality.of(seen, lambda share, done=done: observe((done + share) / len(work)))  # type: ignore[misc]
-        one.of_seeds.append(scores)
+    work = [(one, looked) for one in found if not one.arm.is_reference for looked in one.seen]
+    for done, (one, looked) in enumerate(work):
+        one.of_seeds.append(quality.of(looked, lambda share, done=done: observe((done + share) / len(work))))  # type: ignore[misc]
         observe((done + 1) / len(work))
     for one in found:
         one.figures = _mean(one.of_seeds)
@@ -182,7 +181,7 @@ def _search(
         seen, scaled = looks.see(rows), (rows - mean) / deviation
         for (weights, outputs), search in zip(sets, searches, strict=True):
             if len(weights):
-                search[WEIGHTS].add(euclidean(weights, scaled), first, of_items)
+                search[WEIGHTS].add(quick_euclidean(weights, scaled), first, of_items)
                 distances = looks.distance(outputs, seen.outputs).masked_fill(seen.is_empty[None], torch.inf)
                 search[looks.output_space].add(distances, first, of_items)
         observe(min(1.0, (first + _PIECE) / len(training)))
@@ -201,7 +200,7 @@ class _Quality:
         self._looks, self._reference, self._seed = looks, reference, seed
         self.names = ["Chamfer", "earth mover's"] if reference.points is not None else ["pixels"]
         if reference.points is None:
-            self._own = {"pixels": euclidean(reference.outputs, reference.outputs)}
+            self._own = {"pixels": looks.distance(reference.outputs, reference.outputs)}
             return
         self._clouds = Clouds(reference.points)
         self._few = reference.points[:N_MOVED, _thinned(reference.points.shape[1])]
@@ -218,8 +217,9 @@ class _Quality:
             return {}
         squares: dict[str, tuple[Tensor, Tensor, int]] = {}
         if usable.points is None:
-            outputs = usable.outputs
-            squares["pixels"] = euclidean(outputs, outputs), euclidean(outputs, self._reference.outputs), n_lost
+            outputs, distance = usable.outputs, self._looks.distance
+            between = distance(outputs, self._reference.outputs)
+            squares["pixels"] = distance(outputs, outputs), between, n_lost
         else:
             clouds, m = Clouds(usable.points), len(self._clouds)
             half = (n - 1) / (n - 1 + 2 * m)

@@ -20,6 +20,7 @@ N_FIRST, N_CLOSEST = 8, 4
 """Samples that are shown: the first ones drawn, and those closest to a training field."""
 COLUMNS = ("", "1-NNA", "MMD", "COV", "Fréchet", "copies", "near", "ratio", "verdict")
 _SHOWN = ("training subset", "jitter", "Gaussian", "held-out fields")
+_STROKES = {"training subset": "C4", "jitter": "C1", "Gaussian": "C0", "held-out fields": "C2"}
 
 
 def samples_beside_training(
@@ -40,13 +41,11 @@ def samples_beside_training(
     chosen = np.concatenate([first, closest])
     of_rows = [
         thumbnails(looks, rows[torch.from_numpy(numbers[chosen])]),
-        thumbnails(looks, sides.training[torch.from_numpy(output.index[chosen])]),
-        thumbnails(looks, sides.training[torch.from_numpy(model.nearest[WEIGHTS].index[chosen])]),
+        thumbnails(looks, sides.training[torch.from_numpy(output.which[chosen])]),
+        thumbnails(looks, sides.training[torch.from_numpy(model.nearest[WEIGHTS].which[chosen])]),
     ]
-    said = f"the first {len(first)}, then the {len(closest)} closest to a training field"
-    return beside(of_rows), [
-        f"samples ({said})", f"nearest training field by {looks.output_space}", f"nearest training field by {WEIGHTS}",
-    ]  # fmt: skip
+    title = f"samples ({len(first)} first, {len(closest)} closest)"
+    return beside(of_rows), [title, *(f"nearest training field by {space}" for space in (looks.output_space, WEIGHTS))]
 
 
 def drawing(sheet: np.ndarray | None, names: list[str], findings: Findings, title: str) -> bytes:
@@ -85,15 +84,22 @@ def _histogram(axes: Any, findings: Findings, space: str) -> None:
     finite = np.concatenate([values[np.isfinite(values)] for _, values in sets])
     high = float(np.quantile(finite, 0.995)) * 1.05 if len(finite) else 1.0
     bins = np.linspace(0, max(high, 1e-12), 41)
+    highest: list[float] = []
     for place, (name, values) in enumerate(sets):
         heights, _ = np.histogram(np.clip(values, 0, bins[-1]), bins)
         share = heights / max(1, len(values))
+        highest += [float(share.max())] if place < 2 else []
         if place < 2:  # what the eye has to compare: the training set and the model
             axes.stairs(share, bins, fill=place == 0, alpha=0.35 if place == 0 else 1.0, linewidth=2,
                         color="0.4" if place == 0 else "C3", label=name)  # fmt: skip
         else:
-            axes.stairs(share, bins, linewidth=1, linestyle="--", color=f"C{place}", label=name)
-    axes.set(xlabel=f"distance to the nearest training field, by {space}", ylabel="share", xlim=(0, bins[-1]))
+            axes.stairs(share, bins, linewidth=1, linestyle="--", color=_STROKES.get(name, "C5"), label=name)
+    axes.set(
+        xlabel=f"distance to the nearest training field, by {space}",
+        ylabel="share",
+        xlim=(0, bins[-1]),
+        ylim=(0, min(1.0, 2 * max(highest))),
+    )  # copies are one bar of 1: it need not be seen whole
     axes.legend(fontsize=7)
     axes.grid(alpha=0.3)
 
@@ -105,11 +111,10 @@ def _bars(axes: Any, findings: Findings) -> None:
         score = one.figures[first]["1-NNA"]
         axes.barh(place, score.value, color="C3" if one is findings.arms[0] else "0.6")
         axes.plot([score.low, score.high], [place, place], color="k", linewidth=1)
-        axes.text(min(score.value, 0.86) + 0.02, place, f"{score.value:.2f}", va="center", fontsize=8)
+        axes.text(0.02, place, f"{score.value:.2f}", va="center", fontsize=8)
     axes.axvline(0.5, color="k", linestyle=":", linewidth=1)
     axes.set_yticks(range(len(known)), [one.arm.name for one in reversed(known)], fontsize=8)
-    axes.set(xlabel=f"1-NNA by {first}: 0.5 is like held-out fields, 1 told apart without fail", xlim=(0, 1))
-    axes.xaxis.label.set_fontsize(8)
+    axes.set(xlabel=f"1-NNA by {first} (0.5: like held-out fields)", xlim=(0, 1))
 
 
 def table(findings: Findings) -> list[list[str]]:
@@ -127,9 +132,9 @@ def table(findings: Findings) -> list[list[str]]:
             row += [f"{scores['MMD'].value:.4g}", f"{scores['COV'].value:.3f}"]
         row.append("" if one.frechet is None else f"{one.frechet:.3g}")
         found = list(one.novelty.values())
-        row.append(" / ".join(f"{novelty.copies:.0%}" for novelty in found))
-        row.append(" / ".join(f"{novelty.below:.0%}" for novelty in found))
-        row.append(" / ".join(f"{novelty.ratio:.2f}" for novelty in found))
+        row.append("/".join(f"{novelty.copies:.0%}" for novelty in found))
+        row.append("/".join(f"{novelty.below:.0%}" for novelty in found))
+        row.append("/".join(f"{novelty.ratio:.2f}" for novelty in found))
         assert one.verdict is not None
         lost = f", {one.n_lost} of {one.n} cannot be used" if one.n_lost else ""
         row.append(f"{one.verdict.word}{_LIKENESS[one.verdict.likeness]}{lost}")
@@ -184,7 +189,7 @@ img{{max-width:100%}}.verdict{{font-size:1.2rem;padding:.8rem 1rem;background:#f
 <h2>Quality, all distances</h2>
 {table_of(("", "distance", "1-NNA", "MMD", "COV"), others)}
 <h2>Novelty, both spaces</h2>
-{table_of(("", "space", "ratio of medians", "the nearer one", "5 % quantile", "below it", "copies"), spaces)}
+{table_of(_NOVELTY, spaces)}
 <h2>How it was measured</h2>
 {table_of(("", ""), facts)}
 <ul>{notes}</ul>
@@ -193,6 +198,9 @@ img{{max-width:100%}}.verdict{{font-size:1.2rem;padding:.8rem 1rem;background:#f
 """
 
 
+_NOVELTY = (
+    "", "space", "ratio of medians", "the nearer one", "5 % quantile", "below it", "copies", "copies in training",
+)  # fmt: skip
 _COLORS = {"new": "#2a8", "interpolating": "#d90", "replaying": "#c33", "nothing": "#c33"}
 
 

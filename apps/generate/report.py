@@ -12,7 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fieldforge.apps.generate.arms import CAP, FEWEST, MOST, TRAINING, Arm, Sides, baselines, drawn, sides_of
+from fieldforge.apps.generate.arms import (
+    CAP,
+    FEWEST,
+    MOST,
+    TRAINING,
+    Arm,
+    Sides,
+    baselines,
+    drawn,
+    labels_drawn,
+    sides_of,
+)
 from fieldforge.apps.generate.looks import PictureLooks, SolidLooks, looks_of
 from fieldforge.apps.generate.measure import Findings, as_json, measure
 from fieldforge.apps.generate.page import drawing, page, samples_beside_training
@@ -21,7 +32,8 @@ from fieldforge.fields.collection import Collection
 from fieldforge.fields.container import replacing
 from fieldforge.fields.file import software
 from fieldforge.fields.weightspace.generators.base import Generator
-from fieldforge.fields.weightspace.model_file import load_model, summary_of
+from fieldforge.fields.weightspace.generators.diffusion import WeightDiffusion
+from fieldforge.fields.weightspace.model_file import ModelFile, load_model, summary_of
 
 PAGE, PICTURE, NUMBERS = "report.html", "report.png", "report.json"
 N_STAGES = 7
@@ -81,23 +93,16 @@ def report(model: Path, collection: Path, plan: ReportPlan) -> Report:
     folder.mkdir(parents=True, exist_ok=True)
     looks = looks_of(fields.config, fields.layout, **(QUICK if plan.quick else {}))
     with Stages(plan.progress, N_STAGES) as stages:
-        sides = sides_of(fields, _n_wanted(fields, plan), plan.seed, stages.stage("reading the collection"))
+        cap = N_QUICK if plan.quick else CAP
+        sides = sides_of(fields, plan.n, plan.seed, stages.stage("reading the collection"), cap=cap)
         for sentence in (*sides.left_out, *_doubts(fields, loaded.metadata)):
             stages.say(sentence)
-        findings, notes = _measured(loaded.model, fields, looks, sides, plan, stages)
+        findings, notes = _measured(loaded, fields, looks, sides, plan, stages)
     body = _body(model, fields, looks, sides, plan, findings)
     body["notes"] = [*_doubts(fields, loaded.metadata), *sides.notes, *notes]
     body["facts"]["seconds"] = round(time.perf_counter() - begun, 1)
     _write(folder, looks, sides, findings, body)
     return Report(folder, findings, body)
-
-
-def _n_wanted(fields: Collection, plan: ReportPlan) -> int | None:
-    """As asked; of a quick report at most so many."""
-    if plan.n is not None or not plan.quick:
-        return plan.n
-    n_items = len({item for item, split in zip(fields.items, fields.splits, strict=True) if split >= TRAINING})
-    return max(FEWEST, min(N_QUICK, n_items))
 
 
 def _doubts(fields: Collection, metadata: dict[str, Any]) -> list[str]:
@@ -113,17 +118,22 @@ def _doubts(fields: Collection, metadata: dict[str, Any]) -> list[str]:
 
 
 def _measured(
-    model: Generator, fields: Collection, looks: PictureLooks | SolidLooks, sides: Sides, plan: ReportPlan,
+    loaded: ModelFile, fields: Collection, looks: PictureLooks | SolidLooks, sides: Sides, plan: ReportPlan,
     stages: Stages,
 ) -> tuple[Findings, list[str]]:  # fmt: skip
     n, seeds = len(sides.reference), [plan.seed + k for k in range(plan.n_seeds)]
     observe = stages.stage("drawing samples")
-    rows = [
-        drawn(model, n, seed, lambda share, k=k: observe((k + share) / len(seeds)))  # type: ignore[misc]
-        for k, seed in enumerate(seeds)
-    ]
+    model: Generator = loaded.model
+    of_training = [fields.labels[number] for number in sides.training_numbers]
+    rows, how = [], f"{model.otype}, the model of this report"
+    for k, seed in enumerate(seeds):
+        labels = None
+        if isinstance(model, WeightDiffusion) and model.denoiser.n_classes:
+            labels = labels_drawn(loaded.metadata.get("labels") or [], of_training, n, seed)
+            how = f"{model.otype} with labels drawn as the training fields have them, the model of this report"
+        rows.append(drawn(model, n, seed, lambda share, k=k: observe((k + share) / len(seeds)), labels))  # type: ignore[misc]
     others, notes = baselines(fields.layout, sides, n, seeds, stages.stage("fitting baselines"))
-    arms = [Arm("model", f"{model.otype}, the model of this report", rows), *others]
+    arms = [Arm("model", how, rows), *others]
     return measure(looks, sides, arms, stages, plan.seed), notes
 
 

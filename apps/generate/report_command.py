@@ -33,9 +33,14 @@ def report_command(options: argparse.Namespace) -> int:
 
 def _print(made: Report) -> None:
     console = Console()
-    rows = Table(*COLUMNS)
+    rows = Table(box=None, pad_edge=False)
+    shown = [place for place, name in enumerate(COLUMNS) if name != "Fréchet"]
+    for place in shown:
+        rows.add_column(COLUMNS[place], no_wrap=True)
     for row in table(made.findings):
-        rows.add_row(*row)
+        # intervals and the rest are in the files: this fits into 80 columns
+        row[1], row[-1] = row[1].split(" ")[0], row[-1].split(",")[0]
+        rows.add_row(*(row[place] for place in shown))
     console.print(rows)
     for note in (*made.body["notes"], *made.body["left_out"]):
         console.print(note, markup=False)

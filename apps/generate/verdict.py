@@ -4,7 +4,8 @@ Each sample is measured by its distance to the nearest training field, and so is
 to the nearest other one; in the space of weights and in that of outputs (pixels, volumes). `figures.novelty` counts.
 
 - **replaying**: in either space a fifth of the samples or more are copies: nearer to a training field than 19 of 20
-  training fields are to one another, and at most two thirds as far from it as from the next one.
+  training fields are to one another, and at most two thirds as far from it as from the next one. What part of the
+  training fields would be copies of one another by the same rule is taken off first.
 - **interpolating**: not that; but in either space more than a fifth of the samples are nearer than 19 of 20 training
   fields are to one another, or a sample is the nearer one in more than 60 % of pairs of sample and training field.
 - **new**: neither.
@@ -45,7 +46,7 @@ class Verdict(NamedTuple):
 
 def word_of(novelty: Novelty) -> Word:
     """The verdict in one space."""
-    if novelty.copies >= COPIES:
+    if novelty.copies - novelty.expected >= COPIES:
         return "replaying"
     return "interpolating" if novelty.below > NEAR or novelty.nearer > NEARER else "new"
 
