@@ -11,13 +11,17 @@ set scores well: read it beside `novelty`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-_ENTRIES = 2**24  # distances between points held at once: 64 MiB of float32
+
+def _unseen(share: float) -> None:
+    pass
 
 
 class Figure(NamedTuple):
@@ -28,21 +32,32 @@ class Figure(NamedTuple):
     high: float
 
 
-class Novelty(NamedTuple):
-    """Distances to the nearest training field, of samples and of the training fields themselves."""
+class Nearest(NamedTuple):
+    """The training fields nearest to each of n items."""
 
-    samples: np.ndarray
-    """(n_samples,): from each sample to the nearest training field."""
-    training: np.ndarray
-    """(n_training,): from each training field to the nearest other one."""
+    index: np.ndarray
+    """(n,) int64: which one is the nearest."""
+    first: np.ndarray
+    """(n,) float64: how far it is."""
+    second: np.ndarray
+    """(n,): how far the nearest one of another item is; inf where there is none."""
+
+
+class Novelty(NamedTuple):
+    """Distances to the nearest training field: of samples, in the measure of the training fields' own."""
+
     ratio: float
     """Median of the first over median of the second; 1 and above: samples are as far apart from the training set as
     it is from itself."""
     nearer: float
     """The probability that a sample is nearer to the training set than one of its own fields is to the others, ties
     counted half; 0.5 where the two are alike."""
-    verdict: str
-    """"replaying", "interpolating" or "new"."""
+    quantile: float
+    """The distance below which 5 % of the training fields have their nearest other one."""
+    below: float
+    """The part of samples below it; 0.05 where the two are alike."""
+    copies: float
+    """The part of samples that are copies, see `are_copies`."""
 
 
 def euclidean(a: Tensor, b: Tensor) -> Tensor:
@@ -50,54 +65,99 @@ def euclidean(a: Tensor, b: Tensor) -> Tensor:
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def chamfer(a: Tensor, b: Tensor) -> Tensor:
+class Clouds:
+    """Point sets (n, p, d), each with a tree in which the nearest point is found quickly.
+
+    Raises:
+        ValueError: they are not sets of points, or a set is empty.
+    """
+
+    def __init__(self, points: Tensor) -> None:
+        from scipy.spatial import cKDTree
+
+        if points.ndim != 3 or points.shape[1] == 0:
+            raise ValueError(f"points: expected (n, p, d), p of at least 1, got {list(points.shape)}")
+        self.points = points.detach().double().cpu().numpy()
+        self.trees = [cKDTree(one) for one in self.points]
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+def chamfer(a: Tensor | Clouds, b: Tensor | Clouds, *, observe: Callable[[float], None] = _unseen) -> Tensor:
     """Chamfer distances of point sets: mean of squares to the nearest point, one way plus the other.
 
     Args:
-        a: (n, p, d) point sets.
-        b: (m, q, d).
+        a: (n, p, d) point sets, or the `Clouds` of them.
+        b: (m, q, d); where it is `a` itself, each pair is looked at once.
+        observe: told the share of the work that is done.
 
     Returns:
-        (n, m), in squared units of the points.
+        (n, m) float64, in squared units of the points. Not differentiable.
 
     Raises:
         ValueError: they are not sets of points of one dimension, or a set is empty.
     """
-    if a.ndim != 3 or b.ndim != 3 or a.shape[2] != b.shape[2] or 0 in (a.shape[1], b.shape[1]):
-        raise ValueError(f"a: expected (n, p, d) and (m, q, d) points, got {list(a.shape)} and {list(b.shape)}")
-    out = a.new_zeros(len(a), len(b))
-    n_at_once = max(1, _ENTRIES // (a.shape[1] * b.shape[1]))
-    for i, points in enumerate(a):
-        for start in range(0, len(b), n_at_once):
-            others = b[start : start + n_at_once]
-            squares = euclidean(points.expand(len(others), -1, -1), others).square()  # (k, p, q)
-            out[i, start : start + n_at_once] = squares.amin(2).mean(1) + squares.amin(1).mean(1)
-    return out
+    for name, sets in (("a", a), ("b", b)):
+        shape = sets.points.shape if isinstance(sets, Clouds) else sets.shape
+        first = a.points.shape if isinstance(a, Clouds) else a.shape
+        if len(shape) != 3 or shape[1] == 0 or shape[-1] != first[-1]:
+            raise ValueError(f"{name}: expected (n, p, d) and (m, q, d) points, got {list(first)} and {list(shape)}")
+    left = a if isinstance(a, Clouds) else Clouds(a)
+    right = left if b is a else b if isinstance(b, Clouds) else Clouds(b)
+
+    def between(i: int, j: int) -> float:
+        there, _ = right.trees[j].query(left.points[i])
+        back, _ = left.trees[i].query(right.points[j])
+        return float(np.square(there).mean() + np.square(back).mean())
+
+    return _of_pairs(between, len(left), len(right), left is right, observe)
 
 
-def earth_movers(a: Tensor, b: Tensor) -> Tensor:
+def earth_movers(a: Tensor, b: Tensor, *, observe: Callable[[float], None] = _unseen) -> Tensor:
     """Earth mover's distances of point sets of one size: the mean length of the best one-to-one matching.
 
     Args:
         a: (n, p, d) point sets.
-        b: (m, p, d).
+        b: (m, p, d); where it is `a` itself, each pair is looked at once.
+        observe: told the share of the work that is done.
 
     Returns:
-        (n, m), in units of the points; the matching is exact, p³ work a pair.
+        (n, m) float64, in units of the points; the matching is exact, p³ work a pair. Not differentiable.
 
     Raises:
         ValueError: they are not sets of as many points each.
     """
     from scipy.optimize import linear_sum_assignment
+    from scipy.spatial.distance import cdist
 
     if a.ndim != 3 or b.ndim != 3 or a.shape[1:] != b.shape[1:] or a.shape[1] == 0:
         raise ValueError(f"a: expected (n, p, d) and (m, p, d) points, got {list(a.shape)} and {list(b.shape)}")
-    out = a.new_zeros(len(a), len(b))
-    for i, points in enumerate(a):
-        for j, other in enumerate(b):
-            lengths = euclidean(points, other).double().cpu().numpy()
-            out[i, j] = float(lengths[linear_sum_assignment(lengths)].mean())
-    return out
+    left, right = (sets.detach().double().cpu().numpy() for sets in (a, b))
+
+    def between(i: int, j: int) -> float:
+        lengths = cdist(left[i], right[j])
+        return float(lengths[linear_sum_assignment(lengths)].mean())
+
+    return _of_pairs(between, len(left), len(right), a is b, observe)
+
+
+def _of_pairs(
+    between: Callable[[int, int], float], n: int, m: int, is_same: bool, observe: Callable[[float], None]
+) -> Tensor:
+    """(n, m) of a function of two numbers, in as many threads as torch may use; of one set with itself, by halves."""
+    out = torch.zeros(n, m, dtype=torch.float64)
+
+    def row(i: int) -> list[float]:
+        return [between(i, j) for j in range(i + 1 if is_same else 0, m)]
+
+    n_pairs, n_done = max(1, n * (n - 1) // 2 if is_same else n * m), 0
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for i, values in enumerate(pool.map(row, range(n))):
+            out[i, m - len(values) :] = torch.tensor(values, dtype=torch.float64)
+            n_done += len(values)
+            observe(n_done / n_pairs)
+    return out + out.T if is_same else out
 
 
 def figures(
@@ -105,6 +165,7 @@ def figures(
     between: Tensor,
     of_references: Tensor,
     *,
+    n_lost: int = 0,
     n_bootstrap: int = 1000,
     level: float = 0.95,
     generator: torch.Generator | None = None,
@@ -123,6 +184,7 @@ def figures(
         of_samples: (n, n) distances among samples.
         between: (n, m) from samples to references.
         of_references: (m, m).
+        n_lost: samples beside these n that are nothing to compare (a shape without a surface); each is told apart.
         n_bootstrap: how many resamplings.
         level: of the interval.
         generator: source of the resamplings.
@@ -148,8 +210,9 @@ def figures(
     items = {
         "MMD": between.amin(0).double(),
         "COV": covered,
-        "1-NNA": torch.cat([_same(others(of_samples), between.amin(1)), _same(others(of_references), between.amin(0))]),
-    }
+        "1-NNA": torch.cat([_same(others(of_samples), between.amin(1)), _same(others(of_references), between.amin(0)),
+                            torch.ones(n_lost, dtype=torch.float64)]),
+    }  # fmt: skip
     return {name: bootstrap(values, n_bootstrap, level, generator) for name, values in items.items()}
 
 
@@ -161,44 +224,42 @@ def bootstrap(values: Tensor, n: int = 1000, level: float = 0.95, generator: tor
     return Figure(float(values.double().mean()), low, high)
 
 
-def novelty(to_training: Tensor, of_training: Tensor) -> Novelty:
+def novelty(samples: Nearest, training: Nearest) -> Novelty:
     """How far samples are from the training set, in the measure of how far it is from itself.
 
-    The verdict is "replaying" if the ratio is below a third (the middle between two neighbours would be at a half);
-    else "interpolating" if a sample is the nearer one in more than 60 % of pairs; else "new".
-
     Args:
-        to_training: (n, m) distances from samples to training fields.
-        of_training: (m, m) among training fields.
+        samples: of each sample, its nearest training fields.
+        training: of training fields, their nearest others.
 
     Raises:
-        ValueError: shapes do not fit, or there are fewer than two training fields or no samples.
+        ValueError: there are no samples, or no training fields.
     """
-    m = len(of_training)
-    if (
-        of_training.shape != (m, m)
-        or m < 2
-        or to_training.ndim != 2
-        or to_training.shape[1] != m
-        or not len(to_training)
-    ):
-        raise ValueError(
-            "to_training: expected (n, m) beside (m, m) distances, m of at least 2, "
-            f"got {list(to_training.shape)} and {list(of_training.shape)}"
-        )
-    samples = to_training.amin(1).double().cpu().numpy()
-    training = others(of_training).double().cpu().numpy()
-    ranked = np.sort(training)
-    above = m - np.searchsorted(ranked, samples, "right")
-    equal = m - above - np.searchsorted(ranked, samples, "left")
-    nearer = float(np.mean(above + 0.5 * equal) / m)
-    median = float(np.median(training))
-    ratio = float(np.median(samples)) / median if median > 0 else float("inf")
-    if ratio < 1 / 3:
-        verdict = "replaying"
-    else:
-        verdict = "interpolating" if nearer > 0.6 else "new"
-    return Novelty(samples, training, ratio, nearer, verdict)
+    if not len(samples.first) or not len(training.first):
+        raise ValueError(f"samples: expected samples and training fields, got {len(samples.first)} and "
+                         f"{len(training.first)}")  # fmt: skip
+    ranked = np.sort(training.first)
+    above = len(ranked) - np.searchsorted(ranked, samples.first, "right")
+    equal = len(ranked) - above - np.searchsorted(ranked, samples.first, "left")
+    median, quantile = float(np.median(ranked)), float(np.quantile(ranked, 0.05))
+    return Novelty(
+        ratio=float(np.median(samples.first)) / median if median > 0 else float("inf"),
+        nearer=float(np.mean(above + 0.5 * equal) / len(ranked)),
+        quantile=quantile,
+        below=float(np.mean(samples.first < quantile)),
+        copies=float(np.mean(are_copies(samples, quantile))),
+    )
+
+
+def are_copies(samples: Nearest, quantile: float) -> np.ndarray:
+    """(n,) bool: which samples belong to one training field.
+
+    A copy is nearer to a training field than the 5 % `quantile` of distances between neighbours in the training set,
+    and at most two thirds as far from it as from the next one; or nearer than a third of that quantile. The middle of
+    two fields is as near to the one as to the other, and no copy. Distance 0 is one whatever the quantile.
+    """
+    first, second = samples.first, samples.second
+    found: np.ndarray = (first == 0) | ((first < quantile) & ((first <= second * 2 / 3) | (first <= quantile / 3)))
+    return found
 
 
 def frechet(a: Tensor, b: Tensor) -> float:

@@ -7,7 +7,9 @@ import torch
 from reference import diffusion as loops
 
 from fieldforge.apps.generate.figures import (
+    Clouds,
     Figure,
+    Nearest,
     bootstrap,
     chamfer,
     earth_movers,
@@ -43,8 +45,10 @@ def test_chamfer_is_the_loop() -> None:
     a, b = torch.randn(3, 7, 2, generator=seeded()).double(), torch.randn(4, 5, 2, generator=seeded(1)).double()
     expected = [[loops.chamfer(x, y) for y in b.tolist()] for x in a.tolist()]
     torch.testing.assert_close(chamfer(a, b).tolist(), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(chamfer(a, a), chamfer(a, a.clone()), rtol=1e-12, atol=0)  # by halves
     assert float(chamfer(a, a).diagonal().max()) == 0
-    with pytest.raises(ValueError, match=r"^a: expected \(n, p, d\) and \(m, q, d\) points"):
+    assert torch.equal(chamfer(Clouds(a), Clouds(b)), chamfer(a, b))
+    with pytest.raises(ValueError, match=r"^b: expected \(n, p, d\) and \(m, q, d\) points"):
         chamfer(a, torch.zeros(2, 0, 2))
 
 
@@ -69,6 +73,15 @@ def test_known_sets_have_known_figures() -> None:
     assert (copies["MMD"].value, copies["COV"].value, copies["1-NNA"].value) == (0, 1, 0)
 
 
+def test_a_sample_that_is_nothing_is_told_apart() -> None:
+    """Ten of the same law and ten without a surface: the ten count as ten right answers more."""
+    a, b = torch.randn(10, 3, generator=seeded()), torch.randn(20, 3, generator=seeded(1))
+    square = euclidean(a, a), euclidean(a, b), euclidean(b, b)
+    without, found = figures(*square, generator=seeded()), figures(*square, n_lost=10, generator=seeded())
+    assert found["1-NNA"].value == pytest.approx((without["1-NNA"].value * 30 + 10) / 40)
+    assert found["MMD"] == without["MMD"]
+
+
 def test_a_tie_counts_half() -> None:
     """Two samples on one place, two references on it too: nobody knows."""
     place = torch.zeros(2, 1)
@@ -81,18 +94,40 @@ def test_intervals_shrink_with_the_root_of_the_items() -> None:
     assert few.high - few.low == pytest.approx(2 * 1.96 / 10, rel=0.2)
 
 
+def nearest(samples: torch.Tensor, training: torch.Tensor, *, is_own: bool = False) -> Nearest:
+    distances = euclidean(samples, training)
+    if is_own:
+        distances.fill_diagonal_(torch.inf)
+    first, index = distances.topk(2, dim=1, largest=False)
+    return Nearest(index[:, 0].numpy(), first[:, 0].double().numpy(), first[:, 1].double().numpy())
+
+
 def test_novelty_tells_copies_from_mixtures_from_new() -> None:
     training, other = torch.randn(200, 8, generator=seeded()), torch.randn(200, 8, generator=seeded(1))
     jitter = training + 0.02 * torch.randn(200, 8, generator=seeded(2))
     mixed = (training + training[euclidean(training, training).argsort(1)[:, 1]]) / 2
-    verdicts = {}
-    for name, samples in {"same law": other, "jitter": jitter, "between neighbours": mixed}.items():
-        verdicts[name] = novelty(euclidean(samples, training), euclidean(training, training))
-    assert [one.verdict for one in verdicts.values()] == ["new", "replaying", "interpolating"]
-    assert verdicts["same law"].ratio == pytest.approx(1, abs=0.1)
-    assert verdicts["same law"].nearer == pytest.approx(0.5, abs=0.06)
-    assert verdicts["jitter"].ratio < 0.1
-    assert 0 not in verdicts["same law"].training  # no field is its own neighbour
+    own = nearest(training, training, is_own=True)
+    found = {}
+    for name, samples in {"same law": other, "jitter": jitter, "between": mixed, "copies": training}.items():
+        found[name] = novelty(nearest(samples, training), own)
+    assert found["same law"].ratio == pytest.approx(1, abs=0.1)
+    assert found["same law"].nearer == pytest.approx(0.5, abs=0.06)
+    assert found["same law"].below == pytest.approx(0.05, abs=0.05)
+    assert found["same law"].copies <= found["same law"].below
+    assert found["jitter"].ratio < 0.1
+    assert found["jitter"].copies > 0.95
+    assert found["copies"].copies == 1
+    assert found["between"].ratio == pytest.approx(0.5, abs=0.05)
+    assert (found["between"].below > 0.5, found["between"].copies) == (True, 0)
+
+
+def test_a_copy_of_a_field_that_has_a_twin_is_a_copy() -> None:
+    """The second nearest is as near; the distance alone says it, or that it is 0."""
+    training = torch.randn(100, 4, generator=seeded())
+    twins = torch.cat([training, training])
+    samples = twins[:10] + 1e-3
+    assert novelty(nearest(samples, twins), nearest(training, training, is_own=True)).copies == 1
+    assert novelty(nearest(training, twins), nearest(twins, twins, is_own=True)).copies == 1
 
 
 def test_the_frechet_distance_of_gaussians_is_known() -> None:
@@ -109,5 +144,6 @@ def test_wrong_matrices_are_named() -> None:
         figures(square, torch.ones(3, 2), square)
     with pytest.raises(ValueError, match=r"^between: expected distances, got 9 that are not a number"):
         figures(square, square * torch.nan, square)
-    with pytest.raises(ValueError, match=r"^to_training: expected \(n, m\) beside \(m, m\)"):
-        novelty(torch.ones(2, 4), square)
+    none = nearest(torch.zeros(0, 3), square)
+    with pytest.raises(ValueError, match=r"^samples: expected samples and training fields, got 0 and 3"):
+        novelty(none, nearest(square, square))
