@@ -54,11 +54,13 @@ class Arm:
         name: what to call it.
         what: in a few words, how they are made.
         rows: (n, P) of each seed.
+        is_reference: these are the references, so there is nothing to compare their quality with.
     """
 
     name: str
     what: str
     rows: list[Tensor]
+    is_reference: bool = False
 
 
 def sides_of(
@@ -141,6 +143,8 @@ def baselines(
     arms.append(Arm("averages", "means of two training fields", [averages(sides.training, n, seed) for seed in seeds]))
     if len(sides.held_out):
         arms.append(Arm("held-out fields", "others that training has not seen", [sides.held_out]))
+    else:
+        arms.append(Arm("held-out fields", "the references themselves", [sides.reference], is_reference=True))
     observe(1.0)
     return arms, notes
 
