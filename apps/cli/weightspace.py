@@ -15,6 +15,7 @@ def add_generate(commands: Commands) -> None:
     ways = generate.add_subparsers(title="ways", metavar="WAY")
     _add_train(ways)
     _add_sample(ways)
+    _add_report(ways)
     _add_interpolate(ways)
 
 
@@ -59,6 +60,23 @@ def _add_sample(ways: Commands) -> None:
     _add_voice(sample)
 
 
+def _add_report(ways: Commands) -> None:
+    report = add_command(ways, "report", _report, "how good and how new a model's fields are, beside all baselines")
+    report.add_argument("model", type=Path, help=".gen file")
+    report.add_argument("collection", type=Path, help="folder of the collection it was trained on")
+    report.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="the folder to write; default: beside the model"
+    )
+    report.add_argument(
+        "-n", type=values.positive_int, metavar="N",
+        help="samples, and held-out fields to compare with; default: as many as are held out, up to 400",
+    )  # fmt: skip
+    report.add_argument("--seeds", type=values.positive_int, default=1, metavar="K", help="sets of samples")
+    report.add_argument("--seed", type=int, default=0, help="the first of the seeds")
+    report.add_argument("--quick", action="store_true", help="at most 100 samples; shapes are looked at less finely")
+    _add_voice(report)
+
+
 def _add_interpolate(ways: Commands) -> None:
     way = add_command(ways, "interpolate", _interpolate, "fields between two fields, as a video or a row of pictures")
     way.add_argument("model", type=Path, help=".gen file")
@@ -91,6 +109,12 @@ def _sample(options: argparse.Namespace) -> int:
     from fieldforge.apps.generate.sample import sample_command
 
     return sample_command(options)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from fieldforge.apps.generate.report_command import report_command
+
+    return report_command(options)
 
 
 def _interpolate(options: argparse.Namespace) -> int:
