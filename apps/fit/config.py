@@ -49,6 +49,9 @@ SECTIONS: dict[str, str | dict[str, str | None]] = {
     "ray_losses": {"distortion": None, "opacity_entropy": None, "gradient_scaling": None},
     "radiance": {"n_geometry": None, "density_activation": None, "density_shift": None, "density_scale": None},
     "distortion_map": {"resolution": None, "optimizer": "optimizer"},
+    "generator": "generator",
+    "denoiser": "denoiser",
+    "noise": "noise",
     "envmap": {"resolution": None, "loss": "loss", "optimizer": "optimizer"},
 }
 """Section -> the kind of part it configures, or its own keys with theirs (None: a plain value)."""

@@ -94,6 +94,9 @@ class Figure(NamedTuple):
     of: Callable[[float, float], float]
     """From the mean loss and the mean squared error of some batches."""
 
+    unit: str = "points"
+    """What a batch is made of."""
+
 
 def psnr(peak: float = 1.0) -> Figure:
     """Decibels below a peak, of colours; at most 120.

@@ -50,7 +50,10 @@ class Json(Silent):
     def __call__(self, progress: Progress) -> None:
         state = progress.state
         row: dict[str, object] = {"event": "progress", "step": state.step, "n_steps": state.n_steps}
-        row |= {"points_per_second": round(progress.points_per_second), "seconds_left": round(progress.seconds_left, 1)}
+        row |= {
+            f"{progress.figure.unit}_per_second": round(progress.points_per_second),
+            "seconds_left": round(progress.seconds_left, 1),
+        }
         row |= {"seconds": round(state.seconds, 3)}
         row |= {} if math.isnan(progress.value) else {progress.figure.name: float(f"{progress.value:.5g}")}
         if progress.message:
@@ -87,7 +90,7 @@ def describe(progress: Progress) -> str:
     state = progress.state
     quality = "" if math.isnan(progress.value) else f"{progress.figure.text.format(progress.value)}  "
     return (
-        f"step {state.step}/{state.n_steps}  {human_rate(progress.points_per_second)} points/s  "
+        f"step {state.step}/{state.n_steps}  {human_rate(progress.points_per_second)} {progress.figure.unit}/s  "
         f"{quality}{clock(progress.seconds_left)} left"
     )
 

@@ -83,8 +83,9 @@ class ModelHeader:
             raise ModelFileError(self.path, "does not say of which fields it holds a model; train it on a collection")
         self.layout.expect(vector, name="vector")
         if vector.ndim != 1 or not bool(torch.isfinite(vector).all()):
+            n_bad = int((~torch.isfinite(vector)).sum())
             raise ValueError(f"vector: expected ({self.layout.n_parameters},) finite numbers, got "
-                             f"{list(vector.shape)} with {int((~torch.isfinite(vector)).sum())} that are not")  # fmt: skip
+                             f"{list(vector.shape)} with {n_bad} that are not")  # fmt: skip
         field = build_field(self.field_config)
         field.load_state_dict(self.layout.unflatten(vector.detach()))
         return field

@@ -1,0 +1,46 @@
+"""Named starting points for `generate train`, each a complete run configuration.
+
+HyperDiffusion's own (Erkoç et al., ICCV 2023) has 1.2 billion parameters and days on a GPU; these are small on purpose:
+minutes on one core, for fields of some hundred to some thousand numbers that began at the same place. What deviates
+from the paper: every number is standardised by itself, the schedule is a cosine that ends in noise alone, v is
+predicted, weights are averaged (EMA) and the rate is annealed to nothing, and sampling takes 100 steps. `diffusion` has
+a residual MLP where the paper has a transformer over layers; `transformer` has that one, small.
+"""
+
+from __future__ import annotations
+
+from fieldforge.apps.fit.recipe import Config
+from fieldforge.checks import expect_choice
+from fieldforge.fields.weightspace.layout import Layout
+
+BASELINES = {"gaussian": "Gaussian", "pca": "PCAGaussian", "jitter": "Jitter", "subset": "Subset"}
+"""Model -> the generator that is fitted in closed form."""
+
+MODELS = ("diffusion", "transformer", *BASELINES)
+
+LARGE = 2000
+"""Numbers of a field from which on a batch of 64 is enough work for a step."""
+
+
+def preset(model: str, layout: Layout) -> Config:
+    """The run configuration of a model: generator, and of those that are trained denoiser, noise, optimizer, ...
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    model = expect_choice("model", model, MODELS)
+    if model in BASELINES:
+        return {"generator": {"otype": BASELINES[model]}}
+    is_large = layout.n_parameters > LARGE
+    denoiser: Config = {"otype": "ResidualMLP", "width": 256, "n_layers": 3}
+    if model == "transformer":
+        denoiser = {"otype": "TokenTransformer", "width": 128, "n_layers": 4, "n_heads": 4}
+    adam = {"otype": "Adam", "learning_rate": 1.5e-3 if model == "diffusion" else 1e-3, "beta2": 0.99, "epsilon": 1e-8}
+    return {
+        "generator": {"otype": "WeightDiffusion", "prediction": "v", "n_sampling_steps": 100, "label_dropout": 0.1},
+        "denoiser": denoiser,
+        "noise": {"otype": "CosineNoise", "n_steps": 1000, "has_zero_terminal": True},
+        "optimizer": {"otype": "EMA", "decay": 0.999, "nested": adam},
+        "schedule": {"otype": "WarmupCosine", "n_warmup_steps": 200},
+        "fit": {"n_steps": 12000 if not is_large else 6000, "batch_size": 128 if not is_large else 64},
+    }
