@@ -51,6 +51,7 @@ SECTIONS: dict[str, str | dict[str, str | None]] = {
     "distortion_map": {"resolution": None, "optimizer": "optimizer"},
     "generator": "generator",
     "denoiser": "denoiser",
+    "weight_network": "weight_network",
     "noise": "noise",
     "envmap": {"resolution": None, "loss": "loss", "optimizer": "optimizer"},
 }
