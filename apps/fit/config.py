@@ -244,7 +244,8 @@ def _check_part(
             keys = PLACEMENT.get(kind, ())
             own[key] = [_check_part(kind, v, f"{where}[{i}]", is_tcnn, notices, keys) for i, v in enumerate(value)]
         elif key == "nested" or is_activation or (isinstance(value, Mapping) and "otype" in value):
-            own[key] = _check_part("activation" if is_activation else kind, value, where, is_tcnn, notices)
+            of = "activation" if is_activation else "codec" if key == "codec" else kind
+            own[key] = _check_part(of, value, where, is_tcnn, notices)
     return own | placed
 
 

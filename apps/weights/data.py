@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -114,7 +115,9 @@ def examples_of(
     return found, left_out
 
 
-def open_parts(collection: Collection, *, has_labels: bool, say: Callable[[str], None], inits: int | None = None) -> Parts:
+def open_parts(
+    collection: Collection, *, has_labels: bool, say: Callable[[str], None], inits: int | None = None
+) -> Parts:
     """Read a collection for training.
 
     Args:
@@ -156,15 +159,14 @@ def open_parts(collection: Collection, *, has_labels: bool, say: Callable[[str],
         parts.append(found)
     missing = [name for number, name in enumerate(classes) if not bool((parts[0].labels == number).any())]
     if missing:
-        raise CollectionError(collection.path, f"has no field of label {missing[0]!r} to train on; fit more items of it")
+        raise CollectionError(
+            collection.path, f"has no field of label {missing[0]!r} to train on; fit more items of it"
+        )
     return Parts(*parts, classes, left_out)
 
 
-def read_fields(path: Path, model: ModelHeader) -> tuple[list[str], Tensor]:
-    """The vector of a ``.field`` file, as the model reads it.
-
-    Returns:
-        Its name, and (1, P) float32.
+def read_field(path: Path, model: ModelHeader) -> Tensor:
+    """The vector (1, P) float32 of a ``.field`` file, as the model reads it.
 
     Raises:
         FieldFileError: not a field, of another architecture than the model's, or not finite.
@@ -179,10 +181,10 @@ def read_fields(path: Path, model: ModelHeader) -> tuple[list[str], Tensor]:
     vector = layout.flatten(field.state_dict()).detach()
     if not bool(torch.isfinite(vector).all()):
         raise FieldFileError(path, "holds numbers that are not finite; fit it again")
-    return [path.name], vector[None]
+    return vector[None]
 
 
-def expect_same_activation(config: dict, model: ModelHeader, path: Path) -> None:  # type: ignore[type-arg]
+def expect_same_activation(config: dict[str, Any], model: ModelHeader, path: Path) -> None:
     """The same shapes mean something else behind another activation.
 
     Raises:

@@ -28,7 +28,7 @@ from fieldforge.apps.fit.progress import Silent, observer
 from fieldforge.apps.fit.recipe import Config, layered
 from fieldforge.apps.weights.data import Examples, Parts, open_parts
 from fieldforge.apps.weights.measure import accuracy_report, predictions
-from fieldforge.apps.weights.presets import AUGMENTED, CONTROLS, preset, sine_of
+from fieldforge.apps.weights.presets import AUGMENTED, CONTROLS, preset
 from fieldforge.checks import expect_choice, expect_float, expect_int
 from fieldforge.fields.activations.base import Activation
 from fieldforge.fields.checkpoint import Checkpoints
@@ -193,18 +193,6 @@ class ClassifierJob:
         )  # fmt: skip
         return network
 
-    def symmetries(self) -> Symmetries | None:
-        """Of the fields; None where they have no chain of matrices."""
-        try:
-            chain = Chain.find(self.collection.layout)
-        except ValueError:
-            return None
-        sine = sine_of(self.collection.config)
-        network = self.collection.config.get("network")
-        activation = sine or (network.get("activation") if isinstance(network, Mapping) else None)
-        made: Activation | None = None if activation is None else build("activation", activation, path="activation")
-        return Symmetries(chain, made)
-
     def _trained(
         self, config: Config, parts: Parts, observe: Silent, output: Path | None, steps: int | None = None
     ) -> Trained:
@@ -212,7 +200,7 @@ class ClassifierJob:
         plan, options = self.plan, ClassifierOptions.of(config["fit"])
         network = self._build(config, len(parts.classes))
         network.fit(parts.training.vectors)
-        symmetries = self.symmetries()
+        symmetries = symmetries_of(self.collection)
         if options.augmentation != "none" and symmetries is None:
             raise ConfigError("fit.augmentation: these fields are no MLP, their hidden units have no known order")
         parameters = Parameters(matrix=list(network.parameters()))
@@ -258,7 +246,8 @@ class ClassifierJob:
             "validation": float((predictions(network, parts.validation.vectors).argmax(1) == parts.validation.labels)
                                 .float().mean()),
             "n_training": len(parts.training), "n_left_out": len(parts.left_out), "steps": state.step,
-            "seconds": round(state.seconds, 3), "epochs": round(state.step * options.batch_size / len(parts.training), 2),
+            "seconds": round(state.seconds, 3),
+            "epochs": round(state.step * options.batch_size / len(parts.training), 2),
             "parameters": sum(parameter.numel() for parameter in network.parameters()), "seed": plan.seed,
             "stopped_by": state.stopped_by,
         }  # fmt: skip
@@ -281,6 +270,18 @@ class ClassifierJob:
             | {"seed": self.plan.seed, "model": self.plan.model},
             "history": [{key: float(f"{value:.4g}") for key, value in row.items()} for row in state.history],
         }
+
+
+def symmetries_of(collection: Collection) -> Symmetries | None:
+    """Of a collection's fields; None where they have no chain of matrices."""
+    try:
+        chain = Chain.find(collection.layout).expect_whole("a network on weights")
+    except ValueError:
+        return None
+    network = collection.config.get("network")
+    activation = network.get("activation", "ReLU") if isinstance(network, Mapping) else None
+    made: Activation | None = None if activation is None else build("activation", activation, path="activation")
+    return Symmetries(chain, made)
 
 
 @dataclass

@@ -53,9 +53,7 @@ class WeightCodec(nn.Module, ABC, Generic[Code]):
     ) -> None:
         super().__init__()
         self.layout = expect_layout(layout)
-        self.statistics: Statistics = expect_choice(
-            "statistics", statistics, ("none", "layer", "magnitude", "entry")
-        )
+        self.statistics: Statistics = expect_choice("statistics", statistics, ("none", "layer", "magnitude", "entry"))
         self.initialization: Initialization = expect_choice(
             "initialization", initialization, ("unknown", "shared", "random")
         )
