@@ -53,7 +53,7 @@ def preset(model: str, field: Mapping[str, Any]) -> Config:
         "weight_network": network,
         "optimizer": adam,
         "schedule": {"otype": "WarmupCosine", "n_warmup_steps": 100},
-        "fit": {"n_steps": 5000, "batch_size": 128},
+        "fit": {"n_steps": 5000, "batch_size": 128, "noise": 0.05},
     }
 
 
