@@ -22,7 +22,7 @@ OF_DATA = (
     "exposure",
 )
 """Suites that measure on files of a folder."""
-SUITES = ("cpu", "encodings", "image", *OF_DATA, "scene", "scene_models", "report")
+SUITES = ("cpu", "encodings", "image", *OF_DATA, "scene", "scene_models", "weights", "report")
 
 
 def main(
@@ -36,7 +36,8 @@ def main(
 ) -> int:
     """Run one suite; returns the exit code.
 
-    `only` is for suites of which parts can be measured alone, 'cpu', 'scene', 'scene_models'; `repeats` for 'cpu'.
+    `only` is for suites of which parts can be measured alone, 'cpu', 'scene', 'scene_models', 'weights'; `repeats` for
+    'cpu'.
     """
     if suite == "cpu":
         from fieldforge.apps.bench.cpu import run as run_cpu
@@ -54,8 +55,13 @@ def main(
 
         run_models(rows, data, is_quick=is_quick, only=only)
         return 0
+    if suite == "weights":
+        from fieldforge.apps.bench.weights import run as run_weights
+
+        run_weights(rows, data, is_quick=is_quick, only=only)
+        return 0
     if only:
-        raise ValueError(f"only: is for the suites 'cpu', 'scene' and 'scene_models', not '{suite}'")
+        raise ValueError(f"only: is for the suites 'cpu', 'scene', 'scene_models' and 'weights', not '{suite}'")
     if suite == "report":
         from fieldforge.apps.bench.report import write_tables
 

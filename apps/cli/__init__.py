@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from fieldforge.apps.cli import collections, comparing, fitting, seeing, telling, weightspace
+from fieldforge.apps.cli import collections, comparing, fitting, seeing, telling, weights, weightspace
 from fieldforge.apps.cli.words import Parser
 
 
@@ -31,6 +31,7 @@ def parser() -> Parser:
         comparing.add_compare,
         collections.add_collection,
         weightspace.add_generate,
+        weights.add_weights,
         telling.add_doctor,
         telling.add_bench,
     ):

@@ -51,6 +51,7 @@ SECTIONS: dict[str, str | dict[str, str | None]] = {
     "distortion_map": {"resolution": None, "optimizer": "optimizer"},
     "generator": "generator",
     "denoiser": "denoiser",
+    "weight_network": "weight_network",
     "noise": "noise",
     "envmap": {"resolution": None, "loss": "loss", "optimizer": "optimizer"},
 }
@@ -59,7 +60,7 @@ SECTIONS: dict[str, str | dict[str, str | None]] = {
 LISTS = frozenset({"regularizers"})
 """Sections that hold any number of parts of their kind."""
 
-OWN_KIND = frozenset({"modulation", "reparameterisation"})
+OWN_KIND = frozenset({"codec", "modulation", "reparameterisation"})
 """Keys whose parts are of the kind that the key is called."""
 
 MOST_LISTED = 64

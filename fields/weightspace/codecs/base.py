@@ -19,7 +19,7 @@ from fieldforge.registry import config_of
 
 Code = TypeVar("Code")
 
-Statistics = Literal["none", "layer", "entry"]
+Statistics = Literal["none", "layer", "magnitude", "entry"]
 Initialization = Literal["unknown", "shared", "random"]
 
 
@@ -33,7 +33,9 @@ class WeightCodec(nn.Module, ABC, Generic[Code]):
     Args:
         layout: names and shapes of the parameters.
         statistics: "none"; "layer": one mean and one deviation for each tensor of the layout, which hidden units may
-            change places under; "entry": one for each number, for fields that share their initialisation.
+            change places under; "magnitude": nothing is subtracted, and each tensor is divided by its root mean
+            square, which they may also change their signs under; "entry": a mean and a deviation for each number, for
+            fields that share their initialisation.
         initialization: where the fits that made the fields began: all at the same numbers ("shared"), or each at its
             own ("random"). Recorded for whoever reads the file; nothing is computed from it.
 
@@ -51,7 +53,7 @@ class WeightCodec(nn.Module, ABC, Generic[Code]):
     ) -> None:
         super().__init__()
         self.layout = expect_layout(layout)
-        self.statistics: Statistics = expect_choice("statistics", statistics, ("none", "layer", "entry"))
+        self.statistics: Statistics = expect_choice("statistics", statistics, ("none", "layer", "magnitude", "entry"))
         self.initialization: Initialization = expect_choice(
             "initialization", initialization, ("unknown", "shared", "random")
         )
@@ -114,10 +116,14 @@ class WeightCodec(nn.Module, ABC, Generic[Code]):
             raise ValueError(f"vectors: expected finite numbers of at least 2 fields, got {len(vectors)} fields")
         vectors = vectors.double()
         parts = [part.flatten()[:, None] for part in vectors.split(self.layout.sizes, -1)]
-        groups = parts if self.statistics == "layer" else [vectors]
-        sizes = self.layout.sizes if self.statistics == "layer" else (1,)
-        mean = torch.cat([group.mean(0).repeat(size) for group, size in zip(groups, sizes, strict=True)])
-        scale = torch.cat([group.std(0).repeat(size) for group, size in zip(groups, sizes, strict=True)])
+        groups, sizes = ([vectors], (1,)) if self.statistics == "entry" else (parts, self.layout.sizes)
+        if self.statistics == "magnitude":
+            means = [group.new_zeros(1) for group in groups]
+            scales = [group.square().mean(0).sqrt() for group in groups]
+        else:
+            means, scales = [group.mean(0) for group in groups], [group.std(0) for group in groups]
+        mean = torch.cat([one.repeat(size) for one, size in zip(means, sizes, strict=True)])
+        scale = torch.cat([one.repeat(size) for one, size in zip(scales, sizes, strict=True)])
         self.mean.copy_(mean)
         self.scale.copy_(torch.where(scale > 1e-12, scale, torch.ones_like(scale)))
 

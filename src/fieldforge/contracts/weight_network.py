@@ -91,9 +91,9 @@ def features_are_equivariant(make: Make) -> None:
 def single_statistics_are_refused(make: Make) -> None:
     """Where hidden units may change places, statistics of single numbers are refused, with the key's name."""
     network = make()
-    if network.invariance != "permutations":
-        return
     config = json.loads(json.dumps(network.config()))
+    if network.invariance != "permutations" or "codec" not in config:  # a wrapper's codec is its nested network's
+        return
     config["codec"]["statistics"] = "entry"
     try:
         build("weight_network", config, layout=network.layout, n_output_dims=network.n_output_dims)
