@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fieldforge.apps.generate.data import SPLIT
 from fieldforge.fields.collection import Collection, CollectionError
 from fieldforge.fields.weightspace.generators.base import Generator
 from fieldforge.fields.weightspace.generators.diffusion import WeightDiffusion
 from fieldforge.fields.weightspace.layout import Layout
 from fieldforge.registry import build
 
-TRAINING = 0.8
-"""Fields whose split is below are the training set; the others are held out."""
 CAP = 400
 MOST, FEWEST = 2000, 10
 MAX_NUMBERS = 2**28
@@ -87,7 +86,7 @@ def sides_of(
     left_out, notes = [], []
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(fields), generator=generator).tolist()
-    is_training = [split < TRAINING for split in fields.splits]
+    is_training = [split < SPLIT for split in fields.splits]
     n_room, n_training, used = MAX_NUMBERS // max(1, fields.n_parameters), 0, set[int]()
     for done, number in enumerate(order):
         if is_training[number]:
@@ -112,7 +111,7 @@ def sides_of(
     for side, count in (("training", len(training)), ("held-out", len(others))):
         if count < least:
             raise ValueError(
-                f"{fields.path}: expected at least {least} {side} items (split below {TRAINING} is training), "
+                f"{fields.path}: expected at least {least} {side} items (split below {SPLIT} is training), "
                 f"got {count}; {'ask for fewer with -n' if n else 'fit a larger collection'}"
             )
 

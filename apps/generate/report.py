@@ -16,7 +16,6 @@ from fieldforge.apps.generate.arms import (
     CAP,
     FEWEST,
     MOST,
-    TRAINING,
     Arm,
     Sides,
     baselines,
@@ -24,6 +23,7 @@ from fieldforge.apps.generate.arms import (
     labels_drawn,
     sides_of,
 )
+from fieldforge.apps.generate.data import SPLIT
 from fieldforge.apps.generate.looks import PictureLooks, SolidLooks, looks_of
 from fieldforge.apps.generate.measure import Findings, as_json, measure
 from fieldforge.apps.generate.page import drawing, page, samples_beside_training
@@ -151,7 +151,7 @@ def _body(
     facts = {
         "model": f"{model.name}, {first.arm.what}",
         "collection": f"{fields.path.resolve().name}, {len(fields):,} fields of {fields.n_parameters:,} parameters",
-        "training fields": f"{len(sides.training):,} (split below {TRAINING})",
+        "training fields": f"{len(sides.training):,} (split below {SPLIT})",
         "held-out fields compared with": f"{len(sides.reference):,}, one of an item (at most {CAP} unless -n says so)",
         "samples": f"{len(sides.reference):,} for each of {plan.n_seeds} seeds from {plan.seed}",
         "compared": looks.how,
