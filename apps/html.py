@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from fieldforge.fields.container import replacing
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222 }
@@ -20,6 +21,7 @@ tbody tr:nth-child(odd) { background: #f4f4f4 } figure { display: inline-block; 
 figcaption { font-size: 13px; color: #555; max-width: 30rem } img { max-width: 100% }
 .pixels { image-rendering: pixelated }
 code { background: #f4f4f4; padding: 0 .2rem }
+.banner { font-size: 1.2rem; padding: .8rem 1rem; background: #f4f4f4; border-left: .4rem solid }
 """
 
 
@@ -42,6 +44,14 @@ class Page:
         """A paragraph of plain text."""
         self._parts.append(f"<p>{html.escape(text)}</p>")
 
+    def banner(self, text: str, color: str) -> None:
+        """The sentence that matters, beside a bar of a CSS colour."""
+        self._parts.append(f'<p class="banner" style="border-color: {html.escape(color)}">{html.escape(text)}</p>')
+
+    def items(self, texts: Sequence[str]) -> None:
+        """A list."""
+        self._parts.append(f"<ul>{''.join(f'<li>{html.escape(text)}</li>' for text in texts)}</ul>")
+
     def code(self, text: str) -> None:
         """A line to type."""
         self._parts.append(f"<p><code>{html.escape(text)}</code></p>")
@@ -60,7 +70,7 @@ class Page:
         values = values[..., 0] if values.ndim == 3 and values.shape[-1] == 1 else values
         stream = io.BytesIO()
         Image.fromarray(values).save(stream, "PNG")
-        self._image(stream.getvalue(), caption, width, is_enlarged=width is not None and width > values.shape[1])
+        self.png(stream.getvalue(), caption, width, is_enlarged=width is not None and width > values.shape[1])
 
     def figure(self, figure: Any, caption: str = "") -> None:
         """A matplotlib figure."""
@@ -69,7 +79,15 @@ class Page:
         FigureCanvasAgg(figure)
         stream = io.BytesIO()
         figure.savefig(stream, format="png", metadata={"Software": None})
-        self._image(stream.getvalue(), caption, None)
+        self.png(stream.getvalue(), caption)
+
+    def text(self) -> str:
+        """The whole page."""
+        return (
+            '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+            f"<title>{html.escape(self.title)}</title><style>{_STYLE}</style></head>\n"
+            f"<body>\n{chr(10).join(self._parts)}\n</body></html>\n"
+        )
 
     def write(self, path: Path) -> None:
         """Write the page in one step.
@@ -77,16 +95,11 @@ class Page:
         Raises:
             OSError: the file system refused.
         """
-        text = (
-            '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-            f"<title>{html.escape(self.title)}</title><style>{_STYLE}</style></head>\n"
-            f"<body>\n{chr(10).join(self._parts)}\n</body></html>\n"
-        )
-        part = path.with_name(f"{path.name}.part")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        with replacing(path) as file:
+            file.write(self.text().encode())
 
-    def _image(self, png: bytes, caption: str, width: int | None, *, is_enlarged: bool = False) -> None:
+    def png(self, png: bytes, caption: str = "", width: int | None = None, *, is_enlarged: bool = False) -> None:
+        """A PNG file's bytes, shown `width` pixels wide; enlarged pixels stay square."""
         size = "" if width is None else f' width="{width}"'
         style = ' class="pixels"' if is_enlarged else ""
         source = base64.b64encode(png).decode()

@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from fieldforge.apps.fit.job import Fit, Job, Plan
 from fieldforge.apps.fit.loop import NonFiniteError
 from fieldforge.apps.fit.recipe import Config
 from fieldforge.checks import expect_choice
+from fieldforge.fields.container import replacing
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """On a method's learning rate, where it is tuned."""
@@ -221,6 +221,5 @@ def _read(path: Path, key: str) -> Result | None:
 
 
 def _write(path: Path, result: Result, key: str) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(dataclasses.asdict(result) | {"key": key}, indent=1) + "\n")
-    os.replace(part, path)
+    with replacing(path) as file:
+        file.write((json.dumps(dataclasses.asdict(result) | {"key": key}, indent=1) + "\n").encode())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 from typing import Any
 
@@ -15,6 +13,7 @@ from fieldforge.apps.generate.arms import Sides
 from fieldforge.apps.generate.looks import PictureLooks, SolidLooks
 from fieldforge.apps.generate.measure import WEIGHTS, Findings, Measured
 from fieldforge.apps.generate.thumbnails import beside, thumbnails
+from fieldforge.apps.html import Page
 
 N_FIRST, N_CLOSEST = 8, 4
 """Samples that are shown: the first ones drawn, and those closest to a training field."""
@@ -145,18 +144,8 @@ def table(findings: Findings) -> list[list[str]]:
 _LIKENESS = {"like": ", like held-out", "apart": ", told apart", "unlike": ", unlike held-out", "unknown": ""}
 
 
-def page(body: dict[str, Any], findings: Findings, picture: bytes, explanations: list[str]) -> str:
-    """One HTML file: verdict, picture, tables, how it was measured; nothing is loaded from elsewhere."""
-
-    def cell(text: str, tag: str = "td") -> str:
-        return f"<{tag}>{html.escape(text)}</{tag}>"
-
-    def rows_of(rows: list[list[str]]) -> str:
-        return "".join(f"<tr>{''.join(cell(text) for text in row)}</tr>\n" for row in rows)
-
-    def table_of(head: tuple[str, ...], rows: list[list[str]]) -> str:
-        return f"<table><tr>{''.join(cell(name, 'th') for name in head)}</tr>\n{rows_of(rows)}</table>"
-
+def page(body: dict[str, Any], findings: Findings, picture: bytes, explanations: list[str]) -> Page:
+    """One page: verdict, picture, tables, how it was measured; nothing is loaded from elsewhere."""
     verdict = findings.arms[0].verdict
     assert verdict is not None
     others = [
@@ -169,33 +158,21 @@ def page(body: dict[str, Any], findings: Findings, picture: bytes, explanations:
         for one in findings.arms
         for space, found in one.novelty.items()
     ]
-    image = base64.b64encode(picture).decode("ascii")
-    facts = [[name, str(value)] for name, value in body["facts"].items()]
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in (*explanations, *body["notes"], *body["left_out"]))
-    made = "".join(f"<li>{html.escape(f'{one.arm.name}: {one.arm.what}')}</li>" for one in findings.arms)
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{html.escape(body["title"])}</title>
-<style>body{{font:15px/1.45 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem;color:#222}}
-table{{border-collapse:collapse;margin:1rem 0}}
-td,th{{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:left}}
-img{{max-width:100%}}.verdict{{font-size:1.2rem;padding:.8rem 1rem;background:#f3f3f3;border-left:.4rem solid
-{_COLORS[verdict.word]}}}code{{background:#f3f3f3}}</style></head><body>
-<h1>{html.escape(body["title"])}</h1>
-<p class="verdict">{html.escape(verdict.sentence)}</p>
-{table_of(COLUMNS, table(findings))}
-<img alt="samples next to their nearest training fields; distances to these; 1-NNA of all arms"
- src="data:image/png;base64,{image}">
-<h2>How the sets were made</h2><ul>{made}</ul>
-<h2>Quality, all distances</h2>
-{table_of(("", "distance", "1-NNA", "MMD", "COV"), others)}
-<h2>Novelty, both spaces</h2>
-{table_of(_NOVELTY, spaces)}
-<h2>How it was measured</h2>
-{table_of(("", ""), facts)}
-<ul>{notes}</ul>
-<p><code>{html.escape(body["command"])}</code></p>
-</body></html>
-"""
+    made = Page(body["title"])
+    made.banner(verdict.sentence, _COLORS[verdict.word])
+    made.table(COLUMNS, table(findings))
+    made.png(picture, "samples next to their nearest training fields; distances to these; 1-NNA of all arms")
+    made.heading("How the sets were made")
+    made.items([f"{one.arm.name}: {one.arm.what}" for one in findings.arms])
+    made.heading("Quality, all distances")
+    made.table(("", "distance", "1-NNA", "MMD", "COV"), others)
+    made.heading("Novelty, both spaces")
+    made.table(_NOVELTY, spaces)
+    made.heading("How it was measured")
+    made.table(("", ""), [[name, str(value)] for name, value in body["facts"].items()])
+    made.items([*explanations, *body["notes"], *body["left_out"]])
+    made.code(body["command"])
+    return made
 
 
 _NOVELTY = (

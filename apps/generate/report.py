@@ -194,7 +194,7 @@ def _write(
     assert model.verdict is not None
     sheet, names = samples_beside_training(looks, sides, model) if model.nearest else (None, [])
     picture = drawing(sheet, names, findings, model.verdict.sentence)
-    text = page(body, findings, picture, EXPLANATIONS)
+    text = page(body, findings, picture, EXPLANATIONS).text()
     numbers = json.dumps(body, indent=1, sort_keys=True, allow_nan=False) + "\n"
     for name, content in ((PICTURE, picture), (PAGE, text.encode()), (NUMBERS, numbers.encode())):
         with replacing(folder / name) as file:
