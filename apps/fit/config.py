@@ -50,6 +50,7 @@ SECTIONS: dict[str, str | dict[str, str | None]] = {
     "radiance": {"n_geometry": None, "density_activation": None, "density_shift": None, "density_scale": None},
     "distortion_map": {"resolution": None, "optimizer": "optimizer"},
     "generator": "generator",
+    "codec": "codec",
     "denoiser": "denoiser",
     "weight_network": "weight_network",
     "noise": "noise",

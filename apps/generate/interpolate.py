@@ -64,8 +64,10 @@ def between(
     if not isinstance(model, WeightDiffusion):
         raise ValueError(f"model: {model.otype} makes copies of training fields and has nothing between two fields; "
                          "a diffusion model or a Gaussian has")  # fmt: skip
+    ends = torch.stack([a, b])
     with steps_taken(model, n_steps) as total, torch.no_grad():
-        noises = last(model.inverting(torch.stack([a, b])), lambda step: observe(0.3 * step / total))
+        across = ends - model.decode(model.encode(ends))  # what the model's components cannot hold goes straight
+        noises = last(model.inverting(ends), lambda step: observe(0.3 * step / total))
         arc = spherical(noises[0], noises[1], share)
         eta, model.eta = model.eta, 0.0
         try:
@@ -76,7 +78,7 @@ def between(
                 parts.append(last(model.sampling(len(start), start=start), told))
         finally:
             model.eta = eta
-    return torch.cat(parts).float()
+    return torch.cat(parts).float() + torch.lerp(across[:1], across[1:], share)
 
 
 def spherical(a: Tensor, b: Tensor, share: Tensor) -> Tensor:

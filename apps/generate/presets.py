@@ -2,9 +2,9 @@
 
 HyperDiffusion's own (Erkoç et al., ICCV 2023) has 1.2 billion parameters and days on a GPU; these are small on purpose:
 minutes on one core, for fields of some hundred to some thousand numbers that began at the same place. What deviates
-from the paper: every number is standardised by itself, the schedule is a cosine that ends in noise alone, v is
-predicted, weights are averaged (EMA) and the rate is annealed to nothing, and sampling takes 100 steps. `diffusion` has
-a residual MLP where the paper has a transformer over layers; `transformer` has that one, small.
+from the paper: the schedule is a cosine that ends in noise alone, v is predicted, weights are averaged (EMA), the rate
+is annealed to nothing, and sampling takes 100 steps. `diffusion` diffuses principal components, and has a residual MLP
+where the paper has a transformer over layers; `transformer` has that one, small, and standardises every number.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ BASELINES = {"gaussian": "Gaussian", "pca": "PCAGaussian", "jitter": "Jitter", "
 """Model -> the generator that is fitted in closed form."""
 
 MODELS = ("diffusion", "transformer", *BASELINES)
+
+N_COMPONENTS = 160
 
 LARGE = 2000
 """Numbers of a field from which on a batch of 64 is enough work for a step."""
@@ -32,12 +34,19 @@ def preset(model: str, layout: Layout) -> Config:
     if model in BASELINES:
         return {"generator": {"otype": BASELINES[model]}}
     is_large = layout.n_parameters > LARGE
+    generator: Config = {
+        "otype": "WeightDiffusion", "prediction": "v", "n_sampling_steps": 100, "label_dropout": 0.1
+    }  # fmt: skip
     denoiser: Config = {"otype": "ResidualMLP", "width": 256, "n_layers": 3}
+    statistics = "none"
     if model == "transformer":
-        denoiser = {"otype": "TokenTransformer", "width": 128, "n_layers": 4, "n_heads": 4}
+        denoiser, statistics = {"otype": "TokenTransformer", "width": 128, "n_layers": 4, "n_heads": 4}, "entry"
+    else:
+        generator["n_components"] = min(N_COMPONENTS, layout.n_parameters)
     adam = {"otype": "Adam", "learning_rate": 1.5e-3 if model == "diffusion" else 1e-3, "beta2": 0.99, "epsilon": 1e-8}
     return {
-        "generator": {"otype": "WeightDiffusion", "prediction": "v", "n_sampling_steps": 100, "label_dropout": 0.1},
+        "generator": generator,
+        "codec": {"otype": "FlatVector", "statistics": statistics},
         "denoiser": denoiser,
         "noise": {"otype": "CosineNoise", "n_steps": 1000, "has_zero_terminal": True},
         "optimizer": {"otype": "EMA", "decay": 0.999, "nested": adam},

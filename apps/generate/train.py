@@ -40,7 +40,7 @@ from fieldforge.fields.weightspace.generators.diffusion import WeightDiffusion
 from fieldforge.fields.weightspace.model_file import save_model, summary_of
 from fieldforge.registry import ConfigError, build
 
-SECTIONS = ("generator", "denoiser", "noise", "optimizer", "schedule", "fit")
+SECTIONS = ("generator", "codec", "denoiser", "noise", "optimizer", "schedule", "fit")
 N_LOOKED_AT = 256
 """Held-out fields whose loss is kept in the history."""
 
@@ -140,7 +140,7 @@ class TrainingJob:
             del self.config["fit"]
         if plan.condition and not is_trained:
             raise ValueError(f"condition: {plan.model} knows no labels; diffusion does")
-        if is_trained and not isinstance(self._build([]), WeightDiffusion):
+        if is_trained and not isinstance(self._build(), WeightDiffusion):
             raise ConfigError(f"generator.otype: expected WeightDiffusion for --model {plan.model}")
 
     def run(self) -> Trained:
@@ -163,7 +163,7 @@ class TrainingJob:
 
     def _run(self, fields: FieldSet, notes: list[str], observe: Silent) -> Trained:
         plan = self.plan
-        model = self._build(fields.label_names or [])
+        model = self._build(fields)
         model.fit(fields.training)
         state = None
         if isinstance(model, WeightDiffusion):
@@ -177,15 +177,18 @@ class TrainingJob:
         Checkpoints(plan.output).remove()
         return Trained(model, fields, state, n_bytes, n_parameters, notes)
 
-    def _build(self, labels: Sequence[int | str]) -> Generator:
-        """The untrained model."""
-        config = dict(self.config["generator"])
+    def _build(self, fields: FieldSet | None = None) -> Generator:
+        """The untrained model, of as many components as the training set has."""
+        config = _table(self.config["generator"])
         if "denoiser" in self.config:
             noise = build("noise", self.config["noise"], path="noise")
-            denoiser = {**_table(self.config["denoiser"]), "n_classes": len(labels)}
+            n_classes = 0 if fields is None else len(fields.label_names or [])
+            denoiser = {**_table(self.config["denoiser"]), "n_classes": n_classes}
             if denoiser["otype"].lower() == "residualmlp":
                 denoiser["n_steps"] = noise.n_steps
-            config |= {"denoiser": denoiser, "noise": self.config["noise"]}
+            config |= {"denoiser": denoiser, "noise": self.config["noise"], "codec": self.config["codec"]}
+            if fields is not None and config.get("n_components"):
+                config["n_components"] = min(config["n_components"], len(fields.training) - 1)
         generator = torch.Generator().manual_seed(self.plan.seed)
         made: Generator = build(
             "generator", config, path="generator", layout=self.collection.layout, generator=generator

@@ -8,6 +8,10 @@ HyperDiffusion predicts x_0 over 500 steps of linear noise, takes all of them ba
 leaves the weights as they are. Here each number's mean and deviation are taken out first ("entry"; "none" is the
 paper): its weights have about the deviation 1 that diffusion wants, those of small fields do not. Training is whoever's
 loop calls `loss`; an average of the parameters over training (optimizer EMA) gives better samples, the paper has none.
+
+With `n_components` the principal components of the weights are diffused instead, each with its own size: directions in
+which fields differ much come first out of the noise, as coarse structure does in pictures, and those in which they
+hardly differ do not take part. Dividing every number by its deviation makes all directions equally important.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from fieldforge.fields.weightspace.codecs.base import WeightCodec
 from fieldforge.fields.weightspace.denoisers.base import Denoiser, drop_labels
 from fieldforge.fields.weightspace.diffusion import Diffusion, Prediction, guided
 from fieldforge.fields.weightspace.generators.base import Generator, draw_like
+from fieldforge.fields.weightspace.generators.gaussian import principal
 from fieldforge.fields.weightspace.layout import Layout
 from fieldforge.fields.weightspace.networks.base import expect_codec
 from fieldforge.fields.weightspace.noise import Noise
@@ -44,13 +49,20 @@ class WeightDiffusion(Generator):
         eta: 0: nothing is drawn on the way (DDIM); 1: DDPM.
         label_dropout: how often training hides the label, for guidance.
         codec: configuration of a `FlatVector` codec, for its statistics.
+        n_components: diffuse not the numbers themselves but their first principal components, all in one scale; what
+            lies across them is left out of samples. None: the numbers (the paper).
         generator: source of the initial parameters.
 
     Attributes:
         process: the `Diffusion`.
+        n_numbers: of what is diffused.
     """
 
     otype = "WeightDiffusion"
+
+    centre: Tensor
+    directions: Tensor
+    spread: Tensor
 
     def __init__(
         self,
@@ -63,6 +75,7 @@ class WeightDiffusion(Generator):
         eta: float = 0.0,
         label_dropout: float = 0.1,
         codec: str | Mapping[str, Any] | WeightCodec[Tensor] = FLAT,
+        n_components: int | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(layout)
@@ -78,20 +91,48 @@ class WeightDiffusion(Generator):
         self.eta = expect_float("eta", eta, 0.0)
         self.label_dropout = expect_float("label_dropout", label_dropout, 0.0, 1.0)
         self.codec: WeightCodec[Tensor] = expect_codec(codec, self.layout, "FlatVector", self.otype)
+        diffused, self.n_components = self.layout, n_components
+        if n_components is not None:
+            expect_int("n_components", n_components, 1, self.layout.n_parameters)
+            diffused = Layout((("components", (n_components,)),))
+            self.register_buffer("centre", torch.zeros(self.layout.n_parameters))
+            self.register_buffer("directions", torch.zeros(n_components, self.layout.n_parameters))
+            self.register_buffer("spread", torch.ones(()))
+        self.n_numbers = diffused.n_parameters
         if isinstance(denoiser, Denoiser):
             self.denoiser = denoiser
         else:
-            self.denoiser = build("denoiser", denoiser, path="denoiser", layout=self.layout, generator=generator)
+            self.denoiser = build("denoiser", denoiser, path="denoiser", layout=diffused, generator=generator)
 
+    @torch.no_grad()
     def fit(self, vectors: Tensor) -> None:
-        """Take the codec's statistics; the denoiser is trained by minimising `loss`."""
-        self.codec.fit(self.expect_training_set(vectors, 2).to(vectors.dtype))
+        """Take the codec's statistics and the principal directions; the denoiser is trained by minimising `loss`."""
+        n = self.n_components or 0
+        x = self.expect_training_set(vectors, max(2, n + 1))
+        self.codec.fit(x.to(vectors.dtype))
+        if n:
+            centre, directions, deviations = principal(self.codec.encode(vectors).double(), n)
+            self.centre.copy_(centre)
+            self.directions.copy_(directions)
+            spread = deviations.square().mean().sqrt()
+            self.spread.copy_(torch.where(spread > 1e-12, spread, torch.ones_like(spread)))
+
+    def encode(self, vectors: Tensor) -> Tensor:
+        """(n, n_parameters) to what is diffused, (n, n_numbers)."""
+        x = self.codec.encode(vectors)
+        return x if self.n_components is None else (x - self.centre) @ self.directions.T / self.spread
+
+    def decode(self, x: Tensor) -> Tensor:
+        """The inverse of `encode`, but for what lies across the components."""
+        if self.n_components is not None:
+            x = x * self.spread @ self.directions + self.centre
+        return self.codec.decode(x)
 
     def loss(
         self, vectors: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """Mean square of prediction less target at random steps, for a batch (n, n_parameters) of the training set."""
-        x = self.codec.encode(vectors)
+        x = self.encode(vectors)
         device = x.device if generator is None else generator.device
         t = torch.randint(1, self.process.n_steps + 1, (len(x),), generator=generator, device=device).to(x.device)
         noise = draw_like(len(x), x, generator, x.shape[1])
@@ -132,13 +173,13 @@ class WeightDiffusion(Generator):
 
         Args:
             n, generator, labels, guidance: as of `sample`.
-            start: (n, n_parameters) the noise to begin with; None: drawn.
+            start: (n, n_numbers) the noise to begin with; None: drawn.
         """
         like = next(self.denoiser.parameters())
         ask = self.denoiser if labels is None else guided(self.denoiser, labels, guidance)
         steps = self.process.sampling(
             ask,
-            (n, self.layout.n_parameters),
+            (n, self.n_numbers),
             n_steps=self.n_sampling_steps,
             eta=self.eta,
             generator=generator,
@@ -150,12 +191,12 @@ class WeightDiffusion(Generator):
                 x = next(steps, None)
             if x is None:
                 return
-            yield self.codec.decode(x)
+            yield self.decode(x)
 
     def inverting(self, vectors: Tensor) -> Iterator[Tensor]:
-        """The noise that vectors (n, n_parameters) come from, after each step; `sampling` with eta = 0 from it gives
-        them again."""
-        x = self.codec.encode(vectors)
+        """The noise (n, n_numbers) that vectors (n, n_parameters) come from, after each step; `sampling` with eta = 0
+        from it gives them again."""
+        x = self.encode(vectors)
         steps = self.process.inverting(self.denoiser, x, n_steps=self.n_sampling_steps)
         while True:
             with torch.no_grad():

@@ -100,15 +100,26 @@ class PCAGaussian(Generator):
     @torch.no_grad()
     def fit(self, vectors: Tensor) -> None:
         x = self.expect_training_set(vectors, 2)
-        mean = x.mean(0)
-        _, sizes, directions = torch.linalg.svd(x - mean, full_matrices=False)
-        kept = min(self.n_components, len(x) - 1, len(sizes))
+        mean, directions, deviations = principal(x, self.n_components)
         self.mean.copy_(mean)
         self.directions.zero_()
-        self.directions[:kept] = directions[:kept] * (sizes[:kept, None] / (len(x) - 1) ** 0.5)
+        self.directions[: len(directions)] = directions * deviations[:, None]
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         return self.mean + draw_like(n, self.mean, generator, self.n_components) @ self.directions
+
+
+def principal(x: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Principal directions of (m, d) vectors.
+
+    Returns:
+        The mean (d,), the first directions (k, d) of length 1, and the deviations (k,) along them, largest first; k is
+        `n`, or what m vectors have.
+    """
+    mean = x.mean(0)
+    _, sizes, directions = torch.linalg.svd(x - mean, full_matrices=False)
+    kept = min(n, len(x) - 1, len(sizes))
+    return mean, directions[:kept], sizes[:kept] / (len(x) - 1) ** 0.5
 
 
 def optimal_shrinkage(centred: Tensor) -> float:

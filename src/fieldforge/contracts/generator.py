@@ -253,7 +253,8 @@ def trained(part: Any) -> Any:
 def fitted(model: Generator) -> Generator:
     """To 24 normal vectors, with whatever else it learns moved a little."""
     model.fit(torch.randn(N_FIELDS, model.layout.n_parameters, generator=seeded(3)))
-    return trained(model)  # type: ignore[no-any-return]
+    found: Generator = trained(model)
+    return found
 
 
 def vectors(denoiser: Denoiser, n: int) -> Tensor:

@@ -277,7 +277,7 @@ def test_generators_save_load_and_repeat(config: dict[str, Any]) -> None:
 
 def test_every_generator_is_checked() -> None:
     assert set(available("generator")) == {config["otype"] for config in GENERATORS}
-    assert available("denoiser") == ["TokenTransformer"]
+    assert available("denoiser") == ["ResidualMLP", "TokenTransformer"]
 
 
 def test_a_diffusion_of_two_points_learns_them() -> None:

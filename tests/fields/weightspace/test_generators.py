@@ -37,6 +37,28 @@ def test_generator(name: str, check: Any) -> None:
     check(lambda: build("generator", config, layout=LAYOUT, generator=seeded(0)))
 
 
+@pytest.mark.parametrize("check", GENERATOR_CHECKS, ids=lambda check: check.__name__)
+def test_diffusion_of_components(check: Any) -> None:
+    config = {"otype": "WeightDiffusion", "n_components": 4, **SMALL["WeightDiffusion"]}
+    check(lambda: build("generator", config, layout=LAYOUT, generator=seeded(0)))
+
+
+def test_components_hold_what_vectors_of_their_span_are() -> None:
+    span = torch.randn(3, LAYOUT.n_parameters, generator=seeded(1))
+    vectors = torch.randn(30, 3, generator=seeded(2)) @ span + 2.0
+    model = build(
+        "generator", {"otype": "WeightDiffusion", "n_components": 3, **SMALL["WeightDiffusion"]}, layout=LAYOUT
+    )
+    model.fit(vectors)
+    code = model.encode(vectors)
+    assert code.shape == (30, 3)
+    torch.testing.assert_close(model.decode(code), vectors, rtol=1e-4, atol=1e-4)
+    assert float(code.var(0).mean()) == pytest.approx(1.0, rel=1e-3)
+    assert float(code.var(0)[0]) > float(code.var(0)[2])
+    with pytest.raises(ValueError, match="vectors: WeightDiffusion needs at least 4 fields, got 3"):
+        model.fit(vectors[:3])
+
+
 @pytest.mark.parametrize("prediction", ["x0", "v"])
 @pytest.mark.parametrize("is_zero", [False, True])
 def test_the_noise_that_inverting_finds_gives_the_vectors_again(prediction: Any, is_zero: bool) -> None:
