@@ -28,6 +28,7 @@ from fieldforge.apps.fit.image.job import step_of
 from fieldforge.apps.images import Picture, read_image
 from fieldforge.encodings.sape import SAPE
 from fieldforge.fields.kinds.image import ImageField
+from fieldforge.fields.modulation import CAM
 from fieldforge.registry import build
 
 FOLDER = Path("data/images")
@@ -104,11 +105,10 @@ def cam_rows(case: str, pixels: Tensor, n_steps: int) -> list[Row]:
 
 def n_trained(field: ImageField) -> int:
     """Parameters that move."""
-    modulation = field.network.modulation
-    assert modulation is None or isinstance(modulation.table, Tensor)
+    modulation = getattr(field.network, "modulation", None)
     n_all = sum(parameter.numel() for parameter in field.parameters())
-    still = modulation is not None and modulation.learning_rate_factor == 0.0
-    return n_all - (modulation.table.numel() if still and modulation is not None else 0)
+    stands_still = isinstance(modulation, CAM) and modulation.learning_rate_factor == 0.0
+    return n_all - (modulation.table.numel() if stands_still else 0)
 
 
 def shrunk(picture: Picture, side: int) -> Tensor:
@@ -123,7 +123,7 @@ def shrunk(picture: Picture, side: int) -> Tensor:
 
 def _field(encoding: dict[str, Any], network: dict[str, Any], pixels: Tensor) -> ImageField:
     height, width, n_channels = pixels.shape
-    described = {"otype": "ImageField", "encoding": encoding, "network": network}
+    described: dict[str, Any] = {"otype": "ImageField", "encoding": encoding, "network": network}
     described |= {"width": width, "height": height, "n_channels": n_channels}
     made: ImageField = build("field", described, generator=torch.Generator().manual_seed(SEED))
     return made
