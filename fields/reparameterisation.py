@@ -170,7 +170,7 @@ class FourierReparameterisedLinear(ReparameterisedLinear):
         draw_uniform(self.coefficients, 1.0, generator)
         omega = float(getattr(activation, "omega", 1.0))
         with torch.no_grad():
-            self.coefficients *= math.sqrt(6 / rule.n_rows) / omega / torch.linalg.vector_norm(basis, dim=1)
+            self.coefficients.mul_(math.sqrt(6 / rule.n_rows) / omega / torch.linalg.vector_norm(basis, dim=1))
         self.bias = nn.Parameter(torch.zeros(n_out)) if has_bias else None
 
     @property

@@ -121,10 +121,11 @@ def exposures_of(field: Field, n_steps: int) -> dict[str, Exposure]:
     found: dict[str, Exposure] = {}
     for name, module in field.named_modules():
         if isinstance(module, SAPE):
-            if module is not getattr(field, "encoding", None):
+            if name != "encoding":
                 raise ConfigError(f"{name}: a SAPE stands around all others, as the encoding of the field itself; put "
                                   "what is around it inside")  # fmt: skip
-            found[name] = (SpatialExposure if module.is_spatial else GlobalExposure)(module, n_steps)
+            encoding: SAPE = module
+            found[name] = (SpatialExposure if encoding.is_spatial else GlobalExposure)(encoding, n_steps)
     return found
 
 

@@ -74,7 +74,7 @@ class Field(nn.Module, ABC):
             return
         self.encoding = part_of("encoding", encoding, Encoding, n_input_dims=self.n_input_dims, generator=generator)
         sizes: dict[str, Any] = {"n_input_dims": self.encoding.n_output_dims, "n_output_dims": n_output_dims}
-        read = {"n_coordinates": self.n_input_dims, "channel_order": order_of(self.encoding)}
+        read: dict[str, Any] = {"n_coordinates": self.n_input_dims, "channel_order": order_of(self.encoding)}
         self.network = part_of("network", network, nn.Module, **sizes, **read, generator=generator)
 
     @property

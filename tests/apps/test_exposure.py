@@ -21,11 +21,15 @@ from fieldforge.apps.fit.exposure import (
 from fieldforge.apps.fit.image.job import ImageFit, ImageJob, fit
 from fieldforge.apps.fit.job import Plan
 from fieldforge.apps.fit.loop import NonFiniteError
+from fieldforge.apps.fit.losses.shape_base import ShapeLoss
+from fieldforge.apps.fit.shape.job import shape_step, step_of
+from fieldforge.apps.fit.shape.step import WithDistances
 from fieldforge.apps.render.image import render
 from fieldforge.encodings.sape import SAPE
 from fieldforge.fields.file import load_field
 from fieldforge.fields.kinds.image import ImageField
-from fieldforge.registry import ConfigError
+from fieldforge.fields.kinds.shape import SDFField
+from fieldforge.registry import ConfigError, build
 
 WAVES = {"otype": "Frequency", "n_frequencies": 4}
 NETWORK = {"otype": "MLP", "n_neurons": 16, "n_hidden_layers": 2, "has_bias": True}
@@ -175,6 +179,27 @@ def test_a_fit_that_steps_back_takes_its_levels_back() -> None:
         train(training.advance, training.optimizer, lambda step, n: 1.0, Budget(40), batch_size=60)
     assert all(torch.equal(level, blow.levels[0]) for level in blow.levels)
     assert len(blow.levels) == 10
+
+
+@pytest.mark.parametrize(
+    "loss", [{"otype": "L2"}, {"otype": "Eikonal", "loss": {"otype": "L2"}}], ids=["L2", "Eikonal"]
+)
+def test_fits_of_shapes_feed_it_too(loss: dict[str, Any], generator: torch.Generator) -> None:
+    field = SDFField(encoding=SPATIAL | {"resolution": 4}, network=NETWORK, low=[2, 2, 2], side=3)
+    config = {"optimizer": {"otype": "Adam"}, "loss": loss, "fit": {"n_steps": 8}}
+
+    def draw(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.rand(300, 3, generator=generator), torch.full((300, 1), 5.0)
+
+    built = build("loss", loss)
+    if isinstance(built, ShapeLoss):
+        training = shape_step(field, built, config, WithDistances(draw), [])
+    else:
+        training = step_of(field, "sdf", config, draw)
+    for step in range(4):
+        assert int(field.encoding.level.max()) == step
+        training.advance(step, 1.0)
+    assert (field.encoding.level == 4).all()
 
 
 def test_a_sape_inside_of_another_encoding_is_refused() -> None:
