@@ -144,9 +144,7 @@ def test_a_piece_that_costs_every_worker_is_named(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ray = stand_in(monkeypatch, loses=lambda number: number > 1)
-    with pytest.raises(
-        ClusterError, match=r"32 fields of shard 1 cost 5 workers \(the worker died\); what is"
-    ):
+    with pytest.raises(ClusterError, match=r"32 fields of shard 1 cost 5 workers \(the worker died\); what is"):
         fit_collection(digits, tmp_path / "c", executor="ray", workers=1, **SMALL)
     assert len(ray.cancelled) == 1, "what else was under way is called back"
     monkeypatch.setattr(ray, "loses", lambda number: False)

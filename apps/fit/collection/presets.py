@@ -67,7 +67,7 @@ def _triplane(is_shape: bool) -> Config:
     return {
         "encoding": {"otype": "TriPlane", "resolution": 16 if is_shape else 8, "n_features": 8},
         "network": _network("ReLU", *((32, 2) if is_shape else (16, 1))),
-        "optimizer": adam(1e-2),
+        "optimizer": adam(3e-2 if is_shape else 1e-1),
         "schedule": {"otype": "Cosine", "final_factor": 0.01},
         "fit": _fit(is_shape),
     }

@@ -76,6 +76,26 @@ class PlaneChannels(WeightCodec[Channels]):
         others = iter(code.rest.split(sizes, -1) if sizes else ())
         return torch.cat([planes if name == self.planes else next(others) for name, _ in self.layout.tensors], -1)
 
+    def move_channels(self, vectors: Tensor, order: Tensor) -> Tensor:
+        """The same fields with their channels in another order: of all planes, and of the columns that read them.
+
+        Args:
+            vectors: (batch, n_parameters), of fields that add their planes.
+            order: (batch, C), a permutation of each field's C channels.
+
+        Raises:
+            ValueError: the layout has no first matrix (n, C).
+        """
+        tensors, n_features = self.layout.unflatten(vectors), self.n_channels // self.n_planes
+        first = next((name for name, shape in self.layout.tensors if len(shape) == 2), None)
+        if first is None or self.layout.shapes[first][1] != n_features:
+            raise ValueError(f"layout: expected a first matrix that reads {n_features} channels, got {first}")
+        for name in (self.planes, first):
+            tensor = tensors[name]
+            index = order.view(len(order), *[1] * (tensor.ndim - 2), n_features)
+            tensors[name] = tensor.gather(-1, index.expand_as(tensor))
+        return self.layout.flatten(tensors)
+
 
 def _is_planes(shape: tuple[int, ...]) -> bool:
     return len(shape) == 4 and shape[0] in (1, 3) and shape[1] == shape[2]
