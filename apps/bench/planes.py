@@ -85,9 +85,10 @@ def halved(source: Path, n: int, to: Path) -> Path:
         raise ItemError(f"{source}: there is no such file; --data names an NPZ file of images and labels")
     arrays = open_npz(source)
     images, labels = arrays.get("images"), arrays.get("labels")
-    is_good = images is not None and labels is not None and images.ndim == 3 and images.dtype == np.uint8
-    if not is_good or len(images) < n or any(side % 2 for side in images.shape[1:]):
-        raise ItemError(f"{source}: expected labels and uint8 images (n, height, width) of even sides, n at least {n}")
+    if images is None or labels is None or images.ndim != 3 or images.dtype != np.uint8:
+        raise ItemError(f"{source}: expected arrays images, uint8 (n, height, width), and labels")
+    if len(images) < n or any(side % 2 for side in images.shape[1:]):
+        raise ItemError(f"{source}: expected images (n, height, width) of even sides, n at least {n}")
     height, width = images.shape[1] // 2, images.shape[2] // 2
     means = images[:n].reshape(n, height, 2, width, 2).mean((2, 4)).round().astype(np.uint8)
     np.savez(to, images=means, labels=labels[:n])
