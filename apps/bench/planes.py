@@ -144,19 +144,19 @@ def classify(network: WeightNetwork[Any], examples: Examples, seed: int, n_steps
         parameters=Parameters(matrix=list(network.parameters())),
     )  # fmt: skip
 
-    def step(number: int, factor: float) -> tuple[float, float]:
-        generator = torch.Generator().manual_seed((seed << 32) + number)
+    def advance(step: int, factor: float) -> tuple[float, float]:
+        generator = torch.Generator().manual_seed((seed << 32) + step)
         chosen = torch.randint(len(examples.labels), (BATCH_SIZE,), generator=generator)
         optimizer.zero_grad()
         answers = network(examples.vectors[chosen])
         loss = functional.cross_entropy(answers, examples.labels[chosen])
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.set_learning_rate_factor(factor)
         optimizer.step()
         return float(loss.detach()), 1 - _share(answers.detach(), examples.labels[chosen])
 
     schedule = build("schedule", {"otype": "WarmupCosine", "n_warmup_steps": min(100, n_steps // 3)})
-    train(step, optimizer, schedule, Budget(n_steps), batch_size=BATCH_SIZE)
+    train(advance, optimizer, schedule, Budget(n_steps), batch_size=BATCH_SIZE)
 
 
 def _share(answers: Tensor, labels: Tensor) -> float:

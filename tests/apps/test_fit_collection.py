@@ -215,7 +215,7 @@ def test_shapes_of_a_zip(kind: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "boxes.zip", "a") as archive:
         archive.writestr("wrong/c.obj", "f 1 2 3")
     small = SMALL | {"overrides": ["fit.n_in_shard=2", "network.n_neurons=4"]}
-    with pytest.raises(ItemError, match=r"wrong/c.obj.*; what is finished stays, and --skip-bad"):
+    with pytest.raises(ItemError, match=r"wrong/c.obj.*; --skip-bad --restart begins anew"):
         fit_collection(tmp_path / "boxes.zip", tmp_path / "d", kind=kind, **small)
     assert len(Collection(tmp_path / "d", allow_incomplete=True)) == 2
     tall = fields[1]

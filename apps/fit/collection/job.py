@@ -273,7 +273,7 @@ class CollectionJob:
         try:
             return self.items.read(numbers)
         except (ImageError, ShapeError) as error:
-            raise ItemError(f"{error}; what is finished stays, and --skip-bad leaves such items out") from error
+            raise ItemError(f"{error}; --skip-bad --restart begins anew without such items") from error
 
     def _seed(self, item: int, init: int, attempt: int) -> int:
         name = self.items.names[item] if self.plan.init == "random" else ""
@@ -336,13 +336,13 @@ class CollectionJob:
             n_bad = sum(map(len, bad.values()))
             if not n_bad:
                 continue
-            speaker.say(f"{n_bad} fields below {said(self.figure, limit)}: fitted again, {2**attempt} times as long")
+            speaker.say(f"below {said(self.figure, limit)}: {n_bad}; fitted again, {2**attempt} times as long")
             tasks = (self._task(number, start, places, attempt) for number, places in bad.items())
             n_better = 0
             for outcome in self._executor.run(tasks, lambda qualities: None, should_stop):
                 number = outcome.task.number
                 n_better += self._keep_better(folder, shards, bad[number], outcome)
-            speaker.say(f"{n_better} of them are better now")
+            speaker.say(f"better now: {n_better} of {n_bad}")
 
     def _keep_better(self, folder: Path, shards: dict[int, Shard], places: Sequence[int], outcome: Outcome) -> int:
         """Write what a second attempt brought into its shard; returns how many fields it improved."""

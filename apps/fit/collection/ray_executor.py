@@ -11,6 +11,7 @@ worker that is lost (killed, out of memory, its machine gone) costs the pieces i
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
 import shutil
@@ -31,6 +32,7 @@ from fieldforge.checks import expect_int
 
 MAX_LOSSES = 5
 """How many workers a piece may cost before it is believed that the piece is to blame."""
+MAX_STARTS = 3
 POLL_SECONDS = 0.1
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -114,17 +116,24 @@ class OnRay:
     def _start(self, ray: Any, folder: str | None) -> None:
         os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
         quiet = {"logging_level": "critical", "log_to_driver": False}
-        try:
-            with _signals_kept(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+        for attempt in range(1, MAX_STARTS + 1):
+            try:
+                with _signals_kept(), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    if self.address:
+                        ray.init(self.address, **quiet)
+                    else:
+                        n_cores = (self.workers or _n_cores()) * self.threads
+                        ray.init("local", num_cpus=n_cores, num_gpus=0, include_dashboard=False, _temp_dir=folder,
+                                 **quiet)  # fmt: skip
+                return
+            except Exception as error:  # whatever an address, a port or a busy machine leads to
                 if self.address:
-                    ray.init(self.address, **quiet)
-                else:
-                    n_cores = (self.workers or _n_cores()) * self.threads
-                    ray.init("local", num_cpus=n_cores, num_gpus=0, include_dashboard=False, _temp_dir=folder, **quiet)
-        except Exception as error:  # whatever an address or a refused port leads to
-            what = f"no Ray cluster answers at {self.address!r}" if self.address else "Ray could not be started"
-            raise ClusterError(f"{what}: {_first_line(error)}") from error
+                    why = f"no Ray cluster answers at {self.address!r}: {_first_line(error)}"
+                    raise ClusterError(why) from error
+                _reap(_processes_of(ray))  # Ray gives its processes 30 seconds, and leaves them where they are
+                if attempt == MAX_STARTS:
+                    raise ClusterError(f"Ray could not be started: {_first_line(error)}") from error
 
 
 class _Work:
@@ -244,14 +253,24 @@ def _shut_down(ray: Any) -> None:
     """Leave the cluster, and end it if this started it."""
     with _signals_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        started = []
-        with contextlib.suppress(AttributeError):  # none were, or another version of Ray keeps them elsewhere
-            lists = ray._private.worker._global_node.all_processes.values()
-            started = [info.process for infos in lists for info in infos]
+        started = _processes_of(ray)
         ray.shutdown()
-        for process in started:  # Ray kills them and does not look whether they are gone
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(10)
+        _reap(started)
+
+
+def _processes_of(ray: Any) -> list[subprocess.Popen[bytes]]:
+    """What Ray has started in this process's name; Ray kills them and does not look whether they are gone."""
+    with contextlib.suppress(AttributeError):  # another version of Ray keeps them elsewhere
+        nodes = [thing for thing in gc.get_objects() if type(thing) is ray._private.node.Node]
+        return [info.process for node in nodes for infos in node.all_processes.values() for info in infos]
+    return []
+
+
+def _reap(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            process.kill()
+            process.wait(10)
 
 
 def _n_cores() -> int:
