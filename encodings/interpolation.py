@@ -93,7 +93,7 @@ class _Lookup(torch.autograd.Function):
 
     @staticmethod
     def forward(table: Tensor, x: Tensor) -> Tensor:
-        index, weight = _corners(table, x)
+        index, weight = corners(table, x)
         found = F.embedding_bag(index, table.flatten(0, -2), per_sample_weights=weight, mode="sum")
         return found.view(*x.shape[:-1], table.shape[-1])
 
@@ -107,14 +107,24 @@ class _Lookup(torch.autograd.Function):
         if not ctx.needs_input_grad[0]:
             return None, None
         table, x = ctx.saved_tensors
-        index, weight = _corners(table, x)
+        index, weight = corners(table, x)
         shares = weight[..., None] * grad.reshape(len(weight), 1, ctx.shape[-1])
         rows = torch.zeros(math.prod(ctx.shape[:-1]), ctx.shape[-1], dtype=grad.dtype, device=grad.device)
         return rows.index_add(0, index.flatten().long(), shares.flatten(0, 1)).view(ctx.shape), None
 
 
-def _corners(table: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and weights of the corners of each point, (n, 2^k) both; `_cells` axis by axis, which is quicker."""
+def corners(table: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (of the table's entries, the last axis fastest) and weights of the 2^k corners of points.
+
+    `_cells` axis by axis, which is quicker.
+
+    Args:
+        table: (R_1, ..., R_k, F); only its shape is read.
+        x: (*batch, k), of n points in all.
+
+    Returns:
+        (n, 2^k) int32 and (n, 2^k) float32.
+    """
     weights, rows = [torch.ones((), device=x.device)], [torch.zeros((), dtype=torch.int32, device=x.device)]
     for axis, size in enumerate(table.shape[:-1]):
         position = x[..., axis].detach().reshape(-1).clamp(0, 1) * (size - 1)  # (n,)

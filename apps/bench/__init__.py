@@ -20,6 +20,7 @@ OF_DATA = (
     "collections",
     "networks",
     "exposure",
+    "planes",
 )
 """Suites that measure on files of a folder."""
 SUITES = ("cpu", "encodings", "image", *OF_DATA, "scene", "scene_models", "weights", "report")

@@ -99,7 +99,7 @@ def _add_collection_options(command: Parser) -> None:
     command.add_argument(
         "--inits-per-item", type=values.positive_int, default=1, metavar="K", help="fields of each item"
     )
-    command.add_argument("--preset", help="siren, relu or tiny; default: siren for pictures, relu for shapes")
+    command.add_argument("--preset", help="siren, relu, tiny or triplane; default: siren for pictures, relu for shapes")
     add_configuration(command)
     command.add_argument("--limit", type=values.positive_int, metavar="N", help="the first N items only")
     command.add_argument("--white", type=values.positive, metavar="V", help="of NPZ files: the number that is white")
@@ -112,7 +112,11 @@ def _add_collection_options(command: Parser) -> None:
     stop.add_argument(
         "--seconds", type=values.positive, metavar="S", help="after about S seconds, with what is finished"
     )
-    command.add_argument("--executor", choices=("local",), default="local", help="who does the work")
+    who = command.add_argument_group("who does the work")
+    who.add_argument("--executor", choices=("local", "ray"), default="local", help="this process, or a Ray cluster")
+    who.add_argument("--workers", type=values.positive_int, metavar="N", help="of Ray, one thread each; default: all "
+                     "cores")  # fmt: skip
+    who.add_argument("--address", metavar="HOST:PORT", help="of a running Ray cluster; default: start one here")
     add_manner(command)
 
 

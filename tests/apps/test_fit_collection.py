@@ -215,7 +215,7 @@ def test_shapes_of_a_zip(kind: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "boxes.zip", "a") as archive:
         archive.writestr("wrong/c.obj", "f 1 2 3")
     small = SMALL | {"overrides": ["fit.n_in_shard=2", "network.n_neurons=4"]}
-    with pytest.raises(ItemError, match=r"wrong/c.obj.*; what is finished stays, and --skip-bad"):
+    with pytest.raises(ItemError, match=r"wrong/c.obj.*; --skip-bad --restart begins anew"):
         fit_collection(tmp_path / "boxes.zip", tmp_path / "d", kind=kind, **small)
     assert len(Collection(tmp_path / "d", allow_incomplete=True)) == 2
     tall = fields[1]
@@ -251,7 +251,7 @@ def test_what_cannot_be_fitted_is_said_in_one_sentence(digits: Path, tmp_path: P
             fit_collection(source, tmp_path / "out", **SMALL | plan)
 
     refused("has 10 items, fewer than the 11 asked for", limit=11)
-    refused("encoding: Grid has numbers of its own", overrides=["encoding={otype='HashGrid'}"])
+    refused("encoding: RandomFourier has numbers of its own", overrides=["encoding={otype='RandomFourier'}"])
     refused("network: the fields of a collection are plain MLPs", overrides=["network={otype='BACON'}"])
     refused("a collection is fitted with Adam, got SGD", overrides=["optimizer={otype='SGD'}"])
     refused(r"batch_size: expected an integer from 1 to 2048", overrides=["fit.batch_size=4096"])

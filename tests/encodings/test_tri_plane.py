@@ -45,7 +45,7 @@ def test_first_and_second_derivatives(reduction, generator):
 def test_refuses_by_name_before_allocating():
     with pytest.raises(ValueError, match=r"^resolution: 16384 makes 25,769,803,776 parameters"):
         TriPlane(3, resolution=2**14)
-    with pytest.raises(ValueError, match=r"^n_input_dims: .* got 2"):
-        TriPlane(2)
+    with pytest.raises(ValueError, match=r"^n_input_dims: .* got 4"):
+        TriPlane(4)
     with pytest.raises(ValueError, match=r"^reduction: .* did you mean Product"):
         TriPlane(3, reduction="Produkt")

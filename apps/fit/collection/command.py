@@ -21,7 +21,8 @@ def fit_collection_command(options: argparse.Namespace) -> int:
         preset=options.preset, config=options.config, overrides=options.overrides, steps=options.steps,
         seconds=options.seconds, seed=options.seed, backend=options.backend, limit=options.limit, white=options.white,
         skip_bad=options.skip_bad, refit_below=options.refit_below, resume=options.resume, restart=options.restart,
-        executor=options.executor, progress="quiet" if options.quiet else "json" if options.json else "auto",
+        executor=options.executor, workers=options.workers, address=options.address,
+        progress="quiet" if options.quiet else "json" if options.json else "auto",
     )  # fmt: skip
     job = CollectionJob(options.source, plan)
     if options.print_config:

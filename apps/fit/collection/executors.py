@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from fieldforge.apps.fit.collection.work import Outcome, Task, fit_task
+from fieldforge.checks import expect_choice
 
 
 class Executor(Protocol):
@@ -40,5 +41,24 @@ class Local:
             yield outcome
 
 
-EXECUTORS: dict[str, Callable[[], Executor]] = {"local": Local}
-"""Name -> what makes it."""
+EXECUTORS = ("local", "ray")
+
+
+def executor_of(name: str, workers: int | None = None, address: str | None = None) -> Executor:
+    """The executor of a name.
+
+    Args:
+        name: one of `EXECUTORS`.
+        workers, address: see `OnRay`; only Ray has them.
+
+    Raises:
+        ValueError: no such name; workers or an address without Ray; Ray is not installed.
+    """
+    if expect_choice("executor", name, EXECUTORS) == "ray":
+        from fieldforge.apps.fit.collection.ray_executor import OnRay
+
+        return OnRay(workers, address)
+    for option, value in (("workers", workers), ("address", address)):
+        if value is not None:
+            raise ValueError(f"{option}: is for the executor 'ray', not 'local'")
+    return Local()

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fieldforge.apps.fit.collection.executors import EXECUTORS, Executor
+from fieldforge.apps.fit.collection.executors import Executor, executor_of
 from fieldforge.apps.fit.collection.items import Item, ItemError, leave_out_bad, open_items
 from fieldforge.apps.fit.collection.options import CollectionOptions
 from fieldforge.apps.fit.collection.plan import POLICIES, CollectionFit, CollectionPlan
@@ -72,6 +72,9 @@ class CollectionJob:
         expect_choice("init", plan.init, POLICIES)
         expect_int("inits_per_item", plan.inits_per_item, 1, 10_000)
         expect_int("seed", plan.seed, 0, 2**31 - 1)
+        self._executor: Executor = (
+            executor_of(plan.executor, plan.workers, plan.address) if isinstance(plan.executor, str) else plan.executor
+        )
         kind = plan.kind and expect_choice("kind", plan.kind, ("shape", *KINDS))
         self.plan = plan
         self.items = open_items(source, None if kind is None else "image" if kind == "image" else "shape",
@@ -92,7 +95,7 @@ class CollectionJob:
         self.config, self.notices = layered(self._ground(), plan.config, plan.overrides, plan.steps, CollectionOptions)
         self.field = self._field_config(self.config)
         skeleton = skeleton_of(self.field)
-        self._network = stackable(skeleton)
+        self._network, self._encoding = stackable(skeleton), skeleton.encoding
         self.layout: Layout = layout_of(skeleton)
         self.n_parameters = sum(p.numel() for p in skeleton.parameters())
         adam_of(self.config["optimizer"]), loss_of(self.config["loss"])
@@ -136,6 +139,8 @@ class CollectionJob:
                     self._refit(folder, shards, start, should_stop, speaker)
             finally:
                 done = self._write_index(folder, shards)
+            if n_lost := getattr(self._executor, "n_lost", 0):
+                speaker.say(f"{n_lost} times a worker was lost; others fitted what it had")
             qualities = [quality for shard in done for quality in shard.columns["quality"]]
             stopped_by = "signal" if is_interrupted() else "seconds" if time.perf_counter() >= late else ""
             is_done = len(shards) == self._n_shards and self.plan.refit_below is None
@@ -237,7 +242,7 @@ class CollectionJob:
         if plan.init == "random":
             return None
         seeds = [seed_of(plan.seed, "", init) for init in range(plan.inits_per_item)]
-        start = torch.stack([initial_row(self._network, seed) for seed in seeds])
+        start = torch.stack([initial_row(self._network, seed, self._encoding) for seed in seeds])
         if plan.init == "first":
             seats = [Seat(0, init, seed) for init, seed in enumerate(seeds)]
             run = {name: self.config[name] for name in ("loss", "optimizer", "schedule", "fit")}
@@ -268,7 +273,7 @@ class CollectionJob:
         try:
             return self.items.read(numbers)
         except (ImageError, ShapeError) as error:
-            raise ItemError(f"{error}; what is finished stays, and --skip-bad leaves such items out") from error
+            raise ItemError(f"{error}; --skip-bad --restart begins anew without such items") from error
 
     def _seed(self, item: int, init: int, attempt: int) -> int:
         name = self.items.names[item] if self.plan.init == "random" else ""
@@ -290,14 +295,9 @@ class CollectionJob:
 
         missing = [number for number in range(self._n_shards) if number not in shards]
         tasks: Iterator[Task] = (self._task(number, start) for number in missing)
-        for outcome in self._executor().run(tasks, observe, should_stop):
+        for outcome in self._executor.run(tasks, observe, should_stop):
             number = outcome.task.number
             shards[number] = self._write(folder, outcome.task, outcome.rows, self._columns(outcome))
-
-    def _executor(self) -> Executor:
-        if isinstance(self.plan.executor, str):
-            return EXECUTORS[expect_choice("executor", self.plan.executor, EXECUTORS)]()
-        return self.plan.executor
 
     def _columns(self, outcome: Outcome) -> dict[str, list[Any]]:
         """What the index says of the fields of a whole shard."""
@@ -330,37 +330,34 @@ class CollectionJob:
         of old and new stays."""
         limit = self.plan.refit_below
         assert limit is not None
-        for number in sorted(shards):
-            for attempt in range(1, self.plan.refits + 1):
-                columns = shards[number].columns
-                bad = [
-                    place
-                    for place, quality in enumerate(columns["quality"])
-                    if (quality is None or quality < limit) and columns["attempt"][place] < attempt
-                ]
-                if not bad:
-                    continue
-                speaker.say(f"{len(bad)} of the fields {number * self._n_in_shard} to "
-                            f"{number * self._n_in_shard + len(columns['quality']) - 1} are below {limit:g}: "
-                            f"fitted again, {2**attempt} times as long")  # fmt: skip
-                outcome = (
-                    None
-                    if should_stop()
-                    else fit_task(self._task(number, start, bad, attempt), should_stop=should_stop)
-                )
-                if outcome is None:
-                    return
-                whole = read_shard(shards[number].path, self._identity, len(columns["quality"]), self.layout)
-                rows, found = whole.rows, whole.columns
-                for place, row, quality, seat in zip(
-                    bad, outcome.rows, outcome.qualities, outcome.task.seats, strict=True
-                ):
-                    found["attempt"][place] = attempt
-                    old = found["quality"][place]
-                    if not math.isnan(quality) and (old is None or quality > old):
-                        rows[place], found["quality"][place] = row, _rounded(quality)
-                        found["init_seed"][place] = seat.init_seed
-                shards[number] = self._write(folder, outcome.task, rows, found)
+        for attempt in range(1, self.plan.refits + 1):
+            bad = {number: places for number, shard in sorted(shards.items())
+                   if (places := _bad_places(shard, limit, attempt))}  # fmt: skip
+            n_bad = sum(map(len, bad.values()))
+            if not n_bad:
+                continue
+            speaker.say(f"below {said(self.figure, limit)}: {n_bad}; fitted again, {2**attempt} times as long")
+            tasks = (self._task(number, start, places, attempt) for number, places in bad.items())
+            n_better = 0
+            for outcome in self._executor.run(tasks, lambda qualities: None, should_stop):
+                number = outcome.task.number
+                n_better += self._keep_better(folder, shards, bad[number], outcome)
+            speaker.say(f"better now: {n_better} of {n_bad}")
+
+    def _keep_better(self, folder: Path, shards: dict[int, Shard], places: Sequence[int], outcome: Outcome) -> int:
+        """Write what a second attempt brought into its shard; returns how many fields it improved."""
+        number, attempt, n_better = outcome.task.number, outcome.task.attempt, 0
+        whole = read_shard(shards[number].path, self._identity, len(self._seats_of(number)), self.layout)
+        rows, found = whole.rows, whole.columns
+        for place, row, quality, seat in zip(places, outcome.rows, outcome.qualities, outcome.task.seats, strict=True):
+            found["attempt"][place] = attempt
+            old = found["quality"][place]
+            if not math.isnan(quality) and (old is None or quality > old):
+                rows[place], found["quality"][place] = row, _rounded(quality)
+                found["init_seed"][place] = seat.init_seed
+                n_better += 1
+        shards[number] = self._write(folder, outcome.task, rows, found)
+        return n_better
 
     def _write_index(self, folder: Path, shards: dict[int, Shard]) -> list[Shard]:
         """The index of what is finished; returns that in its order."""
@@ -379,6 +376,16 @@ class CollectionJob:
             f"{name}{f', initialisation {init}' if init else ''}: {said(self.figure, value)}"
             for value, name, init in sorted(found)[:N_WORST]
         ]
+
+
+def _bad_places(shard: Shard, limit: float, attempt: int) -> list[int]:
+    """Which fields of a shard are below the limit and have not had that many attempts."""
+    qualities, attempts = shard.columns["quality"], shard.columns["attempt"]
+    return [
+        place
+        for place, quality in enumerate(qualities)
+        if (quality is None or quality < limit) and attempts[place] < attempt
+    ]
 
 
 def _rounded(quality: float) -> float | None:

@@ -32,7 +32,7 @@ class CollectionPlan:
         skip_bad: leave out items that cannot be read.
         refit_below: fit fields below that quality again, up to `refits` times, each with twice the steps.
         resume: go on with what is in the folder. restart: discard it.
-        executor: "local", or an executor.
+        executor: "local", "ray", or an executor. workers, address: of Ray, see `OnRay`.
         progress: "auto", "json" or "quiet".
     """
 
@@ -55,6 +55,8 @@ class CollectionPlan:
     resume: bool = False
     restart: bool = False
     executor: str | Executor = "local"
+    workers: int | None = None
+    address: str | None = None
     progress: str = "auto"
 
 

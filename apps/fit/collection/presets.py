@@ -61,6 +61,18 @@ def _tiny(is_shape: bool) -> Config:
     return config
 
 
+def _triplane(is_shape: bool) -> Config:
+    """Planes of 8 channels and a small MLP (Cardace et al., ICLR 2024, whose planes are 16 channels of 32 x 32): one of
+    8 x 8 for a picture, 673 parameters if it is grey; three of 16 x 16 for a shape, 7,521."""
+    return {
+        "encoding": {"otype": "TriPlane", "resolution": 16 if is_shape else 8, "n_features": 8},
+        "network": _network("ReLU", *((32, 2) if is_shape else (16, 1))),
+        "optimizer": adam(3e-2 if is_shape else 1e-1),
+        "schedule": {"otype": "Cosine", "final_factor": 0.01},
+        "fit": _fit(is_shape),
+    }
+
+
 def _network(activation: str | Config, n_neurons: int, n_hidden_layers: int) -> Config:
     return {
         "otype": "MLP", "n_neurons": n_neurons, "n_hidden_layers": n_hidden_layers, "activation": activation,
@@ -72,5 +84,5 @@ def _fit(is_shape: bool) -> Config:
     return {"n_steps": 800 if is_shape else 200, "batch_size": 1024}
 
 
-PRESETS: dict[str, Callable[[bool], Config]] = {"siren": _siren, "relu": _relu, "tiny": _tiny}
+PRESETS: dict[str, Callable[[bool], Config]] = {"siren": _siren, "relu": _relu, "tiny": _tiny, "triplane": _triplane}
 """Name -> configuration; of a shape or of a picture."""

@@ -15,9 +15,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from fieldforge.apps.fit.collection.encoded import Adam, EncodedSteps
 from fieldforge.apps.fit.losses.base import Loss
 from fieldforge.apps.fit.losses.robust import Huber
 from fieldforge.backends import choose, provide
+from fieldforge.encodings.base import Encoding
 from fieldforge.fields.kinds.base import Field
 from fieldforge.fields.networks.mlp import MLP
 from fieldforge.kernels import cpu_door, cpu_ops, cpu_stacked
@@ -41,7 +43,7 @@ def stackable(field: Field) -> MLP:
     """The network of a field whose kind can be fitted side by side.
 
     Raises:
-        ConfigError: the network is no MLP with inputs of its own only, or the encoding has numbers of its own.
+        ConfigError: the network is no MLP with inputs of its own only, or the encoding has numbers that do not learn.
     """
     network = field.network
     if type(network) is not MLP or network.input_injection != "none" or network.precision != "float32":
@@ -56,9 +58,11 @@ def stackable(field: Field) -> MLP:
     if network.activation.is_complex or any(True for _ in network.activation.parameters()):
         raise ConfigError(f"network.activation: a collection needs real values and no parameters, "
                           f"got {network.activation.otype}")  # fmt: skip
-    if field.encoding.state_dict():
-        raise ConfigError(f"encoding: {field.encoding.otype} has numbers of its own; a collection needs one without, "
-                          "such as Identity or Frequency")  # fmt: skip
+    fixed = field.encoding.state_dict().keys() - dict(field.encoding.named_parameters()).keys()
+    if fixed:
+        raise ConfigError(f"encoding: {field.encoding.otype} has numbers of its own that do not learn "
+                          f"({', '.join(sorted(fixed))}); a collection needs one without, such as Frequency, or one "
+                          "that learns all of them, such as TriPlane")  # fmt: skip
     return network
 
 
@@ -73,10 +77,14 @@ def seed_of(seed: int, name: str, init: int, attempt: int = 0) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
 
 
-def initial_row(network: MLP, seed: int) -> Tensor:
-    """(P,) the numbers that a field of this network begins with under a seed, as they lie in a collection."""
+def initial_row(network: MLP, seed: int, encoding: Encoding | None = None) -> Tensor:
+    """(P,) the numbers that a field of this network, and of an encoding that learns, begins with under a seed, as they
+    lie in a collection."""
     generator = torch.Generator().manual_seed(seed)
     parts = []
+    if encoding is not None and learns(encoding):
+        again: Encoding = build("encoding", encoding.config(), n_input_dims=encoding.n_input_dims, generator=generator)
+        parts += [parameter.detach().flatten() for parameter in again.parameters()]
     for index, (n_in, n_out) in enumerate(itertools.pairwise(_widths(network))):
         weight = torch.empty(n_out, n_in)
         bias = torch.empty(n_out) if network.has_bias else None
@@ -86,33 +94,49 @@ def initial_row(network: MLP, seed: int) -> Tensor:
     return torch.cat(parts)
 
 
-def stacked(rows: Tensor, network: MLP) -> list[Tensor]:
-    """(n, P) rows to weights (n, n_out, n_in), then biases (n, n_out), of all layers; copies."""
-    weights, biases, at = [], [], 0
+def learns(encoding: Encoding) -> bool:
+    """Whether each field has an encoding of its own."""
+    return any(True for _ in encoding.parameters())
+
+
+def stacked(rows: Tensor, network: MLP, encoding: Encoding | None = None) -> list[Tensor]:
+    """(n, P) rows to the encoding's parameters (n, ...), weights (n, n_out, n_in), then biases (n, n_out), of all
+    layers; copies."""
+    own, weights, biases, at = [], [], [], 0
+    for parameter in () if encoding is None else encoding.parameters():
+        own.append(rows[:, at : at + parameter.numel()].reshape(-1, *parameter.shape).clone())
+        at += parameter.numel()
     for n_in, n_out in itertools.pairwise(_widths(network)):
         weights.append(rows[:, at : at + n_out * n_in].reshape(-1, n_out, n_in).clone())
         at += n_out * n_in
         if network.has_bias:
             biases.append(rows[:, at : at + n_out].clone())
             at += n_out
-    return [*weights, *biases]
+    return [*own, *weights, *biases]
 
 
 def flat(parameters: Sequence[Tensor], network: MLP) -> Tensor:
     """The inverse: (n, P)."""
     n_layers, n = len(network.layers), len(parameters[0])
-    parts = []
+    n_own = len(parameters) - n_layers * (2 if network.has_bias else 1)
+    parts = [parameter.reshape(n, -1) for parameter in parameters[:n_own]]
     for layer in range(n_layers):
-        parts.append(parameters[layer].reshape(n, -1))
+        parts.append(parameters[n_own + layer].reshape(n, -1))
         if network.has_bias:
-            parts.append(parameters[n_layers + layer])
+            parts.append(parameters[n_own + n_layers + layer])
     return torch.cat(parts, 1)
 
 
-def make_steps(rows: Tensor, network: MLP, loss: Loss, adam: Mapping[str, Any]) -> Steps:
-    """Steps that begin at rows (n, P)."""
-    run = choose("stacked_steps", rows.device, network=network, loss=loss)
-    made: Steps = run(stacked(rows, network), network, loss, adam)
+def make_steps(
+    rows: Tensor, network: MLP, loss: Loss, adam: Mapping[str, Any], encoding: Encoding | None = None
+) -> Steps:
+    """Steps that begin at rows (n, P); of an encoding that learns their features are points of the unit cube."""
+    parameters = stacked(rows, network, encoding)
+    if encoding is not None and learns(encoding):
+        run = choose("stacked_outputs", rows.device, network=network)
+        return EncodedSteps(parameters, encoding, lambda x, rest: run(x, rest, network), loss, adam)
+    make = choose("stacked_steps", rows.device, network=network, loss=loss)
+    made: Steps = make(parameters, network, loss, adam)
     return made
 
 
@@ -131,44 +155,43 @@ def adam_of(optimizer: Mapping[str, Any]) -> dict[str, float]:
     return {key: float(optimizer.get(key, default)) for key, default in known.items()}
 
 
+@provide("stacked_outputs", "reference")
+def _plain_outputs(features: Tensor, parameters: Sequence[Tensor], network: MLP) -> Tensor:
+    """Features (n, n_points, n_features) through the networks of weights, then biases, (n, ...) each."""
+    n_layers, h = len(network.layers), features
+    for layer in range(n_layers):
+        z = h @ parameters[layer].mT
+        if network.has_bias:
+            z = z + parameters[n_layers + layer][:, None]
+        h = network.output_activation(z) if layer == n_layers - 1 else network.activation(z, is_first=layer == 0)
+    return h
+
+
+def _native_outputs(features: Tensor, parameters: Sequence[Tensor], network: MLP) -> Tensor:
+    shape = cpu_ops.describe_layers(network, _widths(network))
+    assert not isinstance(shape, str), shape
+    n, n_points, _ = features.shape
+    weights, biases = parameters[: len(network.layers)], parameters[len(network.layers) :]
+    out = cpu_stacked.stacked_mlp(features.flatten(0, 1), _offsets(n, n_points), weights, biases, shape,
+                                  reference=_no_second_derivatives)  # fmt: skip
+    return out.unflatten(0, (n, n_points))
+
+
 class PlainSteps:
-    """In PyTorch, on any device."""
+    """Adam on the gradients that PyTorch finds."""
 
     def __init__(self, parameters: list[Tensor], network: MLP, loss: Loss, adam: Mapping[str, float]) -> None:
-        self.parameters, self._network, self._loss, self._adam = parameters, network, loss, adam
-        self._m = [torch.zeros_like(p) for p in parameters]
-        self._v = [torch.zeros_like(p) for p in parameters]
-        self._n_steps = 0
+        self.parameters, self._network, self._loss = parameters, network, loss
+        self._adam = Adam(parameters, adam)
 
     def predict(self, features: Tensor) -> Tensor:
-        return self._run(features, self.parameters)
+        return _plain_outputs(features, self.parameters, self._network)
 
     def step(self, features: Tensor, target: Tensor, learning_rate: float) -> None:
         """A network whose own loss is not finite stays as it is."""
         leaves = [p.detach().requires_grad_() for p in self.parameters]
-        out = self._run(features, leaves)
-        each = self._loss.per_channel(out, target).mean((1, 2))
-        gradients = torch.autograd.grad(each.sum(), leaves)
-        beta1, beta2, self._n_steps = self._adam["beta1"], self._adam["beta2"], self._n_steps + 1
-        rate = learning_rate * (1 - beta2**self._n_steps) ** 0.5 / (1 - beta1**self._n_steps)
-        moves = each.detach().isfinite()
-        with torch.no_grad():
-            for p, g, m, v in zip(self.parameters, gradients, self._m, self._v, strict=True):
-                g = g + self._adam["l2_reg"] * p
-                is_moved = moves.view(-1, *[1] * (p.ndim - 1))
-                m.copy_(torch.where(is_moved, beta1 * m + (1 - beta1) * g, m))
-                v.copy_(torch.where(is_moved, beta2 * v + (1 - beta2) * g * g, v))
-                p.copy_(torch.where(is_moved, p - rate * m / (v.sqrt() + self._adam["epsilon"]), p))
-
-    def _run(self, features: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-        n_layers, h = len(self._network.layers), features
-        for layer in range(n_layers):
-            z = h @ parameters[layer].mT
-            if self._network.has_bias:
-                z = z + parameters[n_layers + layer][:, None]
-            is_last = layer == n_layers - 1
-            h = self._network.output_activation(z) if is_last else self._network.activation(z, is_first=layer == 0)
-        return h
+        each = self._loss.per_channel(_plain_outputs(features, leaves, self._network), target).mean((1, 2))
+        self._adam.step(torch.autograd.grad(each.sum(), leaves), each.detach().isfinite(), learning_rate)
 
 
 class NativeSteps:
@@ -178,7 +201,7 @@ class NativeSteps:
         shape = cpu_ops.describe_layers(network, _widths(network))
         assert not isinstance(shape, str), shape
         n_layers = len(network.layers)
-        self._shape, self._n_layers = shape, n_layers
+        self._network = network
         self._native = cpu_stacked.StackedAdamStep(
             parameters[:n_layers], parameters[n_layers:], shape, loss=loss.otype, of_each=True,
             huber_delta=loss.delta if isinstance(loss, Huber) else 1.0, betas=(adam["beta1"], adam["beta2"]),
@@ -187,12 +210,7 @@ class NativeSteps:
         self.parameters = self._native.parameters
 
     def predict(self, features: Tensor) -> Tensor:
-        n, n_points, _ = features.shape
-        out = cpu_stacked.stacked_mlp(
-            features.flatten(0, 1), _offsets(n, n_points), self.parameters[: self._n_layers],
-            self.parameters[self._n_layers :], self._shape, reference=_no_second_derivatives,
-        )  # fmt: skip
-        return out.unflatten(0, (n, n_points))
+        return _native_outputs(features, self.parameters, self._network)
 
     def step(self, features: Tensor, target: Tensor, learning_rate: float) -> None:
         n, n_points, _ = features.shape
@@ -213,12 +231,18 @@ def _widths(network: MLP) -> tuple[int, ...]:
 
 
 def _refuses(*, network: MLP, loss: Loss) -> str | None:
-    found = cpu_ops.describe_layers(network, _widths(network))
-    if isinstance(found, str):
+    found = _refuses_network(network=network)
+    if found is not None:
         return found
     return None if loss.otype in LOSSES else f"the loss {loss.otype} is not among {', '.join(LOSSES)}"
 
 
+def _refuses_network(*, network: MLP) -> str | None:
+    found = cpu_ops.describe_layers(network, _widths(network))
+    return found if isinstance(found, str) else None
+
+
+provide("stacked_outputs", "cpu", missing=cpu_door.missing, refuses=_refuses_network)(_native_outputs)
 provide("stacked_steps", "reference")(PlainSteps)
 provide("stacked_steps", "cpu", missing=cpu_door.missing, refuses=_refuses)(NativeSteps)
 

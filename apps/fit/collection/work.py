@@ -17,7 +17,16 @@ import torch
 from torch import Tensor
 
 from fieldforge.apps.fit.collection.items import Drawing, Item, Solid
-from fieldforge.apps.fit.collection.steps import Steps, adam_of, flat, initial_row, loss_of, make_steps, stackable
+from fieldforge.apps.fit.collection.steps import (
+    Steps,
+    adam_of,
+    flat,
+    initial_row,
+    learns,
+    loss_of,
+    make_steps,
+    stackable,
+)
 from fieldforge.apps.shapes.samples import Recipe, draw
 from fieldforge.apps.shapes.truth import Truth
 from fieldforge.backends import use_backend
@@ -118,9 +127,11 @@ def _fit_some(
     task: Task, field: Field, seats: Sequence[Seat], should_stop: Callable[[], bool]
 ) -> tuple[Tensor, list[float]] | None:
     network = stackable(field)
-    begin = [initial_row(network, s.init_seed) if task.start is None else task.start[s.init] for s in seats]
+    begin = [
+        initial_row(network, s.init_seed, field.encoding) if task.start is None else task.start[s.init] for s in seats
+    ]
     adam, options = adam_of(task.run["optimizer"]), task.run["fit"]
-    steps = make_steps(torch.stack(begin), network, loss_of(task.run["loss"]), adam)
+    steps = make_steps(torch.stack(begin), network, loss_of(task.run["loss"]), adam, field.encoding)
     lessons = _lessons(task, field, seats)
     schedule = build("schedule", task.run["schedule"], path="schedule")
     n_steps = options["n_steps"] * 2**task.attempt
@@ -148,6 +159,11 @@ def _lessons(task: Task, field: Field, seats: Sequence[Seat]) -> _Pixels | _Plac
     return _Places(task, field, [item for item in items if isinstance(item, Solid)])
 
 
+def _read_by(field: Field) -> Callable[[Tensor], Tensor]:
+    """Places of the unit cube to what the steps read: features, or the places where each field's encoding learns."""
+    return (lambda unit: unit) if learns(field.encoding) else field.encoding
+
+
 class _Pixels:
     """Pictures of one size: their pixels share their places, and so their features."""
 
@@ -156,7 +172,7 @@ class _Pixels:
         columns, rows = torch.meshgrid(torch.arange(width), torch.arange(height), indexing="xy")
         unit = torch.stack(((columns + 0.5) / width, (rows + 0.5) / height), -1).reshape(-1, 2)
         with torch.no_grad():
-            self._features = field.encoding(unit)
+            self._features = _read_by(field)(unit)
         values = torch.from_numpy(np.stack([drawing.values for drawing in drawings]))
         self._values = values.reshape(len(drawings), -1, n_channels)
         self._scale, self._offset = torch.tensor(field.output_scale), torch.tensor(field.output_offset)
@@ -192,7 +208,7 @@ class _Places:
 
     def __init__(self, task: Task, field: Field, solids: Sequence[Solid]) -> None:
         options = task.run["fit"]
-        self._encoding, self._batch_size, self._n = field.encoding, options["batch_size"], len(solids)
+        self._encode, self._batch_size, self._n = _read_by(field), options["batch_size"], len(solids)
         is_distance = task.field["otype"] == "SDFField"
         self._sign = 1.0 if is_distance else -1.0  # of a number that is positive outside
         pool_size = options["pool_size"] // self._batch_size * self._batch_size
@@ -221,7 +237,7 @@ class _Places:
         first = step * self._batch_size % self._unit.shape[1]
         part = slice(first, first + self._batch_size)
         with torch.no_grad():
-            return self._encoding(self._unit[:, part]), self._target[:, part].contiguous()
+            return self._encode(self._unit[:, part]), self._target[:, part].contiguous()
 
     def qualities(self, steps: Steps) -> list[float]:
         """Volume IoU of each shape over uniform points of its cube."""
@@ -229,7 +245,7 @@ class _Places:
         with torch.no_grad():
             for first in range(0, IOU_POINTS, SLICE):
                 part = slice(first, first + SLICE)
-                features = self._encoding(self._anywhere[part])
+                features = self._encode(self._anywhere[part])
                 out = steps.predict(features.expand(self._n, *features.shape).contiguous())[..., 0]
                 inside = self._sign * out <= 0
                 both += (inside & self._is_inside[:, part]).sum(1)

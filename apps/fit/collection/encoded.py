@@ -1,0 +1,158 @@
+"""Stacks of fields whose encodings learn too: planes of features, say, each field its own.
+
+`look_up` reads the encodings of a stack. Plain, one field after another as `Encoding.forward` does it, for every
+encoding; planes whose features are added are one sparse matrix on all features of the stack, some ten times as quick.
+The network behind is the stacked one (`steps.py`), and Adam moves both.
+
+As there, no field knows of its neighbours, and any cut of a collection gives the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+
+from fieldforge.apps.fit.losses.base import Loss
+from fieldforge.backends import choose, provide
+from fieldforge.encodings.base import Encoding
+from fieldforge.encodings.interpolation import corners
+from fieldforge.encodings.tri_plane import PLANES, TriPlane
+
+
+def look_up(encoding: Encoding, points: Tensor) -> Callable[[Sequence[Tensor]], Tensor]:
+    """What answers for points: parameters of the encodings -> features (n, n_points, n_features), differentiable.
+
+    Args:
+        encoding: what all of the stack are; their parameters come as (n, ...) each, in its own order.
+        points: (n, n_points, n_input_dims) in the unit cube.
+    """
+    choice = choose("stacked_encoding", points.device, encoding=encoding)
+    found: Callable[[Sequence[Tensor]], Tensor] = choice(encoding, points)
+    return found
+
+
+@provide("stacked_encoding", "reference")
+def _one_by_one(encoding: Encoding, points: Tensor) -> Callable[[Sequence[Tensor]], Tensor]:
+    names = [name for name, _ in encoding.named_parameters()]
+
+    def features(parameters: Sequence[Tensor]) -> Tensor:
+        fields = zip(*(parameter.unbind() for parameter in parameters), strict=True)
+        return torch.stack([
+            torch.func.functional_call(encoding, dict(zip(names, field, strict=True)), (x,))
+            for field, x in zip(fields, points, strict=True)
+        ])  # fmt: skip
+
+    return features
+
+
+def _refuses(*, encoding: Encoding) -> str | None:
+    if type(encoding) is not TriPlane or encoding.reduction != "Sum":
+        return "only planes whose features are added are one matrix"
+    return None
+
+
+@provide("stacked_encoding", "cpu", refuses=_refuses, note=lambda: "SciPy")
+def _as_matrix(encoding: TriPlane, points: Tensor) -> Callable[[Sequence[Tensor]], Tensor]:
+    n, n_points, _ = points.shape
+    n_planes, side = len(encoding.planes), encoding.resolution
+    one = torch.empty(side, side, encoding.n_features, device="meta")
+    flat = points.reshape(-1, points.shape[-1])
+    found = [corners(one, flat[:, axes]) for axes in PLANES[:n_planes]]  # (n * n_points, 4) each
+    first = torch.arange(n, dtype=torch.int32).repeat_interleave(n_points)[:, None] * n_planes
+    columns = torch.cat([rows + (first + plane) * side**2 for plane, (rows, _) in enumerate(found)], 1)
+    weights = torch.cat([weight for _, weight in found], 1)
+    begins = np.arange(len(flat) + 1, dtype=np.int32) * columns.shape[1]
+    matrix = scipy.sparse.csr_array(
+        (weights.flatten().numpy(), columns.flatten().numpy(), begins), shape=(len(flat), n * n_planes * side**2)
+    )
+
+    def features(parameters: Sequence[Tensor]) -> Tensor:
+        (planes,) = parameters
+        product: Tensor = _Product.apply(planes.reshape(-1, encoding.n_features), matrix)
+        return product.view(n, n_points, encoding.n_features)
+
+    return features
+
+
+class _Product(torch.autograd.Function):
+    """A sparse matrix, which is constant, times a dense one."""
+
+    @staticmethod
+    def forward(ctx: Any, dense: Tensor, matrix: Any) -> Tensor:
+        ctx.matrix = matrix
+        return torch.from_numpy(matrix @ dense.detach().numpy())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return torch.from_numpy(ctx.matrix.T @ grad.contiguous().numpy()), None
+
+
+class Adam:
+    """Adam on a stack, each field by itself.
+
+    Args:
+        parameters: (n, ...) each, moved in place.
+        options: beta1, beta2, epsilon and l2_reg.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], options: Mapping[str, float]) -> None:
+        self._parameters, self._options = parameters, options
+        self._m = [torch.zeros_like(p) for p in parameters]
+        self._v = [torch.zeros_like(p) for p in parameters]
+        self._n_steps = 0
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Tensor], moves: Tensor, learning_rate: float) -> None:
+        """Move the fields of which `moves` (n,) says so; the others stay as they are."""
+        beta1, beta2, self._n_steps = self._options["beta1"], self._options["beta2"], self._n_steps + 1
+        rate = learning_rate * (1 - beta2**self._n_steps) ** 0.5 / (1 - beta1**self._n_steps)
+        for p, g, m, v in zip(self._parameters, gradients, self._m, self._v, strict=True):
+            if self._options["l2_reg"]:
+                g = g + self._options["l2_reg"] * p
+            is_moved = moves.view(-1, *[1] * (p.ndim - 1))
+            m.copy_(torch.where(is_moved, beta1 * m + (1 - beta1) * g, m))
+            v.copy_(torch.where(is_moved, beta2 * v + (1 - beta2) * g * g, v))
+            p.copy_(torch.where(is_moved, p - rate * m / (v.sqrt() + self._options["epsilon"]), p))
+
+
+class EncodedSteps:
+    """Steps of encodings and networks together; "features" are points of the unit cube here.
+
+    Args:
+        parameters: (n, ...) each: of the encodings, then weights, then biases.
+        encoding: what all of the stack are.
+        run: (features, weights and biases) -> outputs (n, n_points, n_outputs), differentiable.
+        loss: its mean over each field's own points is what the field minimises.
+        adam: see `Adam`.
+    """
+
+    def __init__(
+        self, parameters: list[Tensor], encoding: Encoding, run: Callable[[Tensor, Sequence[Tensor]], Tensor],
+        loss: Loss, adam: Mapping[str, float],
+    ) -> None:  # fmt: skip
+        self.parameters, self._encoding, self._run, self._loss = parameters, encoding, run, loss
+        self._n_own = sum(1 for _ in encoding.parameters())
+        self._adam = Adam(parameters, adam)
+        self._last: tuple[Tensor, Callable[[Sequence[Tensor]], Tensor]] | None = None
+
+    def predict(self, features: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self._outputs(features, self.parameters)
+
+    def step(self, features: Tensor, target: Tensor, learning_rate: float) -> None:
+        """A field whose own loss is not finite stays as it is."""
+        leaves = [p.detach().requires_grad_() for p in self.parameters]
+        each = self._loss.per_channel(self._outputs(features, leaves), target).mean((1, 2))
+        gradients = torch.autograd.grad(each.sum(), leaves)
+        self._adam.step(gradients, each.detach().isfinite(), learning_rate)
+
+    def _outputs(self, points: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+        own, rest = parameters[: self._n_own], parameters[self._n_own :]
+        if self._last is None or self._last[0] is not points:  # a whole picture is the same points in every step
+            self._last = points, look_up(self._encoding, points)
+        return self._run(self._last[1](own), rest)
