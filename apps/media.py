@@ -106,6 +106,8 @@ def opened(path: Path, file: BufferedReader, kind: Literal["audio", "video"]) ->
             if not streams:
                 others = ", ".join(sorted({one.type for one in container.streams})) or "nothing"
                 raise MediaError(f"{path}: holds no {kind} stream, only {others}")
+            if streams[0].codec_context is None:
+                raise MediaError(f"{path}: is in a codec that is not known here; convert it, to WAV or MP4 say")
             if kind == "video":
                 streams[0].codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
             yield container, streams[0]

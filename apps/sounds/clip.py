@@ -122,7 +122,7 @@ def expect_length(source: str, n_samples: int, sample_rate: int) -> None:
         raise MediaError(f"{source}: {n_samples} samples; a field interpolates between neighbours and needs 2 or more")
     if n_samples > MAX_SAMPLES:
         raise MediaError(
-            f"{source}: {n_samples / sample_rate:,.0f} s are {n_samples:,} samples, and a field tells at most "
+            f"{source}: {n_samples / sample_rate:,.0f} s or more are {n_samples:,} samples, and a field tells at most "
             f"{MAX_SAMPLES:,} apart, {MAX_SAMPLES / sample_rate:.0f} s at this rate; choose a part with --from and --to"
         )
 

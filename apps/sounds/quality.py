@@ -14,6 +14,16 @@ FLOOR_DB = -80.0
 _FRAMES_AT_A_TIME = 1024
 
 
+def figures_of(source: np.ndarray, fit: np.ndarray) -> dict[str, float | None]:
+    """snr, psnr and log_spectral_distance, as below, to four digits; None where the source is silent."""
+    found = {
+        "snr": snr(source, fit),
+        "psnr": peak_snr(source, fit),
+        "log_spectral_distance": log_spectral_distance(source, fit),
+    }
+    return {name: None if value is None else round(value, 4) for name, value in found.items()}
+
+
 def snr(source: np.ndarray, fit: np.ndarray) -> float | None:
     """10 log10 of the power of the source over that of the error; None of a silent source.
 

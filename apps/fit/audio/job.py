@@ -29,7 +29,7 @@ from fieldforge.apps.fit.recipe import Config
 from fieldforge.apps.fit.samplers import RasterDraw
 from fieldforge.apps.render.audio import sample
 from fieldforge.apps.sounds import Clip, read_sound
-from fieldforge.apps.sounds.quality import decibels, log_spectral_distance, peak_snr, snr
+from fieldforge.apps.sounds.quality import decibels, figures_of, snr
 from fieldforge.fields.kinds.audio import AudioField
 from fieldforge.registry import build
 
@@ -156,13 +156,7 @@ class AudioJob(Job[AudioField]):
         return snr(self.clip.samples, sample(fitted)) or 0.0
 
     def measure(self, fitted: AudioField, tell: Callable[[str], None]) -> dict[str, float | None]:
-        made = sample(fitted)
-        found = {
-            "snr": snr(self.clip.samples, made),
-            "psnr": peak_snr(self.clip.samples, made),
-            "log_spectral_distance": log_spectral_distance(self.clip.samples, made),
-        }
-        return {name: None if value is None else round(value, 4) for name, value in found.items()}
+        return figures_of(self.clip.samples, sample(fitted))
 
     def metadata(self) -> dict[str, Any]:
         clip = self.clip

@@ -8,7 +8,6 @@ Pixels of all frames are seen in one shuffled order over space and time, and eve
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from fieldforge.apps.fit.samplers import RasterDraw, permute
 from fieldforge.apps.fit.video.presets import preset
 from fieldforge.apps.fit.video.report import write_report
 from fieldforge.apps.metrics import psnr as psnr_of
-from fieldforge.apps.render.film import frame
+from fieldforge.apps.render.film import frame_quality
 from fieldforge.apps.videos import Film, read_film
 from fieldforge.fields.kinds.video import VideoField
 from fieldforge.registry import build
@@ -188,13 +187,3 @@ class VideoJob(Job[VideoField]):
         high = (float(film.width), float(film.height), film.duration)
         draw = RasterDraw(film.frames, 255.0, ((0.0, 0.0, 0.0), high), 1, 0)
         return draw.points(index), draw.at(index)
-
-
-def frame_quality(film: Film, fitted: VideoField, observe: Callable[[float], None] = lambda share: None) -> list[float]:
-    """PSNR of each frame, at most 120."""
-    found = []
-    for index in range(film.n_frames):
-        error = np.square(frame(fitted, film.time(index)) - film.frame(index), dtype=np.float64).mean()
-        found.append(-10 * math.log10(max(float(error), 1e-12)))
-        observe((index + 1) / film.n_frames)
-    return found
