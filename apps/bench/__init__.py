@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-OF_DATA = ("presets", "shape", "clouds", "operators", "space", "dynamic", "collections")
+OF_DATA = ("presets", "shape", "clouds", "operators", "space", "dynamic", "collections", "signals")
 """Suites that measure on files of a folder."""
 SUITES = ("cpu", "encodings", "image", *OF_DATA, "scene", "scene_models", "report")
 

@@ -84,7 +84,8 @@ def add_bench(commands: Commands) -> None:
     bench.add_argument(
         "--data",
         type=Path,
-        help="folder of pictures ('presets'), meshes ('shape', 'clouds', 'operators') or scenes ('scene...')",
+        help="folder of pictures ('presets'), sounds and films ('signals'), meshes ('shape', 'clouds', 'operators') or "
+        "scenes ('scene...')",
     )  # fmt: skip
     bench.add_argument("--rows", type=Path, default=Path("data/bench"), help="folder of the JSON lines")
     bench.add_argument("--quick", action="store_true", help="small sizes, no rows written: does it run?")

@@ -21,7 +21,7 @@ from fieldforge.encodings.grid import HashGrid
 
 
 @pytest.mark.parametrize(
-    "suite", ["clouds", "encodings", "image", "operators", "presets", "scene", "scene_models", "shape"]
+    "suite", ["clouds", "encodings", "image", "operators", "presets", "scene", "scene_models", "shape", "signals"]
 )
 def test_suites_run_quickly_and_leave_no_rows(suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quality, "IOU_POINTS", 2**12)

@@ -108,7 +108,7 @@ def test_presets_scale_with_the_clip() -> None:
 def test_bad_configurations_name_key_and_way_out(clip: Clip) -> None:
     with pytest.raises(ConfigError, match=r"fit\.jitter: no such key"):
         quick(clip, overrides=["fit.jitter=0.5"])
-    with pytest.raises(ValueError, match="preset: expected one of fast, .*did you mean siren"):
+    with pytest.raises(ValueError, match=r"preset: expected one of fast, .*did you mean siren"):
         quick(clip, preset="sirenn")
 
 
