@@ -116,8 +116,11 @@ def _signals(rows: Rows) -> str:
         cells = []
         for case in cases:
             q = by_key.get((case, name))
-            figure = "" if q is None else f"{q['snr']:.1f} dB SNR" if "snr" in q else f"{q['psnr']:.1f} dB PSNR"
-            cells.append(figure and f"{figure}, {q['steps']} steps, {_size(q['bytes'])}")
+            if q is None:
+                cells.append("")
+                continue
+            figure = f"{q['snr']:.1f} dB SNR" if "snr" in q else f"{q['psnr']:.1f} dB PSNR"
+            cells.append(f"{figure}, {q['steps']} steps, {_size(q['bytes'])}")
         lines.append(_line([f"`{name}`", *cells]))
     budget = f"{rows[0]['sizes']['budget']:g} CPU seconds of training"
     return "\n".join([*lines, "", _about(rows, f"one thread, {budget} each")])

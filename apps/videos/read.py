@@ -15,6 +15,8 @@ from fieldforge.apps.videos.film import Film
 
 MAX_BYTES = 8 * 2**30
 """Of all frames, decoded."""
+MAX_FRAMES = 2**20
+"""However small they are."""
 
 
 def read_film(
@@ -72,6 +74,7 @@ class _Frames:
         self.n, self.first_size = 0, (0, 0)
         self.times: list[float | None] = []
         self.notes: list[str] = []
+        self._changes = False
 
     def add(self, frame: Any) -> None:
         """One more."""
@@ -79,13 +82,18 @@ class _Frames:
             self.first_size = (frame.width, frame.height)
             self.size = self.size or self._downscaled()
             self._expect_size()
-        elif (frame.width, frame.height) != self.first_size and not self.notes:
+            if turned := getattr(frame, "rotation", 0):
+                self.notes.append(f"the file asks to be shown turned by {turned} degrees: frames are taken as stored")
+        elif (frame.width, frame.height) != self.first_size and not self._changes:
+            self._changes = True
             self.notes.append(
                 f"frames change their size, from {self.first_size[0]}x{self.first_size[1]} to "
                 f"{frame.width}x{frame.height} at the {self.n + 1}th read: all are scaled to one"
             )
         assert self.size is not None
         width, height = self.size
+        if self.n >= MAX_FRAMES:
+            raise MediaError(f"{self.path}: more than {MAX_FRAMES:,} frames; take fewer with --frames A:B")
         if (self.n + 1) * 3 * width * height > self.max_bytes:
             raise MediaError(
                 f"{self.path}: more than {self.n} frames of {width}x{height} are over {self.max_bytes / 2**30:.3g} GiB "

@@ -3,9 +3,9 @@
     {"otype": "AudioField", "n_samples": 308207, "sample_rate": 44100, "n_channels": 1, "peak": 0.71,
      "encoding": {"otype": "HashGrid"}, "network": {"otype": "MLP"}}
 
-The coordinate is time in seconds from the first sample: sample i is at i / sample_rate, and the box ends where the
-sample after the last would be. Inside, time is mapped to [0, 1]. Ask in float64 where you can: float32 seconds tell
-the samples of a minute at 44.1 kHz apart, but not much more than that.
+The coordinate is time in seconds. Sample i stands for the moment (i + 1/2) / sample_rate, as a pixel does for its
+centre, so that the box, 0 to n_samples / sample_rate, is the same at every rate. Inside, time is mapped to [0, 1]. Ask
+in float64 where you can: float32 seconds tell the samples of a minute at 44.1 kHz apart, but not much more than that.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class AudioField(SignalField):
     """
 
     otype = "AudioField"
-    units = "seconds from the first sample; amplitudes, 1 is full scale"
+    units = "seconds from the beginning; amplitudes, 1 is full scale"
     outside = "the amplitude of the nearer end"
 
     def __init__(

@@ -4,8 +4,8 @@
      "encoding": {"otype": "TimeGrid", "n_space_dims": 2}, "network": {"otype": "MLP"}}
 
 Coordinates are (x, y, t): x and y in pixels as in `ImageField`, the centre of the pixel in column i and row j at
-(i + 0.5, j + 0.5); t in seconds from the first frame, which is at 0. A frame is what is seen at its time, not a mean
-over the time it is shown. Inside, each axis is mapped to [0, 1] by itself.
+(i + 0.5, j + 0.5); t in seconds from the beginning, and frame i stands for the moment (i + 0.5) / frames_per_second.
+Inside, each axis is mapped to [0, 1] by itself.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class VideoField(SignalField):
     """
 
     otype = "VideoField"
-    units = "pixels from the top left corner, and seconds from the first frame; sRGB values, nominally in [0, 1]"
+    units = "pixels from the top left corner, and seconds from the beginning; sRGB values, nominally in [0, 1]"
     outside = "the colour of the nearest point of the border, of the first or of the last moment"
 
     def __init__(
