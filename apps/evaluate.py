@@ -1,4 +1,5 @@
-"""``fieldforge evaluate``: a shape against the mesh, or the points, it should be; a scene against its photos."""
+"""``fieldforge evaluate``: a shape against the mesh, or the points, it should be; a scene against its photos; a sound
+or a film against its file."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fieldforge.apps.cli.words import UsageError, print_json
+from fieldforge.apps.evaluate_recordings import FILM_MEANING, SOUND_MEANING, of_film, of_sound
 from fieldforge.apps.mesh import extract, load_shape, progress_bar
 from fieldforge.apps.render.radiance import eye_of
 from fieldforge.apps.render.remembered import remembered
@@ -25,7 +27,9 @@ from fieldforge.apps.shapes.read import Cloud, read_shape
 from fieldforge.apps.shapes.surface import Surface
 from fieldforge.backends import use_backend
 from fieldforge.fields.file import load_field
+from fieldforge.fields.kinds.audio import AudioField
 from fieldforge.fields.kinds.scene import SceneField
+from fieldforge.fields.kinds.video import VideoField
 
 MEANING = {
     "volume_iou": "share of the union of both insides that is in both",
@@ -53,6 +57,8 @@ def evaluate_command(options: argparse.Namespace) -> int:
     found, metadata = load_field(options.field)
     if isinstance(found, SceneField):
         return _evaluate_scene(found, metadata, options)
+    if isinstance(found, (AudioField, VideoField)):
+        return _evaluate_recording(found, metadata, options)
     for name in ("force", "allow_missing"):
         if getattr(options, name):
             raise UsageError(f"--{name.replace('_', '-')}: is of scenes, and {options.field} is a {found.otype}")
@@ -73,6 +79,27 @@ def evaluate_command(options: argparse.Namespace) -> int:
         if name in figures:
             value = figures[name]
             table.add_row(name, sparkline(value) if isinstance(value, list) else f"{value:.6g}", meaning)
+    Console().print(table)
+    return 0
+
+
+def _evaluate_recording(field: AudioField | VideoField, metadata: dict[str, Any], options: argparse.Namespace) -> int:
+    for name in ("force", "allow_missing", "resolution", "points"):
+        if getattr(options, name):
+            raise UsageError(
+                f"--{name.replace('_', '-')}: {options.field} is a {field.otype}, which has no such option"
+            )
+    with use_backend(options.backend), progress_bar("comparing", is_silent=options.json) as observe:
+        if isinstance(field, AudioField):
+            figures, meaning = of_sound(field, metadata, options.source), SOUND_MEANING
+        else:
+            figures, meaning = of_film(field, metadata, options.source, observe), FILM_MEANING
+    if options.json:
+        print_json({"field": str(options.field), "source": str(options.source), **figures})
+        return 0
+    table = Table("figure", "value", "what it says", title=f"{options.field} against {options.source}")
+    for name, value in figures.items():
+        table.add_row(name, "not defined" if value is None else f"{value:.6g}", meaning[name])
     Console().print(table)
     return 0
 

@@ -21,6 +21,7 @@ OF_DATA = (
     "networks",
     "exposure",
     "planes",
+    "signals",
 )
 """Suites that measure on files of a folder."""
 SUITES = ("cpu", "encodings", "image", *OF_DATA, "scene", "scene_models", "weights", "report")

@@ -107,6 +107,25 @@ def _shape(rows: Rows) -> str:
     return "\n".join([*lines, "", f"{said} {_about(rows, how)}"])
 
 
+def _signals(rows: Rows) -> str:
+    names = list(dict.fromkeys(row["candidate"] for row in rows))
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    by_key = {(row["case"], row["candidate"]): row["quality"] for row in rows}
+    lines = [_line(["preset", *cases]), _line(["---"] * (len(cases) + 1))]
+    for name in names:
+        cells = []
+        for case in cases:
+            q = by_key.get((case, name))
+            if q is None:
+                cells.append("")
+                continue
+            figure = f"{q['snr']:.1f} dB SNR" if "snr" in q else f"{q['psnr']:.1f} dB PSNR"
+            cells.append(f"{figure}, {q['steps']} steps, {_size(q['bytes'])}")
+        lines.append(_line([f"`{name}`", *cells]))
+    budget = f"{rows[0]['sizes']['budget']:g} CPU seconds of training"
+    return "\n".join([*lines, "", _about(rows, f"one thread, {budget} each")])
+
+
 def _clouds(rows: Rows) -> str:
     headings = ["points of", "preset", "volume IoU", "F-score at 1 %", "normal consistency", "training"]
     lines = [_line(headings), _line(["---"] * len(headings))]
@@ -224,6 +243,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "presets": _presets,
     "shape": _shape,
     "clouds": _clouds,
+    "signals": _signals,
     "cpu": _cpu,
     "encodings": _ratios("points"),
     "image": _ratios("pixels"),

@@ -74,13 +74,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _exit_code(error: BaseException) -> int:
     """1 for what files hold and what the machine lacks, 2 for what was asked for."""
     from fieldforge.apps.images import ImageError
+    from fieldforge.apps.media import MediaError
     from fieldforge.apps.scenes.scene import SceneError
     from fieldforge.apps.shapes.read import ShapeError
     from fieldforge.backends import BackendError
     from fieldforge.fields.file import FieldFileError
 
     is_usage = isinstance(error, (ValueError, BackendError)) and not isinstance(
-        error, (ImageError, SceneError, ShapeError, FieldFileError)
+        error, (ImageError, MediaError, SceneError, ShapeError, FieldFileError)
     )
     return 2 if is_usage else 1
 

@@ -18,8 +18,9 @@ def add_fit(commands: Commands) -> None:
     image.add_argument("photo", help="PNG, JPEG, WebP, TIFF, EXR or HDR file")
     stop = _add_fit_options(image, "fast, balanced, best, tiny, siren, ffn, finer, spder, gauss or wire")
     stop.add_argument("--psnr", type=values.positive, metavar="DB", help="as soon as the picture is that good")
-    image.add_argument("--report", type=Path, help="picture of source, fit and error; default: beside the output")
-    image.add_argument("--no-report", action="store_true", help="write no report picture")
+    _add_report(image, "picture of source, fit and error")
+    _add_audio(kinds)
+    _add_video(kinds)
     shape = add_command(kinds, "shape", _fit_shape, "fit a shape field to a mesh or a cloud of points")
     shape.add_argument("shape", help="OBJ, PLY, STL, OFF, GLB or NPZ file; of points, PLY, XYZ, NPY, NPZ or LAS")
     shape.add_argument(
@@ -52,6 +53,35 @@ def add_fit(commands: Commands) -> None:
     _add_collection_options(collection)
 
 
+def _add_audio(kinds: Commands) -> None:
+    audio = add_command(kinds, "audio", _fit_audio, "fit an audio field to a sound")
+    audio.add_argument("clip", help="WAV file; OGG, FLAC, MP3, M4A or AIFF with the extra 'video'")
+    audio.add_argument("--from", dest="start", type=values.seconds, metavar="S", help="leave out the first S seconds")
+    audio.add_argument("--to", dest="stop", type=values.seconds, metavar="S", help="end at second S; default: the end")
+    stop = _add_fit_options(audio, "fast, balanced, best, siren, spder or finer")
+    stop.add_argument("--snr", type=values.positive, metavar="DB", help="as soon as the error is that far down")
+    _add_report(audio, "picture of waveform, spectrograms and error")
+
+
+def _add_video(kinds: Commands) -> None:
+    video = add_command(kinds, "video", _fit_video, "fit a video field to a film")
+    video.add_argument("clip", help="MP4, MOV, MKV, WebM, AVI or GIF file; needs the extra 'video'")
+    size = video.add_mutually_exclusive_group()
+    size.add_argument("--size", type=values.size, metavar="WxH", help="scale the frames; default: as they are")
+    size.add_argument("--downscale", type=values.positive_int, default=1, metavar="K", help="K x K pixels become one")
+    video.add_argument(
+        "--frames", type=values.span, metavar="A:B", help="only frames A to B - 1, counted from 0; or A:, or :B"
+    )  # fmt: skip
+    stop = _add_fit_options(video, "fast, balanced, best, kplanes, siren or spder")
+    stop.add_argument("--psnr", type=values.positive, metavar="DB", help="as soon as the film is that good")
+    _add_report(video, "picture of some frames, source, fit and error")
+
+
+def _add_report(command: Parser, what: str) -> None:
+    command.add_argument("--report", type=Path, help=f"{what}; default: beside the output")
+    command.add_argument("--no-report", action="store_true", help="write no report picture")
+
+
 def _add_fit_options(command: Parser, presets: str) -> Any:
     """What every fit understands; returns the group of when to stop."""
     command.add_argument("-o", "--output", type=Path, help="the .field file to write; default: beside the source")
@@ -71,6 +101,18 @@ def _fit_image(options: argparse.Namespace) -> int:
     from fieldforge.apps.fit.image.command import fit_image
 
     return fit_image(options)
+
+
+def _fit_audio(options: argparse.Namespace) -> int:
+    from fieldforge.apps.fit.audio.command import fit_audio_command
+
+    return fit_audio_command(options)
+
+
+def _fit_video(options: argparse.Namespace) -> int:
+    from fieldforge.apps.fit.video.command import fit_video_command
+
+    return fit_video_command(options)
 
 
 def _fit_shape(options: argparse.Namespace) -> int:

@@ -13,21 +13,27 @@ SIDES = ("front", "back", "left", "right", "top", "iso", "turntable")
 
 
 def add_render(commands: Commands) -> None:
-    render = add_command(commands, "render", _render, "render a field to a picture of any size, or to a video")
+    render = add_command(commands, "render", _render, "render a field to a picture, a sound or a video")
     render.add_argument("field", type=Path, help=".field file")
     render.add_argument(
         "-o", "--output", type=Path, required=True,
-        help="PNG, JPEG, WebP, TIFF, EXR or HDR file; MP4 for a turntable of a shape or a scene; a folder for --split",
+        help="PNG, JPEG, WebP, TIFF, EXR or HDR file; WAV for a sound; MP4 for a film, or a turntable of a shape or a "
+        "scene; a folder for --split",
     )  # fmt: skip
     size = render.add_mutually_exclusive_group()
     size.add_argument("--size", type=values.size, metavar="WxH", help="output size in pixels, e.g. 4000x3000")
     size.add_argument("--scale", type=values.positive, help="of an image: output pixels per source pixel")
     render.add_argument("--crop", type=values.crop, metavar="X,Y,W,H", help="of an image: a part, in source pixels")
-    render.add_argument("--bits", type=int, choices=(8, 16), default=8, help="bits per channel of a PNG or TIFF")
+    render.add_argument(
+        "--bits", type=int, choices=(8, 16, 24, 32),
+        help="per channel of a PNG or TIFF: 8 or 16, default 8; of a WAV: 16, 24 or 32 (floats), default 16",
+    )  # fmt: skip
     render.add_argument(
         "--max-level", type=values.positive_int, metavar="L",
         help="stop after this level of detail, from 1, of a network that has levels (PINs)",
     )  # fmt: skip
+    sound = render.add_argument_group("of sounds")
+    sound.add_argument("--rate", type=values.positive_int, metavar="HZ", help="samples a second; default: the clip's")
     scene = render.add_argument_group("of scenes")
     scene.add_argument("--split", choices=("train", "val", "test"), help="the views of the photos, with PSNR and SSIM")
     scene.add_argument(
@@ -41,11 +47,12 @@ def add_render(commands: Commands) -> None:
     )  # fmt: skip
     scene.add_argument("--force", action="store_true", help="of --split: even if the field was fitted to other photos")
     scene.add_argument(
-        "--fps", type=values.pace, metavar="N", help="frames a second of a flight; default: the path's, or 30"
+        "--fps", type=values.pace, metavar="N", help="frames a second of a flight or a film; default: its own, or 30"
     )
     scene.add_argument(
-        "--time", type=values.unit, metavar="T",
-        help="of a scene that moves: when, from 0 to 1; default: its beginning, and a video goes through all of it",
+        "--time", type=values.seconds, metavar="T",
+        help="of a scene that moves: when, from 0 to 1; default: its beginning, and a video goes through all of it; "
+        "of a film: the second of a single frame",
     )  # fmt: skip
     shape = render.add_argument_group("of shapes")
     shape.add_argument(
@@ -139,8 +146,8 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def add_view(commands: Commands) -> None:
-    view = add_command(commands, "view", _view, "show a picture or a field in the terminal")
-    view.add_argument("file", type=Path, help=".field file or picture")
+    view = add_command(commands, "view", _view, "show a picture, a sound or a field in the terminal")
+    view.add_argument("file", type=Path, help=".field file, picture or sound")
     view.add_argument("--width", type=values.positive_int, metavar="COLUMNS", help="character columns")
 
 

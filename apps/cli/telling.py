@@ -12,12 +12,13 @@ from fieldforge.apps.cli.words import Commands, add_command
 def add_evaluate(commands: Commands) -> None:
     evaluate = add_command(
         commands, "evaluate", _evaluate,
-        "say how good a field is: a shape against its mesh or its points, a scene against its held-out photos",
+        "say how good a field is: a shape against its mesh or its points, a scene against its held-out photos, a sound "
+        "or a film against its file",
     )  # fmt: skip
-    evaluate.add_argument("field", type=Path, help=".field file of a shape or a scene")
+    evaluate.add_argument("field", type=Path, help=".field file of a shape, a scene, a sound or a film")
     evaluate.add_argument(
-        "source", type=Path, help="the mesh it should be; of a scene the folder of its photos, in which gt_test/*.npz "
-        "may hold true depths and normals",
+        "source", type=Path, help="the mesh, sound or film it should be; of a scene the folder of its photos, in which "
+        "gt_test/*.npz may hold true depths and normals",
     )  # fmt: skip
     shape = evaluate.add_argument_group("of shapes")
     shape.add_argument(
@@ -83,7 +84,8 @@ def add_bench(commands: Commands) -> None:
     bench.add_argument(
         "--data",
         type=Path,
-        help="folder of pictures ('presets'), meshes ('shape', 'clouds', 'operators') or scenes ('scene...')",
+        help="folder of pictures ('presets'), sounds and films ('signals'), meshes ('shape', 'clouds', 'operators') or "
+        "scenes ('scene...')",
     )  # fmt: skip
     bench.add_argument("--rows", type=Path, default=Path("data/bench"), help="folder of the JSON lines")
     bench.add_argument("--quick", action="store_true", help="small sizes, no rows written: does it run?")

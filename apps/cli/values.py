@@ -15,6 +15,31 @@ def positive(text: str) -> float:
     return value
 
 
+def seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected seconds, 0 or more, got {text}")
+    return value
+
+
+def span(text: str) -> tuple[int, int | None]:
+    """'10:20', '10:' or ':20' -> the first and the one after the last.
+
+    Example:
+        >>> span("10:20"), span("10:")
+        ((10, 20), (10, None))
+    """
+    first, colon, last = text.partition(":")
+    if colon and all(not part or (part.isascii() and part.isdigit() and len(part) < 10) for part in (first, last)):
+        found = int(first or 0), int(last) if last else None
+        if found[1] is None or found[0] < found[1]:
+            return found
+    raise argparse.ArgumentTypeError(f"expected A:B with A before B, such as 10:20, 10: or :20, got {text}")
+
+
 def share(text: str) -> float:
     value = positive(text)
     if value >= 1:

@@ -84,6 +84,23 @@ def prepare_output(options: argparse.Namespace, output: Path, source: Path) -> b
     return False
 
 
+def report_of(options: argparse.Namespace, output: Path) -> Path | None:
+    """The report picture that is wanted, by default beside the field; both can be written.
+
+    Args:
+        options: with no_report, report and print_config.
+
+    Raises:
+        UsageError: one of them cannot be written.
+    """
+    report: Path | None = None if options.no_report else options.report or output.with_suffix(".report.png")
+    if not options.print_config:
+        for path in (output, report):
+            if path is not None:
+                expect_writable(path)
+    return report
+
+
 def expect_writable(path: Path) -> None:
     """Say before the work, not after it, that a file cannot be written.
 

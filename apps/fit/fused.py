@@ -21,7 +21,7 @@ from fieldforge.apps.fit.loop import Hook, PlainStep, Step, allowed
 from fieldforge.apps.fit.losses import absolute, distributions, occupancy, robust, squared
 from fieldforge.apps.fit.losses.base import Loss
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
-from fieldforge.apps.fit.samplers import PixelDraw
+from fieldforge.apps.fit.samplers import PixelDraw, RasterDraw
 from fieldforge.backends import offer
 from fieldforge.encodings.grid import Grid
 from fieldforge.fields import fused
@@ -43,7 +43,8 @@ class FusedStep:
     Args:
         field: an MLP after a Grid, a composite with grids, or an encoding without parameters to train; on the CPU, in
             float32.
-        draw: step number -> (points (n, 2) in world units, targets (n, c)); a `PixelDraw` is made natively.
+        draw: step number -> (points (n, d) in world units, targets (n, c)); a `PixelDraw` or `RasterDraw` is made
+            natively.
         loss: one of `NATIVE_LOSSES`.
         optimizer: one whose `moved` gives no reason against it; its moments, averages and counters are kept up.
         hooks: as in `PlainStep`.
@@ -118,7 +119,7 @@ class FusedStep:
             x, target = self.native_draw.batch(step)
         else:
             points, target = self.draw(step)
-            x = self.field.to_unit(points).clamp(0, 1)
+            x = self.field.to_unit(points).clamp(0, 1).float()  # world points may be finer
         if not self.encodes:
             with torch.no_grad():
                 x = self.field.encoding(x)
@@ -203,6 +204,8 @@ def _trained(field: Field) -> list[Parameter]:
 
 def _native_draw(draw: Callable[[int], tuple[Tensor, Tensor]], field: Field) -> cpu_training.Draw | None:
     """The draw that the kernels make themselves; None where only Python knows it."""
+    if type(draw) is RasterDraw and draw.box == field.box:
+        return cpu_training.Draw(draw.values, draw.one, draw.batch_size, draw.seed)
     if type(draw) is not PixelDraw or not isinstance(field, ImageField):
         return None
     if (draw.picture.width, draw.picture.height) != (field.width, field.height):

@@ -7,14 +7,17 @@ continues with exactly the samples it would have seen.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fieldforge.apps.fit.options import FitOptions
 from fieldforge.apps.images import Picture
 from fieldforge.checks import expect_int
+from fieldforge.fields.kinds.base import Box
 
 _ROUNDS = 6
 _MULTIPLIERS = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0xD6E8FEB8)  # odd 32-bit constants
@@ -102,6 +105,52 @@ class PixelDraw:
         top = values(corner, corner) * (1 - weight_x) + values(far, corner) * weight_x
         bottom = values(corner, far) * (1 - weight_x) + values(far, far) * weight_x
         return corner + 0.5 + offset * (far - corner), top * (1 - weight_y) + bottom * weight_y
+
+
+@dataclass
+class RasterDraw:
+    """The samples of a step of a signal on a regular grid, a sound or a film, in shuffled order.
+
+    Calling it gives points (batch_size, n_axes) in world units, float64, and values (batch_size, n_channels) float32.
+    Sample i of an axis of n samples from `low` to `high` is at low + (i + 1/2) (high - low) / n. The native training
+    step draws the same by itself.
+
+    Args:
+        values: (..., n_channels) uint8, uint16 or float32, contiguous; the last axis before the channels is
+            coordinate 0, as x is of a picture.
+        one: the stored number that stands for 1.
+        box: of the field.
+        batch_size: samples a step.
+        seed: same seed, same order.
+    """
+
+    values: np.ndarray
+    one: float
+    box: Box
+    batch_size: int
+    seed: int
+    indices: ShuffledIndices = field(init=False)
+
+    def __post_init__(self) -> None:
+        n_samples = math.prod(self.values.shape[:-1])
+        self.indices = ShuffledIndices(n_samples, batch_size=self.batch_size, seed=self.seed)
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        index = self.indices(step)
+        return self.points(index), self.at(index)
+
+    def points(self, index: Tensor) -> Tensor:
+        """(m,) sample numbers -> (m, n_axes) float64 world points."""
+        axes, rest = [], index
+        for size, low, high in zip(self.values.shape[-2::-1], *self.box, strict=True):
+            axes.append(low + ((rest % size).double() + 0.5) * ((high - low) / size))
+            rest = rest // size
+        return torch.stack(axes, -1)
+
+    def at(self, index: Tensor) -> Tensor:
+        """(m,) sample numbers -> (m, n_channels) float32."""
+        stored = self.values.reshape(-1, self.values.shape[-1])[index.numpy()]
+        return torch.from_numpy(np.true_divide(stored, np.float32(self.one), dtype=np.float32))
 
 
 def permute(index: Tensor, n: int, key: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Literal
 
 import numpy as np
 from rich.progress import track
@@ -13,25 +14,34 @@ from fieldforge.apps.cli.words import UsageError
 from fieldforge.apps.fit.command import expect_another_file, expect_writable
 from fieldforge.apps.images import ImageWriter
 from fieldforge.apps.mesh import progress_bar
-from fieldforge.apps.render.image import render_strips, view_of
+from fieldforge.apps.render.audio import sample
+from fieldforge.apps.render.film import Moment, frames
+from fieldforge.apps.render.image import Pictured, render_strips, view_of
 from fieldforge.apps.render.shape import VIEWS, orbit
 from fieldforge.apps.render.shape import render_strips as render_shape_strips
 from fieldforge.apps.render.traced import TracedShape
 from fieldforge.apps.render.video import MAX_VIDEO_SIDE, VideoWriter
 from fieldforge.apps.render.views import render_scene
+from fieldforge.apps.sounds import write_wav
 from fieldforge.backends import use_backend
 from fieldforge.fields.file import load_field
+from fieldforge.fields.kinds.audio import AudioField
 from fieldforge.fields.kinds.base import Field
 from fieldforge.fields.kinds.image import ImageField
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.fields.kinds.shape import ShapeField
+from fieldforge.fields.kinds.video import VideoField
 from fieldforge.renderers.cameras import MAX_SIDE, Pinhole
 
-ONLY_IMAGES: dict[str, object] = {"scale": None, "crop": None, "bits": 8}
+ONLY_IMAGES: dict[str, object] = {"scale": None, "crop": None, "bits": None}
+ONLY_SOUNDS: dict[str, object] = {"rate": None}
 ONLY_SHAPES: dict[str, object] = {"view": None, "mode": None, "up": "y", "frames": None, "shadows": False}
 N_FRAMES = 120
 ONLY_SCENES: dict[str, object] = {"split": None, "data": None, "path": None, "fps": None, "force": False, "time": None}
 """Options that one kind of field has, with the value that means nobody asked."""
+_NOT_OF_FILMS = ONLY_SOUNDS | {
+    name: unset for name, unset in (ONLY_SHAPES | ONLY_SCENES).items() if name not in ("fps", "time", "frames")
+}
 
 
 def render_to_file(options: argparse.Namespace) -> int:
@@ -44,15 +54,21 @@ def render_to_file(options: argparse.Namespace) -> int:
         field.show_level(options.max_level)
     with use_backend(options.backend):
         if isinstance(field, ImageField):
-            _refuse(options, ONLY_SHAPES | ONLY_SCENES, field)
-            return _render_image(field, options)
+            _refuse(options, ONLY_SHAPES | ONLY_SCENES | ONLY_SOUNDS, field)
+            return render_picture(field, options, field.n_channels)
+        if isinstance(field, AudioField):
+            _refuse(options, ONLY_SHAPES | ONLY_SCENES | {"scale": None, "crop": None, "size": None}, field)
+            return _render_sound(field, options)
+        if isinstance(field, VideoField):
+            _refuse(options, _NOT_OF_FILMS, field)
+            return _render_film(field, options)
         if isinstance(field, ShapeField):
-            _refuse(options, ONLY_IMAGES | ONLY_SCENES, field)
+            _refuse(options, ONLY_IMAGES | ONLY_SCENES | ONLY_SOUNDS, field)
             return _render_shape(field, options)
         if isinstance(field, SceneField):
-            _refuse(options, ONLY_IMAGES | {"view": None, "up": "y", "shadows": False}, field)
+            _refuse(options, ONLY_IMAGES | ONLY_SOUNDS | {"view": None, "up": "y", "shadows": False}, field)
             return render_scene(field, metadata, options)
-    raise UsageError(f"{options.field}: is a {field.otype}, and pictures are made of images, shapes and scenes")
+    raise UsageError(f"{options.field}: is a {field.otype}, which is neither seen nor heard")
 
 
 def _refuse(options: argparse.Namespace, foreign: Mapping[str, object], field: Field) -> None:
@@ -62,18 +78,61 @@ def _refuse(options: argparse.Namespace, foreign: Mapping[str, object], field: F
             raise UsageError(f"--{shown}: {options.field} is a {field.otype}, which has no such option")
 
 
-def _render_image(field: ImageField, options: argparse.Namespace) -> int:
+def render_picture(field: Pictured, options: argparse.Namespace, n_channels: int) -> int:
+    """Write what has colours to a picture file; returns the exit code."""
     view = view_of(field, size=options.size, scale=options.scale, crop=options.crop)
     width, height = view.size
+    if options.bits not in (None, 8, 16):
+        raise UsageError(f"--bits: pictures have 8 or 16, got {options.bits}")
+    color_space: Literal["srgb", "linear"] = "srgb" if field.color_space == "srgb" else "linear"
     with ImageWriter(
-        options.output, width=width, height=height, n_channels=field.n_channels, bits=options.bits,
-        color_space=field.color_space,
+        options.output, width=width, height=height, n_channels=n_channels, bits=options.bits or 8,
+        color_space=color_space,
     ) as writer:  # fmt: skip
         strips = render_strips(field, view)
         for strip in track(strips, "rendering", transient=True, disable=options.quiet) if not options.quiet else strips:
             writer.write(np.ascontiguousarray(strip))
     if not options.quiet:
         print(f"{options.output}: {width}x{height} pixels")
+    return 0
+
+
+def _render_sound(field: AudioField, options: argparse.Namespace) -> int:
+    if options.output.suffix.lower() != ".wav":
+        raise UsageError(f"{options.output}: a sound goes to a .wav file")
+    if options.bits == 8:
+        raise UsageError("--bits: sounds have 16, 24 or 32 (floats), got 8")
+    rate = options.rate or field.sample_rate
+    samples = sample(field, rate)
+    n_clipped = write_wav(options.output, samples, rate, bits=options.bits or 16)
+    if not options.quiet:
+        clipped = f", {n_clipped} of them clipped at full scale (--bits 32 keeps them)" if n_clipped else ""
+        print(f"{options.output}: {len(samples):,} samples at {rate} Hz, {field.n_channels} channels{clipped}")
+    return 0
+
+
+def _render_film(field: VideoField, options: argparse.Namespace) -> int:
+    if options.output.suffix.lower() != ".mp4":
+        if options.fps is not None or options.frames is not None:
+            raise UsageError("--fps and --frames: are of an .mp4; a picture is one frame, at --time")
+        return render_picture(Moment(field, options.time or 0.0), options, field.n_channels)
+    for name in ("time", "frames", "scale", "crop", "bits"):
+        if getattr(options, name) is not None:
+            raise UsageError(f"--{name}: an .mp4 shows the whole film; --size and --fps say how")
+    width, height = options.size or (field.width // 2 * 2, field.height // 2 * 2)  # H.264 wants even sides
+    pace = options.fps or min(240.0, max(1.0, field.frames_per_second))
+    if not (2 <= width <= MAX_VIDEO_SIDE and 2 <= height <= MAX_VIDEO_SIDE):
+        raise UsageError(f"--size {width}x{height}: films are 2x2 to {MAX_VIDEO_SIDE}x{MAX_VIDEO_SIDE}")
+    n_frames = 0
+    with (
+        VideoWriter(options.output, width=width, height=height, frames_per_second=pace) as video,
+        progress_bar("rendering", is_silent=options.quiet) as observe,
+    ):
+        for picture in frames(field, pace, (width, height), observe):
+            video.write(picture)
+            n_frames += 1
+    if not options.quiet:
+        print(f"{options.output}: {width}x{height} pixels, {n_frames} frames at {pace:g} a second")
     return 0
 
 

@@ -9,15 +9,28 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from fieldforge.fields.kinds.image import ImageField
-
 _SAMPLES_A_STRIP, _SAMPLES_A_CALL = 2**17, 2**16
 MAX_PIXELS = 2**32
 """No single rendering is larger than this many pixels (65536 x 65536)."""
+
+
+class Pictured(Protocol):
+    """What has a colour at places of a picture: an image field, or a film at one moment."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def color_space(self) -> str: ...
+    def color(self, points: torch.Tensor) -> torch.Tensor:
+        """(*batch, 2) places in pixels -> (*batch, n_channels)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,7 @@ class View:
 
 
 def view_of(
-    field: ImageField,
+    field: Pictured,
     *,
     size: tuple[int, int] | None = None,
     scale: float | None = None,
@@ -66,7 +79,7 @@ def view_of(
     return View((x, y, width, height), size)
 
 
-def render_strips(field: ImageField, view: View) -> Iterator[np.ndarray]:
+def render_strips(field: Pictured, view: View) -> Iterator[np.ndarray]:
     """Row strips from top to bottom, each (rows, width, n_channels) float32, sRGB or linear as the field is.
 
     sRGB values are clipped to [0, 1]; linear light is not clipped.
@@ -86,7 +99,7 @@ def render_strips(field: ImageField, view: View) -> Iterator[np.ndarray]:
         yield (color.clamp_(0, 1) if field.color_space == "srgb" else color).numpy()
 
 
-def _colors(field: ImageField, columns: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+def _colors(field: Pictured, columns: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """(len(rows), len(columns), n_channels) colours at every crossing, in pieces of bounded size."""
     pieces = []
     for some_columns in columns.split(max(1, _SAMPLES_A_CALL // len(rows))):
@@ -97,7 +110,7 @@ def _colors(field: ImageField, columns: torch.Tensor, rows: torch.Tensor) -> tor
 
 
 def render(
-    field: ImageField,
+    field: Pictured,
     *,
     size: tuple[int, int] | None = None,
     scale: float | None = None,

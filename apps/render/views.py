@@ -40,6 +40,8 @@ def render_scene(field: SceneField, metadata: dict[str, Any], options: argparse.
         if options.time is not None:
             raise UsageError("--time: the views of a --split have times of their own")
         return _render_split(field, metadata, options)
+    if options.time is not None and options.time > 1:
+        raise UsageError(f"--time: of a scene it is from 0 to 1, got {options.time:g}")
     if options.time is not None and not field.has_time:
         raise UsageError(f"--time: {options.field} holds a scene that stands still")
     is_video = options.output.suffix.lower() == ".mp4"

@@ -16,9 +16,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fieldforge.checks import expect_choice, expect_float, expect_int
+from fieldforge.checks import expect_choice, expect_int
 from fieldforge.encodings.base import Encoding
-from fieldforge.fields.kinds.base import Field
+from fieldforge.fields.kinds.signal import SignalField
 from fieldforge.registry import register
 
 _COLOR_SPACES: tuple[Literal["srgb"], Literal["linear"]] = ("srgb", "linear")
@@ -28,7 +28,7 @@ MAX_SIDE = 2**23
 
 
 @register("field", "ImageField")
-class ImageField(Field):
+class ImageField(SignalField):
     """Colour at a place of a picture: network(encoding(place)) * output_scale + output_offset.
 
     Args:
@@ -53,9 +53,6 @@ class ImageField(Field):
     units = "pixels from the top left corner; colour values in `color_space`"
     outside = "the colour of the nearest point of the border"
 
-    _scale: Tensor
-    _offset: Tensor
-
     def __init__(
         self,
         *,
@@ -75,16 +72,13 @@ class ImageField(Field):
             box=((0.0, 0.0), (float(width), float(height))),
             encoding=encoding,
             network=network,
-            n_output_dims=n_channels,
+            n_channels=n_channels,
+            output_scale=output_scale,
+            output_offset=output_offset,
             generator=generator,
         )
-        self.width, self.height, self.n_channels = width, height, n_channels
+        self.width, self.height = width, height
         self.color_space: Literal["srgb", "linear"] = expect_choice("color_space", color_space, _COLOR_SPACES)
-        self.output_scale = _per_channel("output_scale", output_scale, 1.0, n_channels)
-        self.output_offset = _per_channel("output_offset", output_offset, 0.0, n_channels)
-        # not saved: they are part of the configuration
-        self.register_buffer("_scale", torch.tensor(self.output_scale), persistent=False)
-        self.register_buffer("_offset", torch.tensor(self.output_offset), persistent=False)
 
     def color(self, points: Tensor) -> Tensor:
         """Colour at places of the picture; points outside get that of the nearest point of the border.
@@ -101,16 +95,4 @@ class ImageField(Field):
         Raises:
             TypeError, ValueError: `points` are not (..., 2) floating-point coordinates.
         """
-        return self.outputs(self.to_unit(points).clamp(0, 1)) * self._scale + self._offset
-
-    def forward(self, points: Tensor) -> Tensor:
-        """The same as `color`."""
-        return self.color(points)
-
-
-def _per_channel(name: str, values: Sequence[float] | None, default: float, n_channels: int) -> list[float]:
-    if values is None:
-        return [default] * n_channels
-    if isinstance(values, str) or not isinstance(values, Sequence) or len(values) != n_channels:
-        raise ValueError(f"{name}: expected {n_channels} numbers, one per channel, got {values!r}")
-    return [expect_float(f"{name}[{channel}]", value) for channel, value in enumerate(values)]
+        return self.values(points)

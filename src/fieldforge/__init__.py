@@ -1,4 +1,4 @@
-"""An engine for neural fields: fit images, shapes and scenes, see them, and generate new ones.
+"""An engine for neural fields: fit images, sounds, films, shapes and scenes, see them, and generate new ones.
 
     import fieldforge as ff
     result = ff.fit("photo.png", output="photo.field")
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fieldforge.apps.fit.audio.job import AudioFit as AudioFit
+    from fieldforge.apps.fit.audio.job import fit_audio as fit_audio
     from fieldforge.apps.fit.collection.job import fit_collection as fit_collection
     from fieldforge.apps.fit.image.job import ImageFit as ImageFit
     from fieldforge.apps.fit.image.job import fit as fit
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from fieldforge.apps.fit.scene.job import fit_scene as fit_scene
     from fieldforge.apps.fit.shape.job import ShapeFit as ShapeFit
     from fieldforge.apps.fit.shape.job import fit_shape as fit_shape
+    from fieldforge.apps.fit.video.job import VideoFit as VideoFit
+    from fieldforge.apps.fit.video.job import fit_video as fit_video
     from fieldforge.apps.mesh import extract as extract
     from fieldforge.apps.render.image import render as render
     from fieldforge.apps.render.shape import orbit as orbit
@@ -32,17 +36,21 @@ if TYPE_CHECKING:
     from fieldforge.fields.collection import Collection as Collection
     from fieldforge.fields.file import load_field as load  # noqa: F401
     from fieldforge.fields.file import save_field as save  # noqa: F401
+    from fieldforge.fields.kinds.audio import AudioField as AudioField
     from fieldforge.fields.kinds.image import ImageField as ImageField
     from fieldforge.fields.kinds.radiance import RadianceField as RadianceField
     from fieldforge.fields.kinds.shape import OccupancyField as OccupancyField
     from fieldforge.fields.kinds.shape import SDFField as SDFField
     from fieldforge.fields.kinds.shape import UDFField as UDFField
+    from fieldforge.fields.kinds.video import VideoField as VideoField
     from fieldforge.fields.networks.mlp import MLP as MLP
     from fieldforge.registry import available as available
     from fieldforge.registry import build as build
     from fieldforge.registry import register as register
 
 _HOMES = {
+    "AudioField": "fields.kinds.audio",
+    "AudioFit": "apps.fit.audio.job",
     "Collection": "fields.collection",
     "Encoding": "encodings.base",
     "HashGrid": "encodings.grid",
@@ -55,13 +63,17 @@ _HOMES = {
     "SceneFit": "apps.fit.scene.job",
     "ShapeFit": "apps.fit.shape.job",
     "UDFField": "fields.kinds.shape",
+    "VideoField": "fields.kinds.video",
+    "VideoFit": "apps.fit.video.job",
     "available": "registry",
     "build": "registry",
     "extract": "apps.mesh",
     "fit": "apps.fit.image.job",
+    "fit_audio": "apps.fit.audio.job",
     "fit_collection": "apps.fit.collection.job",
     "fit_scene": "apps.fit.scene.job",
     "fit_shape": "apps.fit.shape.job",
+    "fit_video": "apps.fit.video.job",
     "load": "fields.file:load_field",
     "orbit": "apps.render.shape",
     "register": "registry",

@@ -5,18 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fieldforge.apps.fit.command import expect_writable, run_fit
+from fieldforge.apps.fit.command import report_of, run_fit
 from fieldforge.apps.fit.image.job import ImageFit, ImageJob
 
 
 def fit_image(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     output: Path = options.output or Path(options.photo).with_suffix(".field")
-    if not options.print_config:
-        expect_writable(output)
-    report = None if options.no_report else options.report or output.with_suffix(".report.png")
-    if report is not None and not options.print_config:
-        expect_writable(report)
+    report = report_of(options, output)
     job = ImageJob(options.photo, report=report)
 
     def describe(result: ImageFit) -> str:

@@ -1,0 +1,96 @@
+"""``fieldforge bench signals``: presets of sounds and films after equal CPU seconds of one thread.
+
+The learning-rate schedule of each goes down to its end: a short trial says how many steps fit into the budget. Quality
+is that of the stored field. One seed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fieldforge.apps.bench.harness import Row, one_thread, save, say
+from fieldforge.apps.fit.audio.job import AudioJob
+from fieldforge.apps.fit.job import Job, Plan
+from fieldforge.apps.fit.video.job import VideoJob
+from fieldforge.apps.sounds import Clip, read_sound
+from fieldforge.apps.videos import Film, read_film
+
+SOUNDS = {
+    "cello": "audio/gt_bach.wav",
+    "speech": "audio/198-209-0000.ogg",
+}
+FILMS = {"bikes": "video/bikes.mp4"}
+OF_SOUNDS = ("balanced", "siren", "spder")
+OF_FILMS = ("balanced", "siren")
+SECONDS = 6.0
+"""CPU time of training."""
+LONGEST = 5.0
+"""Seconds of a sound: the first of it."""
+DOWNSCALE, N_FRAMES = 4, 60
+
+
+def run(folder: Path, data: Path | None, *, is_quick: bool) -> None:
+    """Fit, print, and keep the rows unless `is_quick`.
+
+    Args:
+        folder: of the rows.
+        data: folder that holds `SOUNDS` and `FILMS`.
+
+    Raises:
+        ValueError: no folder given.
+    """
+    if data is None and not is_quick:
+        raise ValueError(f"data: give the folder that holds {SOUNDS['cello']} and the others, --data FOLDER")
+    rows: list[Row] = []
+    with one_thread():
+        for name, job, presets in _cases(data, is_quick):
+            for preset in presets:
+                rows.append(_row(name, job(), preset, 0.2 if is_quick else SECONDS))
+    if not is_quick:
+        say(f"rows: {save(folder, 'signals', rows)}")
+
+
+def _cases(data: Path | None, is_quick: bool) -> list[tuple[str, Callable[[], Job[Any]], tuple[str, ...]]]:
+    if is_quick or data is None:
+        clip = Clip.from_array(np.sin(np.arange(400) / 5), 8000, name="tone")
+        film = Film.from_array(np.random.default_rng(0).integers(0, 256, (4, 12, 16, 3), dtype=np.uint8), name="noise")
+        return [("tone", lambda: AudioJob(clip), ("fast",)), ("noise", lambda: VideoJob(film), ("fast",))]
+    clips = {name: read_sound(data / path, stop=LONGEST) for name, path in SOUNDS.items()}
+    films = {name: read_film(data / path, downscale=DOWNSCALE, frames=(0, N_FRAMES)) for name, path in FILMS.items()}
+    return [
+        *((name, lambda clip=clip: AudioJob(clip), OF_SOUNDS) for name, clip in clips.items()),
+        *((name, lambda film=film: VideoJob(film), OF_FILMS) for name, film in films.items()),
+    ]
+
+
+def _row(name: str, job: Job[Any], preset: str, seconds: float) -> Row:
+    n_trial = 5
+    start = time.process_time()
+    _train(job, preset, 1)
+    first = time.process_time() - start
+    start = time.process_time()
+    _train(job, preset, 1 + n_trial)
+    pace = max(1e-5, (time.process_time() - start - first) / n_trial)
+    n_steps = max(2, int(seconds / pace))
+    with tempfile.TemporaryDirectory() as scratch:
+        result = job.run(Plan(preset=preset, steps=n_steps, output=Path(scratch) / "x.field", progress="quiet"))
+    figures = {key: value for key, value in result.summary().items() if isinstance(value, (int, float))}
+    batch_size = result.config["fit"]["batch_size"]
+    sizes = {**job.metadata(), "batch_size": batch_size, "budget": seconds, "training_step": result.training_step}
+    quality = f"SNR {result.figure('snr'):6.2f} dB" if "snr" in figures else f"PSNR {result.figure('psnr'):6.2f} dB"
+    say(f"{name:8} {preset:9} {quality}  {n_steps:6} steps of {batch_size}  {result.n_bytes or 0:>9,} bytes")
+    return Row("signals", name, preset, sizes, seconds, 0.0, batch_size / pace, quality=figures)
+
+
+def _train(job: Job[Any], preset: str, n_steps: int) -> None:
+    """Some steps and nothing else."""
+    config, _ = job.run_config(Plan(preset=preset, steps=n_steps))
+    with job.training(job.make_field(config, 0), config, 0, ()) as training:
+        for step in range(n_steps):
+            training.advance(step, 1.0)

@@ -1,0 +1,1 @@
+"""Fit a sound: a clip in, a field of amplitudes out."""
