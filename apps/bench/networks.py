@@ -150,7 +150,7 @@ def train(work: Work, arm: Arm, rate: float, seed: int) -> Look:
     points, values = work.train
     encoding = build("encoding", arm.encoding, n_input_dims=2, generator=generator)
     sizes = {"n_input_dims": encoding.n_output_dims, "n_output_dims": values.shape[1]}
-    config = sized(arm, *sizes.values(), work.target)
+    config = sized(arm, encoding.n_output_dims, values.shape[1], work.target)
     network = build("network", config, generator=generator, **sizes)
     whole = nn.Sequential(encoding, network)
     optimizer = build("optimizer", adam(rate), parameters=Parameters.of(whole, [network]))
