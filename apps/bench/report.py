@@ -167,6 +167,30 @@ def _scene_models(rows: Rows) -> str:
     return "\n".join([*lines, "", _about(rows, f"one thread, {rows[0]['sizes']['budget']:.0f} s of its CPU time each")])
 
 
+def _networks(rows: Rows) -> str:
+    """A table for each work: after equal steps, after equal time, in the order of the latter."""
+    lines: list[str] = []
+    for case in dict.fromkeys(row["case"] for row in rows):
+        of_case = [row for row in rows if row["case"] == case]
+        sizes = of_case[0]["sizes"]
+        of_picture = sizes["unit"] == "dB"
+        figure = "PSNR" if of_picture else "root of the mean square error"
+        headings = [case, "parameters", "rate", f"{figure} after {sizes['steps']} steps",
+                    f"after {sizes['seconds']} s of CPU time", "steps in that time"]  # fmt: skip
+        lines += [_line(headings), _line(["---"] * len(headings))]
+        for row in sorted(of_case, key=lambda row: row["quality"]["at_time"] * (-1 if of_picture else 1)):
+            q = row["quality"]
+            said = [
+                (f"{q[when]:.2f} dB ({q[f'{when}_low']:.2f} to {q[f'{when}_high']:.2f})" if of_picture
+                 else f"{q[when]:.3g} ({q[f'{when}_low']:.3g} to {q[f'{when}_high']:.3g})")
+                for when in ("at_steps", "at_time")
+            ]  # fmt: skip
+            lines.append(_line([row["candidate"], f"{q['parameters']:,}", f"{q['rate']:g}", *said,
+                                f"{q['steps_in_time']:.0f}"]))  # fmt: skip
+        lines.append("")
+    return "\n".join([*lines, _about(rows, "one thread, median (least to greatest) of three seeds")])
+
+
 def _space(rows: Rows) -> str:
     headings = ["space", "PSNR", "SSIM", "above the box", "training"]
     lines = [_line(headings), _line(["---"] * len(headings))]
@@ -253,5 +277,6 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "exposure": _exposure,
     "scene_models": _scene_models,
     "collections": _collections,
+    "networks": _networks,
 }
 """Suite -> how its table is made."""
