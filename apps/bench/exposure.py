@@ -107,8 +107,9 @@ def n_trained(field: ImageField) -> int:
     """Parameters that move."""
     modulation = getattr(field.network, "modulation", None)
     n_all = sum(parameter.numel() for parameter in field.parameters())
-    stands_still = isinstance(modulation, CAM) and modulation.learning_rate_factor == 0.0
-    return n_all - (modulation.table.numel() if stands_still else 0)
+    if isinstance(modulation, CAM) and modulation.learning_rate_factor == 0.0:
+        return n_all - modulation.table.numel()
+    return n_all
 
 
 def shrunk(picture: Picture, side: int) -> Tensor:
