@@ -118,11 +118,12 @@ class Embedded:
 def preset() -> Config:
     """The run configuration, small: nf2vec's encoder is 512, 512, 1024, 1024 wide.
 
-    Its rows are as they are; here each number is standardised, so that what fields with one start differ in is seen at once,
-    and a learned vector says which row it is.
+    Its rows are as they are; here each number is standardised, so that what fields with one start differ in is
+    seen at once, and a learned vector says which row it is.
     """
     return {
-        "weight_network": {"otype": "RowEncoder", "row_widths": [128, 128, 256], "n_embedding": 64, "has_row_vectors": True,
+        "weight_network": {"otype": "RowEncoder", "row_widths": [128, 128, 256], "n_embedding": 64,
+                           "has_row_vectors": True,
                            "codec": {"otype": "Rows", "statistics": "entry", "initialization": "shared"}},
         "optimizer": {"otype": "Adam", "learning_rate": 3e-3, "epsilon": 1e-8, "relative_decay": 0.01},
         "schedule": {"otype": "WarmupCosine", "n_warmup_steps": 100},
