@@ -285,7 +285,7 @@ class DrawingStep:
         loss = (drawn - truth).square().mean()
         value = float(loss.detach())
         if math.isfinite(value):
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(self.optimizer.parameters, 1.0)
             self.optimizer.set_learning_rate_factor(factor)
             self.optimizer.step()
