@@ -151,7 +151,8 @@ def _embedded(case: str, name: str, collection: Collection, steps: int, *overrid
     seconds = time.process_time() - begun
     told = {key: done.report[key] for key in ("psnr", "psnr_of_mean_field", "gain")}
     told |= {"retrieval": report["accuracy"], "low": report["interval"][0], "high": report["interval"][1],
-             "raw_weights": report["raw"], "chance": report["chance"], "wall_seconds": done.report["seconds"]}  # fmt: skip
+             "raw_weights": report["raw"], "chance": report["chance"],
+             "wall_seconds": done.report["seconds"]}  # fmt: skip
     sizes = {"n_training": len(parts.training), "n_fields": len(asked), "config": job.config, "seed": 0,
              "field_parameters": collection.n_parameters, "steps": steps}  # fmt: skip
     say(f"{case:8} {name:15} {told['psnr']:.2f} dB, mean field {told['psnr_of_mean_field']:.2f} dB, "
