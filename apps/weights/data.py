@@ -132,12 +132,14 @@ def open_parts(
     classes: list[int | str] = []
     if has_labels:
         for index, label in enumerate(collection.labels):
-            if label is None:
+            if label is not None:
+                classes.append(label)
+            else:
                 raise CollectionError(
                     collection.path, f"{collection.describe(index)} has no label, which a classifier learns; fit a "
                     "source with labels, or use fieldforge weights embed, which needs none",
                 )  # fmt: skip
-        classes = sorted(set(collection.labels), key=lambda name: (isinstance(name, str), name))  # type: ignore[arg-type, assignment]
+        classes = sorted(set(classes), key=lambda name: (isinstance(name, str), name))
         if len(classes) < 2:
             raise CollectionError(collection.path, f"has one label alone, {classes}; there is nothing to tell apart")
     every, left_out = examples_of(collection, classes, say)
@@ -162,7 +164,7 @@ def open_parts(
         raise CollectionError(
             collection.path, f"has no field of label {missing[0]!r} to train on; fit more items of it"
         )
-    return Parts(*parts, classes, left_out)
+    return Parts(parts[0], parts[1], parts[2], classes, left_out)
 
 
 def read_field(path: Path, model: ModelHeader) -> Tensor:

@@ -116,11 +116,16 @@ class Embedded:
 
 
 def preset() -> Config:
-    """The run configuration, small: nf2vec's encoder is 512, 512, 1024, 1024 wide."""
+    """The run configuration, small: nf2vec's encoder is 512, 512, 1024, 1024 wide.
+
+    Its rows are as they are; here each number is standardised, so that what fields with one start differ in is
+    seen at once, and a learned vector says which row it is.
+    """
     return {
         "weight_network": {"otype": "RowEncoder", "row_widths": [128, 128, 256], "n_embedding": 64,
+                           "has_row_vectors": True,
                            "codec": {"otype": "Rows", "statistics": "entry", "initialization": "shared"}},
-        "optimizer": {"otype": "Adam", "learning_rate": 2e-3, "epsilon": 1e-8, "relative_decay": 0.01},
+        "optimizer": {"otype": "Adam", "learning_rate": 3e-3, "epsilon": 1e-8, "relative_decay": 0.01},
         "schedule": {"otype": "WarmupCosine", "n_warmup_steps": 100},
         "fit": {},
     }  # fmt: skip
@@ -183,7 +188,7 @@ class EmbeddingJob:
         plan, config, output = self.plan, self.config, self.plan.output
         options, made = EmbeddingOptions.of(config["fit"]), self._build()
         made.encoder.fit(parts.training.vectors)
-        learned = [*made.encoder.of_row.parameters(), *made.decoder.parameters()]
+        learned = [*made.encoder.learned(), *made.decoder.parameters()]
         optimizer: Optimizer = build(
             "optimizer", config["optimizer"], path="optimizer", parameters=Parameters(matrix=learned)
         )
@@ -250,7 +255,7 @@ class EmbeddingJob:
             "psnr": found, "psnr_of_mean_field": plain, "gain": found - plain, "n_fields": len(parts.test),
             "n_training": len(parts.training), "n_left_out": len(parts.left_out), "steps": state.step,
             "seconds": round(state.seconds, 3), "seed": self.plan.seed, "stopped_by": state.stopped_by,
-            "parameters": sum(p.numel() for m in (made.encoder.of_row, made.decoder) for p in m.parameters()),
+            "parameters": sum(p.numel() for p in (*made.encoder.learned(), *made.decoder.parameters())),
             "init": self.collection.body["init"].get("policy"),
         }  # fmt: skip
 
@@ -280,7 +285,7 @@ class DrawingStep:
         loss = (drawn - truth).square().mean()
         value = float(loss.detach())
         if math.isfinite(value):
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(self.optimizer.parameters, 1.0)
             self.optimizer.set_learning_rate_factor(factor)
             self.optimizer.step()

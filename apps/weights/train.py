@@ -320,7 +320,7 @@ class ClassifyingStep:
         loss = functional.cross_entropy(answers, labels, label_smoothing=self.options.label_smoothing)
         value = float(loss.detach())
         if math.isfinite(value):
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             if self.options.clip:
                 nn.utils.clip_grad_norm_(self.network.parameters(), self.options.clip)
             self.optimizer.set_learning_rate_factor(factor)

@@ -61,13 +61,12 @@ class FoldedPhases(WeightNetwork[Any]):
         if not isinstance(self.activation, Sine):
             raise ValueError(f"activation: only a Sine has phases to fold, got {self.activation.otype}")
         self.chain = Chain.find(self.layout)
-        if not isinstance(nested, WeightNetwork):
-            nested = build(
-                "weight_network", nested, path="nested", layout=self.layout, n_output_dims=n_output_dims,
-                generator=generator,
-            )  # fmt: skip
-        self.nested: WeightNetwork[Any] = nested
-        self.invariance = nested.invariance  # type: ignore[misc]
+        context = {"layout": self.layout, "n_output_dims": n_output_dims, "generator": generator}
+        made: WeightNetwork[Any] = (
+            nested if isinstance(nested, WeightNetwork) else build("weight_network", nested, path="nested", **context)
+        )
+        self.nested = made
+        self.invariance = made.invariance  # type: ignore[misc]
 
     @property
     def codec(self) -> WeightCodec[Any]:  # type: ignore[override]
@@ -75,7 +74,8 @@ class FoldedPhases(WeightNetwork[Any]):
         return self.nested.codec
 
     def forward(self, vectors: Tensor) -> Tensor:
-        return self.nested(self.folded(vectors))  # type: ignore[no-any-return]
+        out: Tensor = self.nested(self.folded(vectors))
+        return out
 
     def fit(self, vectors: Tensor) -> None:
         self.nested.fit(self.folded(vectors))
@@ -90,4 +90,5 @@ class FoldedPhases(WeightNetwork[Any]):
 
     def features(self, batch: WeightBatch) -> WeightBatch:
         """Those of the nested network, where it has such."""
-        return self.nested.features(batch)  # type: ignore[operator, no-any-return]
+        found: WeightBatch = self.nested.features(batch)  # type: ignore[operator]
+        return found

@@ -20,13 +20,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fieldforge.checks import expect_choice, expect_generator, expect_int, expect_points
+from fieldforge.checks import expect_bool, expect_choice, expect_generator, expect_int, expect_points
 from fieldforge.encodings.frequency import Frequency
 from fieldforge.fields.weightspace.codecs.base import WeightCodec
 from fieldforge.fields.weightspace.codecs.rows import Rows
 from fieldforge.fields.weightspace.layout import Layout
 from fieldforge.fields.weightspace.networks.base import WeightNetwork
-from fieldforge.fields.weightspace.networks.blocks import Perceptron, linear
+from fieldforge.fields.weightspace.networks.blocks import Perceptron, linear, normal
 from fieldforge.registry import register
 
 
@@ -41,6 +41,9 @@ class RowEncoder(WeightNetwork[Tensor]):
         n_embedding: numbers of the embedding.
         part: "all" rows, or those of "hidden" layers alone, which takes two hidden layers.
         head_widths: hidden widths of the head.
+        has_row_vectors: whether a learned vector says which row it is, where all fields have the same start; then the
+            order of rows matters. The papers have none.
+        pooling: over rows: "max" (the papers), or "mean".
         codec: configuration of a `Rows` codec.
         generator: source of the parameters.
     """
@@ -58,6 +61,8 @@ class RowEncoder(WeightNetwork[Tensor]):
         n_embedding: int = 1024,
         part: Literal["all", "hidden"] = "all",
         head_widths: Sequence[int] = (),
+        has_row_vectors: bool = False,
+        pooling: Literal["max", "mean"] = "max",
         codec: str | Mapping[str, Any] | WeightCodec[Tensor] = "Rows",
         generator: torch.Generator | None = None,
     ) -> None:
@@ -71,13 +76,25 @@ class RowEncoder(WeightNetwork[Tensor]):
         self._rows = self.codec.hidden if self.part == "hidden" else slice(None)
         if not range(self.codec.n_rows)[self._rows]:
             raise ValueError("part: 'hidden' needs a layout of at least two hidden layers")
+        self.has_row_vectors = expect_bool("has_row_vectors", has_row_vectors)
+        self.pooling: Literal["max", "mean"] = expect_choice("pooling", pooling, ("max", "mean"))
         layers: list[nn.Module] = []
         n_in = self.codec.width
         for width in self.row_widths:
             layers += [linear(n_in, width, generator), nn.BatchNorm1d(width), nn.ReLU()]
             n_in = width
         self.of_row = nn.Sequential(*layers, linear(n_in, self.n_embedding, generator))
+        self.row_vectors: nn.Parameter | None = None
+        if self.has_row_vectors:
+            n_rows, n_first = len(range(self.codec.n_rows)[self._rows]), [*self.row_widths, self.n_embedding][0]
+            self.row_vectors = normal(n_rows, n_first, generator=generator)
+            self.invariance = "none"  # type: ignore[misc]
         self.head = Perceptron((self.n_embedding, *self.head_widths, n_output_dims), generator)
+
+    def learned(self) -> list[nn.Parameter]:
+        """The parameters that an embedding depends on: all but the head's."""
+        head = {id(parameter) for parameter in self.head.parameters()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in head]
 
     def embed(self, vectors: Tensor) -> Tensor:
         """(batch, n_parameters) to (batch, n_embedding)."""
@@ -86,8 +103,12 @@ class RowEncoder(WeightNetwork[Tensor]):
     def embed_rows(self, rows: Tensor) -> Tensor:
         """Codes (batch, n_rows, width) to (batch, n_embedding)."""
         rows = rows[:, self._rows]
-        seen: Tensor = self.of_row(rows.flatten(0, 1))
-        return seen.view(len(rows), rows.shape[1], self.n_embedding).amax(1)
+        first = self.of_row[0](rows)
+        if self.row_vectors is not None:
+            first = first + self.row_vectors
+        seen: Tensor = self.of_row[1:](first.flatten(0, 1))
+        seen = seen.view(len(rows), rows.shape[1], self.n_embedding)
+        return seen.amax(1) if self.pooling == "max" else seen.mean(1)
 
     def read(self, code: Tensor) -> Tensor:
         out: Tensor = self.head(self.embed_rows(code))

@@ -58,6 +58,8 @@ CASES: dict[str, tuple[dict[str, Any], Layout]] = {
     "FoldedPhases": ({"otype": "FoldedPhases", "activation": {"otype": "Sine", "omega": 9.0},
                       "nested": {"otype": "OddGraph", "n_channels": 8, "n_layers": 2, "n_frequencies": 4}}, DIGITS),
     "RowEncoder": ({"otype": "RowEncoder", "row_widths": [8, 8], "n_embedding": 8, "head_widths": [8]}, DEEP),
+    "RowEncoder of one start": ({"otype": "RowEncoder", "row_widths": [8], "n_embedding": 8, "has_row_vectors": True},
+                                DIGITS),
     "RowEncoder hidden": ({"otype": "RowEncoder", "row_widths": [8], "n_embedding": 8, "part": "hidden"}, DIGITS),
     "ChannelTransformer": ({"otype": "ChannelTransformer", "width": 8, "n_layers": 2, "n_heads": 2, "crop": 2}, PLANES),
     "FlatMLP": ({"otype": "FlatMLP", "widths": [8]}, DIGITS),
