@@ -183,6 +183,28 @@ def test_a_fit_that_is_stopped_goes_on_with_another_executor(
     assert content(tmp_path / "c") == content(tmp_path / "local"), "second attempts too"
 
 
+def test_a_cluster_that_does_not_start_is_tried_again_then_named(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray, tried, folders = stand_in(monkeypatch), list[Any](), list[Path]()
+
+    def init(address: str, **options: Any) -> None:
+        tried.append(address)
+        if "_temp_dir" in options:
+            folders.append(Path(options["_temp_dir"]))
+        raise RuntimeError("the node timed out\nand more")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init, raising=False)
+    with pytest.raises(ClusterError, match=r"Ray could not be started: the node timed out; --executor local"):
+        fit_collection(digits, tmp_path / "c", executor="ray", **SMALL)
+    assert tried == ["local"] * 3
+    assert not any(folder.exists() for folder in folders), "nothing is left behind"
+    with pytest.raises(ClusterError, match=r"no Ray cluster answers at '10.0.0.1:1': the node timed out"):
+        fit_collection(digits, tmp_path / "d", executor="ray", address="10.0.0.1:1", **SMALL)
+    assert tried[3:] == ["10.0.0.1:1"]
+
+
 def test_what_is_asked_of_the_wrong_executor_is_said(
     digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

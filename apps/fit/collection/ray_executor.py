@@ -133,7 +133,8 @@ class OnRay:
                     raise ClusterError(why) from error
                 _reap(_processes_of(ray))  # Ray gives its processes 30 seconds, and leaves them where they are
                 if attempt == MAX_STARTS:
-                    raise ClusterError(f"Ray could not be started: {_first_line(error)}") from error
+                    why = f"Ray could not be started: {_first_line(error)}; --executor local does without"
+                    raise ClusterError(why) from error
 
 
 class _Work:
