@@ -55,6 +55,19 @@ def add_configuration(command: Parser) -> None:
     )  # fmt: skip
 
 
+def add_tuning(command: Parser) -> None:
+    """What is chosen by looking at the signal."""
+    command.add_argument(
+        "--tune", choices=("none", "fresh"), default="none",
+        help="fresh: before training, choose what sets the frequencies (first omega of sines, FINER's bias scale, "
+        "sigma of RandomFourier, the finest resolution of grids) by the signal's spectrum (Kania et al. 2025)",
+    )  # fmt: skip
+    command.add_argument(
+        "--encoding", choices=("auto",),
+        help="auto: the family too, by the first steps of SIREN, Fourier features, FINER and hash grid",
+    )  # fmt: skip
+
+
 def add_manner(command: Parser) -> None:
     """How any fit is done, and how it speaks."""
     command.add_argument("--seed", type=int, default=0, help="same seed, same bits")

@@ -24,12 +24,13 @@ from torch import Tensor
 
 from fieldforge.apps.fit.fused import make_step
 from fieldforge.apps.fit.image.presets import preset
-from fieldforge.apps.fit.image.report import compare, write_report
+from fieldforge.apps.fit.image.report import block_means, compare, write_report
 from fieldforge.apps.fit.job import Fit, Job, Plan, PlanKeywords, Training
 from fieldforge.apps.fit.loop import Figure, Hook, psnr
 from fieldforge.apps.fit.options import FitOptions
 from fieldforge.apps.fit.recipe import Config
 from fieldforge.apps.fit.samplers import PixelDraw, permute
+from fieldforge.apps.fit.slices import Slice
 from fieldforge.apps.images import ImageError, Picture, read_image
 from fieldforge.apps.metrics import Metrics
 from fieldforge.apps.metrics import psnr as psnr_of
@@ -175,6 +176,24 @@ class ImageJob(Job[ImageField]):
             tell(f"measuring all {n_pixels / 1e6:.0f} million pixels")
         quality, similarity = measure(self.picture, fitted)
         return {"psnr": round(quality, 4), "ssim": None if similarity is None else round(similarity, 6)}
+
+    def families(self) -> dict[str, str]:
+        return {"siren": "siren", "ffn": "ffn", "finer": "finer", "grid": "balanced"}
+
+    @property
+    def full_side(self) -> int:
+        return max(self.picture.width, self.picture.height)
+
+    def slices(self, side: int) -> list[Slice]:
+        """The whole picture, resampled to a square as the field's unit square is: side, at most the shorter side."""
+        picture = self.picture
+        shorter = min(picture.width, picture.height)
+        side = min(side, shorter)
+        pixels = torch.from_numpy(block_means(picture, max(1, shorter // (2 * side)))).permute(2, 0, 1)[None]
+        square = torch.nn.functional.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
+        center = (torch.arange(side) + 0.5) / side
+        y, x = torch.meshgrid(center * picture.height, center * picture.width, indexing="ij")
+        return [Slice(torch.stack([x, y], -1), square[0].permute(1, 2, 0))]
 
     def metadata(self) -> dict[str, Any]:
         height, width, n_channels = self.picture.pixels.shape

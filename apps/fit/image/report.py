@@ -34,7 +34,7 @@ def compare(picture: Picture, fitted: ImageField) -> Comparison:
     side = min(512, width, height)
     x, y = (width - side) // 2, (height - side) // 2
     crop = picture.rows(y, y + side)[:, x : x + side]
-    reduced = np.concatenate([_block_means(picture.rows(top, top + every), every) for top in _tops(height, every)])
+    reduced = block_means(picture, every)
     return Comparison(
         source=reduced,
         fit=render(fitted, size=(reduced.shape[1], reduced.shape[0])),
@@ -44,13 +44,12 @@ def compare(picture: Picture, fitted: ImageField) -> Comparison:
     )
 
 
-def _tops(height: int, every: int) -> range:
-    return range(0, height - height % every, every)
-
-
-def _block_means(strip: np.ndarray, every: int) -> np.ndarray:
-    n_blocks = strip.shape[1] // every
-    return strip[:, : n_blocks * every].reshape(every, n_blocks, every, -1).mean((0, 2))[None]
+def block_means(picture: Picture, every: int) -> np.ndarray:
+    """The picture with every x every pixels made one, (rows, columns, n_channels); what is left over goes."""
+    n_blocks = picture.width // every
+    strips = (picture.rows(top, top + every) for top in range(0, picture.height - every + 1, every))
+    means = [strip[:, : n_blocks * every].reshape(every, n_blocks, every, -1).mean((0, 2)) for strip in strips]
+    return np.stack(means)
 
 
 def write_report(
