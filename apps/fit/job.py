@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypedDict, TypeVar
 
 import torch
 
+from fieldforge.apps.fit.diagnostics.watching import Watch, named
 from fieldforge.apps.fit.loop import Budget, Figure, Hook, Progress, State, Step, averages_in_place, settle, train
 from fieldforge.apps.fit.optimizers.base import Optimizer
 from fieldforge.apps.fit.options import Options
@@ -39,6 +40,9 @@ from fieldforge.registry import ConfigError, build
 
 F = TypeVar("F", bound=Field)
 
+DIAGNOSED_SIDE = 64
+"""Samples along an axis that diagnostics look at."""
+
 
 class PlanKeywords(TypedDict, total=False):
     """The keywords of `Plan`, for functions that pass them on."""
@@ -56,6 +60,8 @@ class PlanKeywords(TypedDict, total=False):
     hooks: Sequence[Hook]
     progress: str | Silent
     tune: str
+    diagnose: Sequence[str]
+    diagnose_every: int | None
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,10 @@ class Plan:
         hooks: see `fieldforge.apps.fit.loop.Hook`.
         progress: 'auto', 'json', 'quiet', or an observer of your own.
         tune: 'none'; 'fresh': choose the setting that gives the untrained field its frequencies by the signal's
-            spectrum; 'auto': choose the family of encoding and network too, see `fieldforge.apps.fit.tune.fresh`.
+            spectrum; 'auto': choose the family of encoding and network too, see `fieldforge.apps.fit.tune.family`.
+        diagnose: names of diagnostics to keep rows of, see `fieldforge.apps.fit.diagnostics`; training stays the same
+            bits. With an `output` the rows stand beside it, in ``NAME.diagnostics.jsonl``.
+        diagnose_every: steps between rows; None: a sixteenth of the fit.
     """
 
     output: str | Path | None = None
@@ -92,6 +101,8 @@ class Plan:
     hooks: Sequence[Hook] = ()
     progress: str | Silent = "auto"
     tune: str = "none"
+    diagnose: Sequence[str] = ()
+    diagnose_every: int | None = None
 
 
 @dataclass(kw_only=True)
@@ -108,6 +119,7 @@ class Fit(Generic[F]):
         path: the file, if one was written.
         n_bytes: its size.
         tuned: what was chosen before training, and how near every candidate came; None if nothing was.
+        diagnostics: rows of what was asked for, {"step": ..., name: {...}}.
     """
 
     field: F
@@ -119,6 +131,7 @@ class Fit(Generic[F]):
     path: Path | None = None
     n_bytes: int | None = None
     tuned: dict[str, Any] | None = None
+    diagnostics: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
@@ -320,10 +333,11 @@ class Job(ABC, Generic[F]):
         identity = {
             "config": config, self.signal: self.digest, "seed": plan.seed, "seconds": plan.seconds, self.target: target
         } | self.identity()  # fmt: skip
-        state, training_step = self._train(fitted, identity, plan, path, target, observe)
+        watch = self._watch(fitted, config, plan, path)
+        state, training_step = self._train(fitted, identity, plan, path, target, observe, watch)
         result = self.result(
             field=fitted, state=state, config=config, training_step=training_step, notes=notes, path=path,
-            tuned=self.tuned,
+            tuned=self.tuned, diagnostics=[] if watch is None else watch.rows,
         )  # fmt: skip
         if state.stopped_by == "signal" and path is not None:
             return result
@@ -340,6 +354,14 @@ class Job(ABC, Generic[F]):
         self.finish(result)
         return result
 
+    def _watch(self, fitted: F, config: Config, plan: Plan, path: Path | None) -> Watch | None:
+        if not plan.diagnose:
+            return None
+        every = plan.diagnose_every or max(1, self.options.of(config["fit"]).n_steps // 16)
+        rows = None if path is None else path.with_suffix(".diagnostics.jsonl")
+        grid = self.slices(DIAGNOSED_SIDE)[0]
+        return Watch(named(plan.diagnose), fitted, grid, every=every, path=rows, resume=plan.resume)
+
     def _train(
         self,
         fitted: F,
@@ -348,6 +370,7 @@ class Job(ABC, Generic[F]):
         path: Path | None,
         target: float | None,
         observe: Silent,
+        watch: Watch | None,
     ) -> tuple[State, str]:
         """Train a field in place, up to what inference uses; the state it ends in, and who made the steps.
 
@@ -369,7 +392,7 @@ class Job(ABC, Generic[F]):
                     return self.look(fitted, state)
 
             state = train(
-                advance,
+                advance if watch is None else watch.around(advance),
                 optimizer,
                 build("schedule", config["schedule"], path="schedule"),
                 Budget(options.n_steps, plan.seconds, target),
@@ -383,6 +406,8 @@ class Job(ABC, Generic[F]):
                 identity=identity,
                 resume=plan.resume,
             )
+            if watch is not None and state.stopped_by != "signal":
+                watch.look(state.step)
             if state.stopped_by != "signal" or path is None:
                 settle(optimizer)
         return state, training_step

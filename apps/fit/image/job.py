@@ -210,6 +210,7 @@ class ImageJob(Job[ImageField]):
                 result.state.history,
                 title=self._title(result),
                 psnr=result.psnr,
+                diagnostics=result.diagnostics,
             )
 
     def _title(self, result: ImageFit) -> str:
