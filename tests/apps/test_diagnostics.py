@@ -45,7 +45,7 @@ def lattice(side: int = 16, seed: int = 0) -> Slice:
 
 def complexity(activation: str, seed: int, *, a: float = 3.0, side: int = 96) -> float:
     """Mean frequency, as released, of a random network of depth 4 with weights and biases from U(-a, a)."""
-    described = {"Sine": {"otype": "Sine", "omega": 1.0}, "Gaussian": {"otype": "Gaussian", "scale": math.sqrt(0.5)}}
+    described = {"Sine": {"otype": "Sine", "omega": 1.0}, "Gaussian": {"otype": "Gaussian", "scale": 1.0}}
     field = small(described.get(activation, activation), side=side, n_neurons=64, n_hidden_layers=4,
                   encoding={"otype": "Identity", "scale": 2.0, "offset": -1.0})  # fmt: skip
     drawn = torch.Generator().manual_seed(seed)

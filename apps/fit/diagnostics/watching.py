@@ -19,6 +19,7 @@ import torch
 from fieldforge.apps.fit.diagnostics.base import Diagnostic
 from fieldforge.apps.fit.loop import Step
 from fieldforge.apps.fit.slices import Slice
+from fieldforge.apps.fit.stages import only_asked
 from fieldforge.fields.kinds.base import Field
 from fieldforge.registry import build
 
@@ -91,7 +92,7 @@ class Watch:
             ValueError: a diagnostic cannot be had of this field.
         """
         row: dict[str, Any] = {"step": step}
-        with random_state_kept():
+        with random_state_kept(), only_asked(self.field):
             for name, diagnostic in self.diagnostics.items():
                 row[name] = _plain(diagnostic(self.field, self.grid))
         self._rows = {at: kept for at, kept in self._rows.items() if at < step} | {step: row}
