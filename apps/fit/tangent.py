@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jvp, vmap
+from torch.func import functional_call, grad, vmap
 
 from fieldforge.backends import use_backend
 
@@ -30,13 +30,19 @@ def scalar(values: Tensor) -> Tensor:
     return values.sum(-1) / math.sqrt(values.shape[-1])
 
 
-def jacobian(field: nn.Module, points: Tensor, of: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
+def jacobian(
+    field: nn.Module,
+    points: Tensor,
+    of: Callable[[Tensor, Tensor], Tensor] | None = None,
+    beside: Tensor | None = None,
+) -> Tensor:
     """The gradient of one number at each point, in all trainable parameters.
 
     Args:
         field: world points to values.
         points: (n, *group, d): a row for each of n, which may stand for a group of points.
-        of: (values (*group, c), index of the row) -> scalar; None: `scalar`, summed over the group.
+        of: (values (*group, c), row of `beside`) -> scalar; None: `scalar`, summed over the group.
+        beside: (n, ...) what `of` needs besides; None: nothing, zeros.
 
     Returns:
         (n, n_parameters).
@@ -50,13 +56,13 @@ def jacobian(field: nn.Module, points: Tensor, of: Callable[[Tensor, Tensor], Te
         raise ValueError(f"points: the Jacobian of {len(points)} points in {size:,} parameters is too large; at most "
                          f"{LARGEST // max(1, size)} points, or a smaller field, will do")  # fmt: skip
 
-    def number(parameters: Parameters, one: Tensor, index: Tensor) -> Tensor:
+    def number(parameters: Parameters, one: Tensor, row: Tensor) -> Tensor:
         said = functional_call(field, parameters, (one,))
-        return scalar(said).sum() if of is None else of(said, index)
+        return scalar(said).sum() if of is None else of(said, row)
 
-    index = torch.arange(len(points), device=points.device)
+    rows = points.new_zeros(len(points)) if beside is None else beside
     with use_backend("reference"), torch.enable_grad():
-        found = vmap(grad(number), in_dims=(None, 0, 0))(parameters, points, index)
+        found = vmap(grad(number), in_dims=(None, 0, 0))(parameters, points, rows)
     return torch.cat([one.reshape(len(points), -1) for one in found.values()], 1)
 
 
@@ -68,10 +74,16 @@ def tangent_kernel(field: nn.Module, points: Tensor) -> Tensor:
 
 def along(field: nn.Module, points: Tensor, direction: Parameters) -> Tensor:
     """(n, c): how the values at points (n, d) change when the parameters move along a direction."""
-    parameters = parameters_of(field)
-    with use_backend("reference"):
-        _, change = jvp(lambda p: functional_call(field, p, (points,)), (parameters,), (direction,))
-    return change
+    named = {name: parameter for name, parameter in field.named_parameters() if name in direction}
+    with use_backend("reference"), torch.enable_grad():
+        said = field(points)
+        # the pull-back is linear in what it pulls: its derivative along the direction is the push-forward
+        weight = torch.zeros_like(said, requires_grad=True)
+        pulled = torch.autograd.grad(said, list(named.values()), weight, create_graph=True, allow_unused=True)
+        pairs = zip(pulled, named, strict=True)
+        total = sum(((one * direction[name]).sum() for one, name in pairs if one is not None), said.new_zeros(()))
+        (change,) = torch.autograd.grad(total, weight)
+    return change.detach()
 
 
 def gradient(field: nn.Module, points: Tensor, weight: Tensor) -> Parameters:

@@ -72,11 +72,10 @@ class GradientConfusion(Diagnostic):
         far = first.flip(0).roll(1) if len(first) > 1 else beside
         index = torch.cat([first, beside, far])
 
-        def loss(said: Tensor, row: Tensor) -> Tensor:
-            return ((said - target[row]) ** 2).sum()
+        def loss(said: Tensor, true: Tensor) -> Tensor:
+            return ((said - true) ** 2).sum()
 
-        target = values[index].to(flat.dtype)
-        rows = jacobian(field, flat[index], loss).double()
+        rows = jacobian(field, flat[index], loss, values[index].to(flat.dtype)).double()
         rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-300)
         here, near, away = rows.chunk(3)
         local, distant = (here * near).sum(1), (here * away).sum(1)

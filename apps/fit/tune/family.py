@@ -60,7 +60,7 @@ def choose_family(job: Job[Any], plan: Plan) -> tuple[Config, list[str], dict[st
             if family != "grid":
                 tuned[family] = tune(job.make_field, config, job.slices, job.full_side, seed=plan.seed)
                 made[family] = tuned[family].config
-            quality[family] = _pilot(job, made[family], plan.seed, n_steps)
+            quality[family] = pilot(job, made[family], plan.seed, n_steps)
     best = max(quality, key=lambda family: quality[family])
     listed = ", ".join(f"{family} {value:.2f}" for family, value in quality.items())
     setting = f" with {tuned[best].setting.name} {tuned[best].value:g}" if best in tuned else ""
@@ -73,7 +73,7 @@ def choose_family(job: Job[Any], plan: Plan) -> tuple[Config, list[str], dict[st
     return made[best], notices, record
 
 
-def _pilot(job: Job[Any], config: Config, seed: int, n_steps: int) -> float:
+def pilot(job: Job[Any], config: Config, seed: int, n_steps: int) -> float:
     """The figure of a field after the first steps of its training, from few samples; -inf where they diverge."""
     field = job.make_field(config, seed)
     schedule = build("schedule", config["schedule"], path="schedule")
