@@ -107,9 +107,11 @@ def _fresh(picture: Picture, name: str) -> list[Row]:
                 "default": found.setting.present, "psnr_default": psnr[found.setting.present],
                 "cost": found.choice.seconds / seconds, "rank": _rank(psnr, found),
             }  # fmt: skip
-            say(f"fresh {name:10} {preset:8} {form:8} chosen {found.value:8.4g} {said['psnr']:6.2f} dB  "
-                f"best {best:8.4g} {said['psnr_best']:6.2f}  default {said['default']:8.4g} {said['psnr_default']:6.2f}  "
-                f"cost {said['cost']:.1%}  rank correlation {said['rank']:.2f}")  # fmt: skip
+            told = "  ".join(
+                f"{which} {said[which]:8.4g} {said[key]:6.2f} dB"
+                for which, key in (("chosen", "psnr"), ("best", "psnr_best"), ("default", "psnr_default"))
+            )
+            say(f"fresh {name:10} {preset:8} {form:8} {told}  cost {said['cost']:.1%}  ranks {said['rank']:.2f}")
             sizes = {"side": found.side, "n_steps": n_steps, "config": config,
                      "sweep": {str(value): round(one, 3) for value, one in psnr.items()},
                      "distances": {str(value): round(d.mean, 4) for value, d in

@@ -37,9 +37,10 @@ def _fresh(rows: Rows, line: Callable[[Sequence[str]], str]) -> str:
     cells = []
     for name, row in _of(rows, "fresh"):
         q = row["quality"]
+        below, above = q["psnr_best"] - q["psnr"], q["psnr"] - q["psnr_default"]
         cells.append(
-            [name, row["candidate"], f"{q['chosen']:.4g}", f"{q['psnr']:.2f} dB",
-             f"{q['psnr_best'] - q['psnr']:.2f} dB", f"{q['psnr'] - q['psnr_default']:+.2f} dB", f"{q['cost']:.1%}", f"{q['rank']:.2f}"]
+            [name, row["candidate"], f"{q['chosen']:.4g}", f"{q['psnr']:.2f} dB", f"{below:.2f} dB", f"{above:+.2f} dB",
+             f"{q['cost']:.1%}", f"{q['rank']:.2f}"]
         )  # fmt: skip
     return _table(headings, cells, line)
 

@@ -15,11 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar, Generic, NamedTuple, TypedDict, TypeVar
 
 import torch
-from torch import Tensor
 
 from fieldforge.apps.fit.diagnostics.watching import Watch, named
 from fieldforge.apps.fit.loop import Budget, Figure, Hook, Progress, State, Step, averages_in_place, settle, train
@@ -28,7 +26,7 @@ from fieldforge.apps.fit.options import Options
 from fieldforge.apps.fit.progress import Silent, observer
 from fieldforge.apps.fit.recipe import SECTIONS, Config, bytes_of, layered, shrink
 from fieldforge.apps.fit.slices import Slice
-from fieldforge.apps.fit.stages import Stages
+from fieldforge.apps.fit.stages import Stages, carried_by
 from fieldforge.apps.fit.tune.family import choose_family
 from fieldforge.apps.fit.tune.fresh import LARGEST, tune
 from fieldforge.backends import use_backend
@@ -163,8 +161,6 @@ class Training(NamedTuple):
     optimizer: Optimizer
     why_not_fused: str
     """'' if the step is one native call."""
-    carried: Mapping[str, Tensor] = MappingProxyType({})
-    """Live tensors that later steps depend on, beside the optimizer's."""
 
 
 class Job(ABC, Generic[F]):
@@ -382,8 +378,7 @@ class Job(ABC, Generic[F]):
         """
         config = identity["config"]
         options = self.options.of(config["fit"])
-        with self.training(fitted, config, plan.seed, plan.hooks) as made:
-            advance, optimizer, why_not_fused, carried = made
+        with self.training(fitted, config, plan.seed, plan.hooks) as (advance, optimizer, why_not_fused):
             training_step = f"PyTorch, as {why_not_fused}" if why_not_fused else cpu_door.description()
             observe(Progress(State(), message=f"training step: {training_step}"))
 
@@ -406,7 +401,7 @@ class Job(ABC, Generic[F]):
                 observe=observe,
                 evaluate=None if target is None else evaluate,
                 look=look,
-                stages=Stages(fitted, carried),
+                stages=Stages(fitted, carried_by(advance)),
                 checkpoints=Checkpoints(path) if path is not None else None,
                 identity=identity,
                 resume=plan.resume,

@@ -56,6 +56,12 @@ class Stages:
                 part.eval()
 
 
+def carried_by(step: object) -> dict[str, Tensor]:
+    """What a training step, or the draw inside it, remembers from one step to the next: its ``carried``."""
+    holders = (step, getattr(step, "draw", None))
+    return {name: tensor for one in holders for name, tensor in getattr(one, "carried", {}).items()}
+
+
 @contextmanager
 def only_asked(root: nn.Module) -> Iterator[None]:
     """Inside the block nothing in a module is in training mode: whoever looks at a field in a step changes nothing."""

@@ -149,7 +149,7 @@ class _InductiveStep(TransformedStep):
             self.carried["adjustment"].copy_(adjustment(kernel, self.rule.end, self.rule.start))
         changed = self.carried["adjustment"].to(residual.dtype) @ residual.flatten(1)  # along the patches
         changed = changed.view(residual.shape) * self.is_inside[..., None]
-        ((2 / self.n_values) * (said * changed).sum()).backward()  # type: ignore[no-untyped-call]
+        ((2 / self.n_values) * (said * changed).sum()).backward()
         per_sample = (residual**2).mean(-1)[self.is_inside]
         if allowed(self.hooks, step, per_sample):
             self.optimizer.set_learning_rate_factor(factor)

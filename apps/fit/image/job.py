@@ -177,8 +177,7 @@ class ImageJob(Job[ImageField]):
             yield transformed_step(fitted, config, self.picture, hooks)
         elif "selection" in config:
             selection: Selection = build("selection", config["selection"], path="selection")
-            selected = SelectedDraw(draw, fitted, selection)
-            yield step_of(fitted, config, selected, hooks)._replace(carried=selected.carried)
+            yield step_of(fitted, config, SelectedDraw(draw, fitted, selection), hooks)
         else:
             yield step_of(fitted, config, draw, hooks)
 
@@ -294,7 +293,7 @@ def transformed_step(fitted: ImageField, config: Config, picture: Picture, hooks
     parameters = Parameters.of(fitted, [fitted.network])
     optimizer: Optimizer = build("optimizer", config["optimizer"], path="optimizer", parameters=parameters)
     step = transform.step(fitted, picture, optimizer, hooks)
-    return Training(step, optimizer, f"the gradient transform {transform.otype} looks at all pixels", step.carried)
+    return Training(step, optimizer, f"the gradient transform {transform.otype} looks at all pixels")
 
 
 def measure(picture: Picture, fitted: ImageField) -> tuple[float, float | None]:
