@@ -270,6 +270,7 @@ class Job(ABC, Generic[F]):
             ConfigError, ValueError: unknown preset, key or value; or `max_bytes` below what such a field can shrink to.
         """
         expect_choice("tune", plan.tune, ("none", "fresh", "auto"))
+        self.tuned = None
         if plan.tune == "auto":
             resolved, notices, self.tuned = choose_family(self, plan)
         else:

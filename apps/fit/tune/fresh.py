@@ -1,8 +1,8 @@
 """``--tune fresh``: a run configuration with the setting whose untrained field has the signal's spectrum.
 
 For networks of coordinates (SIREN, FINER, Gaussian Fourier features), which is what Kania et al. tuned. A grid can be
-asked too, and should not be: its untrained tables say nothing of what they can hold, the coarsest grid comes nearest
-to any photo, and ends 12 dB lower (data/studies/spectra.md).
+asked too, and should not be: its untrained tables say nothing of what they can hold. The coarsest grid comes nearest to
+each of three photos; on the astronaut at 128 px, preset balanced and 300 steps, it ends at 28.0 instead of 40.1 dB.
 """
 
 from __future__ import annotations
