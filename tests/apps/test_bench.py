@@ -33,6 +33,7 @@ from fieldforge.encodings.grid import HashGrid
         "scene",
         "scene_models",
         "shape",
+        "spectra",
     ],
 )
 def test_suites_run_quickly_and_leave_no_rows(suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
