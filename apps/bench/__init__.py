@@ -22,6 +22,7 @@ OF_DATA = (
     "exposure",
     "planes",
     "signals",
+    "spectra",
 )
 """Suites that measure on files of a folder."""
 SUITES = ("cpu", "encodings", "image", *OF_DATA, "scene", "scene_models", "weights", "report")
@@ -38,8 +39,8 @@ def main(
 ) -> int:
     """Run one suite; returns the exit code.
 
-    `only` is for suites of which parts can be measured alone, 'cpu', 'scene', 'scene_models', 'weights'; `repeats` for
-    'cpu'.
+    `only` is for suites of which parts can be measured alone, 'cpu', 'scene', 'scene_models', 'weights', 'spectra';
+    `repeats` for 'cpu'.
     """
     if suite == "cpu":
         from fieldforge.apps.bench.cpu import run as run_cpu
@@ -62,8 +63,15 @@ def main(
 
         run_weights(rows, data, is_quick=is_quick, only=only)
         return 0
+    if suite == "spectra":
+        from fieldforge.apps.bench.spectra import run as run_spectra
+
+        run_spectra(rows, data, is_quick=is_quick, only=only)
+        return 0
     if only:
-        raise ValueError(f"only: is for the suites 'cpu', 'scene', 'scene_models' and 'weights', not '{suite}'")
+        raise ValueError(
+            f"only: is for the suites 'cpu', 'scene', 'scene_models', 'weights' and 'spectra', not '{suite}'"
+        )
     if suite == "report":
         from fieldforge.apps.bench.report import write_tables
 

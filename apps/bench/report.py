@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fieldforge.apps.bench import operators_page, scene_page
+from fieldforge.apps.bench import operators_page, scene_page, spectra_page
 from fieldforge.apps.bench.cpu.table import limits_line, lines, memory_line
 from fieldforge.apps.bench.harness import latest, say
 
@@ -247,6 +247,10 @@ def _exposure(rows: Rows) -> str:
     return "\n".join([*lines, "", _about(rows, "one thread")])
 
 
+def _spectra(rows: Rows) -> str:
+    return "\n\n".join([spectra_page.tables(rows, _line), _about(rows, "one thread, CPU time")])
+
+
 def _about(rows: Rows, how: str) -> str:
     row = rows[0]
     return (
@@ -278,5 +282,6 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "scene_models": _scene_models,
     "collections": _collections,
     "networks": _networks,
+    "spectra": _spectra,
 }
 """Suite -> how its table is made."""

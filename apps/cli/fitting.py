@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from fieldforge.apps.cli import values
-from fieldforge.apps.cli.words import Commands, Parser, add_command, add_configuration, add_manner
+from fieldforge.apps.cli.words import (
+    Commands,
+    Parser,
+    add_command,
+    add_configuration,
+    add_diagnostics,
+    add_manner,
+    add_tuning,
+)
 
 
 def add_fit(commands: Commands) -> None:
@@ -87,6 +95,8 @@ def _add_fit_options(command: Parser, presets: str) -> Any:
     command.add_argument("-o", "--output", type=Path, help="the .field file to write; default: beside the source")
     command.add_argument("--preset", default="balanced", help=presets)
     add_configuration(command)
+    add_tuning(command)
+    add_diagnostics(command)
     stop = command.add_argument_group("when to stop (default: the preset's steps)")
     stop.add_argument("--steps", type=values.positive_int, metavar="N", help="after N steps")
     stop.add_argument("--seconds", type=values.positive, metavar="S", help="after about S seconds")

@@ -63,6 +63,14 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
+def names(text: str) -> tuple[str, ...]:
+    """'spectrum,ntk' -> ("spectrum", "ntk")."""
+    found = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not found or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"expected names with commas between them, each once, got {text!r}")
+    return found
+
+
 def backend(text: str) -> str:
     from fieldforge.backends import BACKENDS
     from fieldforge.checks import expect_choice

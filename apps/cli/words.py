@@ -55,6 +55,31 @@ def add_configuration(command: Parser) -> None:
     )  # fmt: skip
 
 
+def add_tuning(command: Parser) -> None:
+    """What is chosen by looking at the signal."""
+    command.add_argument(
+        "--tune", choices=("none", "fresh"), default="none",
+        help="fresh: before training, choose what sets the frequencies (first omega of sines, FINER's bias scale, "
+        "sigma of RandomFourier, the finest resolution of grids) by the signal's spectrum (Kania et al. 2025)",
+    )  # fmt: skip
+    command.add_argument(
+        "--encoding", choices=("auto",),
+        help="auto: the family too, by the first steps of SIREN, Fourier features, FINER and hash grid",
+    )  # fmt: skip
+
+
+def add_diagnostics(command: Parser) -> None:
+    """What is watched while a fit goes on."""
+    command.add_argument(
+        "--diagnose", type=values.names, default=(), metavar="NAME,...",
+        help="keep rows of spectrum, ntk, mean_frequency, lempel_ziv, polynomial_order, activation_patterns, "
+        "gradient_confusion, spectral_norms, dead_units beside the output (JSON lines); training stays the same bits",
+    )  # fmt: skip
+    command.add_argument(
+        "--diagnose-every", type=values.positive_int, metavar="K", help="steps between rows; default: 1/16 of the fit"
+    )
+
+
 def add_manner(command: Parser) -> None:
     """How any fit is done, and how it speaks."""
     command.add_argument("--seed", type=int, default=0, help="same seed, same bits")

@@ -40,9 +40,12 @@ def run_fit(
         output=output, preset=options.preset, config=options.config, overrides=options.overrides, steps=options.steps,
         seconds=options.seconds, max_bytes=options.max_bytes, seed=options.seed, backend=options.backend,
         resume=options.resume, progress="quiet" if options.quiet else "json" if options.json else "auto",
+        diagnose=options.diagnose, diagnose_every=options.diagnose_every,
+        tune="auto" if options.encoding == "auto" else options.tune,
     )  # fmt: skip
     if options.print_config:
-        print(tomli_w.dumps(job.run_config(plan)[0]), end="")
+        config, notices = job.run_config(plan)
+        print("".join(f"# {one}\n" for one in notices if job.tuned) + tomli_w.dumps(config), end="")
         return 0
     if prepare_output(options, output, source):
         return 0

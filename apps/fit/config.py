@@ -45,6 +45,8 @@ SECTIONS: dict[str, str | dict[str, str | None]] = {
     "rgb_encoding": "encoding",
     "rgb_network": "network",
     "sampler": "sampler",
+    "selection": "selection",
+    "gradient_transform": "gradient_transform",
     "regularizers": "regularizer",
     "ray_losses": {"distortion": None, "opacity_entropy": None, "gradient_scaling": None},
     "radiance": {"n_geometry": None, "density_activation": None, "density_shift": None, "density_scale": None},

@@ -19,21 +19,29 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypedDict, TypeVar
 
 import torch
 
+from fieldforge.apps.fit.diagnostics.watching import Watch, named
 from fieldforge.apps.fit.loop import Budget, Figure, Hook, Progress, State, Step, averages_in_place, settle, train
 from fieldforge.apps.fit.optimizers.base import Optimizer
 from fieldforge.apps.fit.options import Options
 from fieldforge.apps.fit.progress import Silent, observer
 from fieldforge.apps.fit.recipe import SECTIONS, Config, bytes_of, layered, shrink
-from fieldforge.apps.fit.stages import Stages
+from fieldforge.apps.fit.slices import Slice
+from fieldforge.apps.fit.stages import Stages, carried_by
+from fieldforge.apps.fit.tune.family import choose_family
+from fieldforge.apps.fit.tune.fresh import LARGEST, tune
 from fieldforge.backends import use_backend
+from fieldforge.checks import expect_choice
 from fieldforge.fields.checkpoint import Checkpoints
 from fieldforge.fields.file import round_to, save_field
 from fieldforge.fields.kinds.base import Field
 from fieldforge.fields.networks.mlp import MLP
 from fieldforge.kernels import cpu_door
-from fieldforge.registry import build
+from fieldforge.registry import ConfigError, build
 
 F = TypeVar("F", bound=Field)
+
+DIAGNOSED_SIDE = 64
+"""Samples along an axis that diagnostics look at."""
 
 
 class PlanKeywords(TypedDict, total=False):
@@ -51,6 +59,9 @@ class PlanKeywords(TypedDict, total=False):
     resume: bool
     hooks: Sequence[Hook]
     progress: str | Silent
+    tune: str
+    diagnose: Sequence[str]
+    diagnose_every: int | None
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,11 @@ class Plan:
         resume: continue the interrupted fit that was to write `output`.
         hooks: see `fieldforge.apps.fit.loop.Hook`.
         progress: 'auto', 'json', 'quiet', or an observer of your own.
+        tune: 'none'; 'fresh': choose the setting that gives the untrained field its frequencies by the signal's
+            spectrum; 'auto': choose the family of encoding and network too, see `fieldforge.apps.fit.tune.family`.
+        diagnose: names of diagnostics to keep rows of, see `fieldforge.apps.fit.diagnostics`; training stays the same
+            bits. With an `output` the rows stand beside it, in ``NAME.diagnostics.jsonl``.
+        diagnose_every: steps between rows; None: a sixteenth of the fit.
     """
 
     output: str | Path | None = None
@@ -84,6 +100,9 @@ class Plan:
     resume: bool = False
     hooks: Sequence[Hook] = ()
     progress: str | Silent = "auto"
+    tune: str = "none"
+    diagnose: Sequence[str] = ()
+    diagnose_every: int | None = None
 
 
 @dataclass(kw_only=True)
@@ -99,6 +118,8 @@ class Fit(Generic[F]):
         notes: what the user was told of the signal and the configuration.
         path: the file, if one was written.
         n_bytes: its size.
+        tuned: what was chosen before training, and how near every candidate came; None if nothing was.
+        diagnostics: rows of what was asked for, {"step": ..., name: {...}}.
     """
 
     field: F
@@ -109,6 +130,8 @@ class Fit(Generic[F]):
     notes: list[str] = field(default_factory=list)
     path: Path | None = None
     n_bytes: int | None = None
+    tuned: dict[str, Any] | None = None
+    diagnostics: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
@@ -151,6 +174,8 @@ class Job(ABC, Generic[F]):
     target: ClassVar[str]
     options: ClassVar[type[Options]]
     sections: ClassVar[tuple[str, ...]] = SECTIONS
+    tuned: dict[str, Any] | None = None
+    """The record of what `run_config` chose, if it did."""
 
     @property
     @abstractmethod
@@ -176,6 +201,23 @@ class Job(ABC, Generic[F]):
     @abstractmethod
     def quality(self, fitted: F, target: float) -> float:
         """The target's figure of a field under way: exact where it reaches the target, from few samples below it."""
+
+    def slices(self, side: int) -> list[Slice]:
+        """The signal on regular lattices of at most `side` samples along an axis, for choosers and diagnostics.
+
+        Raises:
+            ConfigError: such a signal has none.
+        """
+        raise ConfigError(f"a {self.signal} has no regular samples, so neither --tune nor --diagnose can look at it")
+
+    def families(self) -> Mapping[str, str]:
+        """Presets that --encoding auto chooses from, by the name of their family; none: it cannot."""
+        return {}
+
+    @property
+    def full_side(self) -> int:
+        """Samples that the signal has along its longest axis."""
+        return self.slices(LARGEST)[0].values.shape[0]
 
     def look(self, fitted: F, state: State) -> dict[str, float]:
         """Figures of a field under way, by name, asked with every row of the history; mostly none."""
@@ -227,15 +269,29 @@ class Job(ABC, Generic[F]):
         Raises:
             ConfigError, ValueError: unknown preset, key or value; or `max_bytes` below what such a field can shrink to.
         """
-        config = Path(plan.config) if isinstance(plan.config, str) else plan.config
-        resolved, notices = layered(
-            self.preset(plan.preset), config, plan.overrides, plan.steps, self.options,
-            sections=self.sections, fill=self.complete,
-        )  # fmt: skip
-        notices += self.settle(resolved)
+        expect_choice("tune", plan.tune, ("none", "fresh", "auto"))
+        self.tuned = None
+        if plan.tune == "auto":
+            resolved, notices, self.tuned = choose_family(self, plan)
+        else:
+            resolved, notices = self.layered(plan, plan.preset)
+        if plan.tune == "fresh":
+            with use_backend(plan.backend):
+                found = tune(self.make_field, resolved, self.slices, self.full_side, seed=plan.seed)
+            resolved, self.tuned = found.config, found.record()
+            notices.append(found.sentence())
         if plan.max_bytes is not None:
             shrink(resolved, lambda: self.stored_bytes(resolved), plan.max_bytes)
         return resolved, notices
+
+    def layered(self, plan: Plan, preset: str) -> tuple[Config, list[str]]:
+        """What a plan makes of a preset, and notices."""
+        config = Path(plan.config) if isinstance(plan.config, str) else plan.config
+        resolved, notices = layered(
+            self.preset(preset), config, plan.overrides, plan.steps, self.options,
+            sections=self.sections, fill=self.complete,
+        )  # fmt: skip
+        return resolved, notices + self.settle(resolved)
 
     def stored_bytes(self, config: Config) -> float:
         """An upper bound on the size of the file a configuration makes, without allocating its parameters."""
@@ -278,10 +334,12 @@ class Job(ABC, Generic[F]):
         identity = {
             "config": config, self.signal: self.digest, "seed": plan.seed, "seconds": plan.seconds, self.target: target
         } | self.identity()  # fmt: skip
-        state, training_step = self._train(fitted, identity, plan, path, target, observe)
+        watch = self._watch(fitted, config, plan, path)
+        state, training_step = self._train(fitted, identity, plan, path, target, observe, watch)
         result = self.result(
-            field=fitted, state=state, config=config, training_step=training_step, notes=notes, path=path
-        )
+            field=fitted, state=state, config=config, training_step=training_step, notes=notes, path=path,
+            tuned=self.tuned, diagnostics=[] if watch is None else watch.rows,
+        )  # fmt: skip
         if state.stopped_by == "signal" and path is not None:
             return result
         storage = self.options.of(config["fit"]).storage
@@ -297,6 +355,14 @@ class Job(ABC, Generic[F]):
         self.finish(result)
         return result
 
+    def _watch(self, fitted: F, config: Config, plan: Plan, path: Path | None) -> Watch | None:
+        if not plan.diagnose:
+            return None
+        every = plan.diagnose_every or max(1, self.options.of(config["fit"]).n_steps // 16)
+        rows = None if path is None else path.with_suffix(".diagnostics.jsonl")
+        grid = self.slices(DIAGNOSED_SIDE)[0]
+        return Watch(named(plan.diagnose), fitted, grid, every=every, path=rows, resume=plan.resume)
+
     def _train(
         self,
         fitted: F,
@@ -305,6 +371,7 @@ class Job(ABC, Generic[F]):
         path: Path | None,
         target: float | None,
         observe: Silent,
+        watch: Watch | None,
     ) -> tuple[State, str]:
         """Train a field in place, up to what inference uses; the state it ends in, and who made the steps.
 
@@ -326,7 +393,7 @@ class Job(ABC, Generic[F]):
                     return self.look(fitted, state)
 
             state = train(
-                advance,
+                advance if watch is None else watch.around(advance),
                 optimizer,
                 build("schedule", config["schedule"], path="schedule"),
                 Budget(options.n_steps, plan.seconds, target),
@@ -335,11 +402,13 @@ class Job(ABC, Generic[F]):
                 observe=observe,
                 evaluate=None if target is None else evaluate,
                 look=look,
-                stages=Stages(fitted),
+                stages=Stages(fitted, carried_by(advance)),
                 checkpoints=Checkpoints(path) if path is not None else None,
                 identity=identity,
                 resume=plan.resume,
             )
+            if watch is not None and state.stopped_by != "signal":
+                watch.look(state.step)
             if state.stopped_by != "signal" or path is None:
                 settle(optimizer)
         return state, training_step
@@ -348,6 +417,7 @@ class Job(ABC, Generic[F]):
         name = self.shown(result.config).name
         sections = [name for name in self.sections if name in result.config and name not in ("encoding", "network")]
         parts = {section: result.config[section] for section in sections}
+        tuned = {} if result.tuned is None else {"tuned": result.tuned}
         return {
             "signal": {"kind": self.signal, **self.metadata(), "sha256": self.digest},
             "metrics": result.figures,
@@ -359,7 +429,8 @@ class Job(ABC, Generic[F]):
             "run": parts
             | trained_as(result.config)
             | {"seed": plan.seed, "training_step": result.training_step}
-            | self.identity(),
+            | self.identity()
+            | tuned,
         }
 
 

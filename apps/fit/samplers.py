@@ -80,10 +80,13 @@ class PixelDraw:
         return round(self.options.jitter * self.options.batch_size)
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        return self.at(self.indices(step), step)
+
+    def at(self, index: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """The samples of a step at some pixels, the first of them moved."""
         _, width, _ = self.picture.pixels.shape
-        index = self.indices(step)
         corner = torch.stack([index % width, index // width], -1)
-        n_moved = self.n_moved
+        n_moved = round(self.options.jitter * len(index))
         if not n_moved:
             return corner + 0.5, self.picture.values(index)
         position = torch.arange(step * len(index), step * len(index) + n_moved)

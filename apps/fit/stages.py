@@ -12,7 +12,7 @@ these changes belong to the field, whoever trains it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -23,13 +23,14 @@ class Stages:
 
     Args:
         root: the field.
+        carried: further live tensors that later steps depend on, of a step that remembers (INT, IGA), by name.
 
     Attributes:
         parts: all modules inside it that have ``on_step``, in their order.
-        buffers: their buffers that a file holds, live, by name.
+        buffers: their buffers that a file holds, live, by name, and what is carried.
     """
 
-    def __init__(self, root: nn.Module | None = None) -> None:
+    def __init__(self, root: nn.Module | None = None, carried: Mapping[str, Tensor] | None = None) -> None:
         named = [] if root is None else list(root.named_modules())
         self.parts = [part for _, part in named if callable(getattr(part, "on_step", None))]
         inside = {id(module) for part in self.parts for module in part.modules()}
@@ -40,6 +41,7 @@ class Stages:
             for key, buffer in module.named_buffers(recurse=False)
             if key not in module._non_persistent_buffers_set
         }
+        self.buffers |= {f"carried.{name}": tensor for name, tensor in (carried or {}).items()}
 
     @contextmanager
     def at(self, step: int, n_steps: int) -> Iterator[None]:
@@ -52,3 +54,22 @@ class Stages:
         finally:
             for part in self.parts:
                 part.eval()
+
+
+def carried_by(step: object) -> dict[str, Tensor]:
+    """What a training step, or the draw inside it, remembers from one step to the next: its ``carried``."""
+    holders = (step, getattr(step, "draw", None))
+    return {name: tensor for one in holders for name, tensor in getattr(one, "carried", {}).items()}
+
+
+@contextmanager
+def only_asked(root: nn.Module) -> Iterator[None]:
+    """Inside the block nothing in a module is in training mode: whoever looks at a field in a step changes nothing."""
+    training = [part for part in root.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

@@ -58,6 +58,9 @@ HOMES: dict[str, str] = {
     "optimizer": "fieldforge.apps.fit.optimizers",
     "schedule": "fieldforge.apps.fit.schedules",
     "sampler": "fieldforge.apps.fit.scene.samplers",
+    "selection": "fieldforge.apps.fit.selections",
+    "gradient_transform": "fieldforge.apps.fit.gradient_transforms",
+    "diagnostic": "fieldforge.apps.fit.diagnostics",
 }
 """Where the parts of each kind live; every module in that place is imported when the kind is first asked for."""
 

@@ -34,6 +34,7 @@ from fieldforge.encodings.grid import HashGrid
         "scene_models",
         "shape",
         "signals",
+        "spectra",
     ],
 )
 def test_suites_run_quickly_and_leave_no_rows(suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

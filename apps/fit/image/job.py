@@ -23,19 +23,24 @@ import torch
 from torch import Tensor
 
 from fieldforge.apps.fit.fused import make_step
+from fieldforge.apps.fit.gradient_transforms.base import GradientTransform
 from fieldforge.apps.fit.image.presets import preset
-from fieldforge.apps.fit.image.report import compare, write_report
+from fieldforge.apps.fit.image.report import block_means, compare, write_report
 from fieldforge.apps.fit.job import Fit, Job, Plan, PlanKeywords, Training
 from fieldforge.apps.fit.loop import Figure, Hook, psnr
+from fieldforge.apps.fit.losses.squared import L2
+from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.options import FitOptions
-from fieldforge.apps.fit.recipe import Config
+from fieldforge.apps.fit.recipe import SECTIONS, Config
 from fieldforge.apps.fit.samplers import PixelDraw, permute
+from fieldforge.apps.fit.selections.base import SelectedDraw, Selection
+from fieldforge.apps.fit.slices import Slice
 from fieldforge.apps.images import ImageError, Picture, read_image
 from fieldforge.apps.metrics import Metrics
 from fieldforge.apps.metrics import psnr as psnr_of
 from fieldforge.apps.render.image import render, render_strips, view_of
 from fieldforge.fields.kinds.image import ImageField
-from fieldforge.registry import build
+from fieldforge.registry import ConfigError, build
 
 
 @dataclass(kw_only=True)
@@ -119,6 +124,7 @@ class ImageJob(Job[ImageField]):
     signal = "image"
     target = "psnr"
     options = FitOptions
+    sections = (*SECTIONS, "selection", "gradient_transform")
 
     def __init__(self, source: Source, *, report: Path | None = None) -> None:
         self.picture, self.report = _as_picture(source), report
@@ -147,6 +153,13 @@ class ImageJob(Job[ImageField]):
             f"encoding.per_level_scale: {encoding['per_level_scale']} (instant-ngp's rule: finest level {finest:g})"
         ]
 
+    def settle(self, config: Config) -> list[str]:
+        if "gradient_transform" not in config:
+            return []
+        if "selection" in config:
+            raise ConfigError("selection: a gradient transform takes all pixels; leave out selection, or it")
+        return [f"fit.batch_size: {config['gradient_transform']['otype']} takes all pixels in every step"]
+
     def make_field(self, config: Config, seed: int) -> ImageField:
         height, width, n_channels = self.picture.pixels.shape
         described = {"otype": "ImageField", "encoding": config["encoding"], "network": config["network"]}
@@ -159,7 +172,14 @@ class ImageJob(Job[ImageField]):
 
     @contextmanager
     def training(self, fitted: ImageField, config: Config, seed: int, hooks: Sequence[Hook]) -> Iterator[Training]:
-        yield step_of(fitted, config, PixelDraw(self.picture, FitOptions.of(config["fit"]), seed), hooks)
+        draw = PixelDraw(self.picture, FitOptions.of(config["fit"]), seed)
+        if "gradient_transform" in config:
+            yield transformed_step(fitted, config, self.picture, hooks)
+        elif "selection" in config:
+            selection: Selection = build("selection", config["selection"], path="selection")
+            yield step_of(fitted, config, SelectedDraw(draw, fitted, selection), hooks)
+        else:
+            yield step_of(fitted, config, draw, hooks)
 
     def shown(self, config: Config) -> Figure:
         return psnr(self.picture.peak)
@@ -176,6 +196,24 @@ class ImageJob(Job[ImageField]):
         quality, similarity = measure(self.picture, fitted)
         return {"psnr": round(quality, 4), "ssim": None if similarity is None else round(similarity, 6)}
 
+    def families(self) -> dict[str, str]:
+        return {"siren": "siren", "ffn": "ffn", "finer": "finer", "grid": "balanced"}
+
+    @property
+    def full_side(self) -> int:
+        return max(self.picture.width, self.picture.height)
+
+    def slices(self, side: int) -> list[Slice]:
+        """The whole picture, resampled to a square as the field's unit square is: side, at most the shorter side."""
+        picture = self.picture
+        shorter = min(picture.width, picture.height)
+        side = min(side, shorter)
+        pixels = torch.from_numpy(block_means(picture, max(1, shorter // (2 * side)))).permute(2, 0, 1)[None]
+        square = torch.nn.functional.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
+        center = (torch.arange(side) + 0.5) / side
+        y, x = torch.meshgrid(center * picture.height, center * picture.width, indexing="ij")
+        return [Slice(torch.stack([x, y], -1), square[0].permute(1, 2, 0))]
+
     def metadata(self) -> dict[str, Any]:
         height, width, n_channels = self.picture.pixels.shape
         return {"width": width, "height": height, "channels": n_channels, "color_space": self.picture.color_space}
@@ -191,6 +229,7 @@ class ImageJob(Job[ImageField]):
                 result.state.history,
                 title=self._title(result),
                 psnr=result.psnr,
+                diagnostics=result.diagnostics,
             )
 
     def _title(self, result: ImageFit) -> str:
@@ -240,6 +279,21 @@ def step_of(
 ) -> Training:
     """The training step of a configuration."""
     return Training(*make_step(fitted, fitted, fitted.color, config, draw, hooks))
+
+
+def transformed_step(fitted: ImageField, config: Config, picture: Picture, hooks: Sequence[Hook] = ()) -> Training:
+    """The training step of a configuration with a gradient transform.
+
+    Raises:
+        ConfigError: a loss other than L2.
+    """
+    transform: GradientTransform = build("gradient_transform", config["gradient_transform"], path="gradient_transform")
+    if not isinstance(build("loss", config["loss"], path="loss"), L2):
+        raise ConfigError(f"loss.otype: {transform.otype} is of the loss L2; --set loss.otype=L2, or leave it out")
+    parameters = Parameters.of(fitted, [fitted.network])
+    optimizer: Optimizer = build("optimizer", config["optimizer"], path="optimizer", parameters=parameters)
+    step = transform.step(fitted, picture, optimizer, hooks)
+    return Training(step, optimizer, f"the gradient transform {transform.otype} looks at all pixels")
 
 
 def measure(picture: Picture, fitted: ImageField) -> tuple[float, float | None]:

@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from fieldforge.apps.fit.diagnostics.watching import named
 from fieldforge.apps.images import Picture, linear_to_srgb
 from fieldforge.apps.metrics import radial_spectrum
 from fieldforge.apps.render.image import render
@@ -34,7 +36,7 @@ def compare(picture: Picture, fitted: ImageField) -> Comparison:
     side = min(512, width, height)
     x, y = (width - side) // 2, (height - side) // 2
     crop = picture.rows(y, y + side)[:, x : x + side]
-    reduced = np.concatenate([_block_means(picture.rows(top, top + every), every) for top in _tops(height, every)])
+    reduced = block_means(picture, every)
     return Comparison(
         source=reduced,
         fit=render(fitted, size=(reduced.shape[1], reduced.shape[0])),
@@ -44,17 +46,22 @@ def compare(picture: Picture, fitted: ImageField) -> Comparison:
     )
 
 
-def _tops(height: int, every: int) -> range:
-    return range(0, height - height % every, every)
-
-
-def _block_means(strip: np.ndarray, every: int) -> np.ndarray:
-    n_blocks = strip.shape[1] // every
-    return strip[:, : n_blocks * every].reshape(every, n_blocks, every, -1).mean((0, 2))[None]
+def block_means(picture: Picture, every: int) -> np.ndarray:
+    """The picture with every x every pixels made one, (rows, columns, n_channels); what is left over goes."""
+    n_blocks = picture.width // every
+    strips = (picture.rows(top, top + every) for top in range(0, picture.height - every + 1, every))
+    means = [strip[:, : n_blocks * every].reshape(every, n_blocks, every, -1).mean((0, 2)) for strip in strips]
+    return np.stack(means)
 
 
 def write_report(
-    path: Path, comparison: Comparison, history: Sequence[dict[str, float]], *, title: str, psnr: float
+    path: Path,
+    comparison: Comparison,
+    history: Sequence[dict[str, float]],
+    *,
+    title: str,
+    psnr: float,
+    diagnostics: Sequence[dict[str, Any]] = (),
 ) -> None:
     """Draw the report.
 
@@ -64,15 +71,19 @@ def write_report(
         history: rows with step and psnr, as the loop keeps them.
         title: a line above the pictures.
         psnr: of the stored field, marked in the curve.
+        diagnostics: rows of what was watched; each gets a curve of its headline.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     shape = comparison.source.shape
-    figure = Figure(figsize=(15, 5 * shape[0] / shape[1] + 4.6), layout="constrained", dpi=100)
+    watched = [name for name in diagnostics[0] if name != "step"] if diagnostics else []
+    n_more = -(-len(watched) // 3)
+    tall = 5 * shape[0] / shape[1]
+    figure = Figure(figsize=(15, tall + 4.6 + 3 * n_more), layout="constrained", dpi=100)
     FigureCanvasAgg(figure)
     figure.suptitle(title)
-    rows = figure.add_gridspec(2, 6, height_ratios=[5 * shape[0] / shape[1], 4])
+    rows = figure.add_gridspec(2 + n_more, 6, height_ratios=[tall, 4] + [3] * n_more)
     error = 10 * np.abs(display(comparison.fit, comparison) - display(comparison.source, comparison))
     pictures = (("source", comparison.source), ("fit", comparison.fit))
     for column, (name, picture) in enumerate((*pictures, ("error x 10", None))):
@@ -95,11 +106,33 @@ def write_report(
     spectrum.set(xlabel="radial frequency (cycles per pixel)", ylabel="power")
     spectrum.grid(alpha=0.3)
     spectrum.legend()
+    for place, name in enumerate(watched):
+        column = 2 * (place % 3)
+        _draw_diagnostic(figure.add_subplot(rows[2 + place // 3, column : column + 2]), name, diagnostics)
     suffix = path.suffix.lower()
     if suffix in (".jpg", ".jpeg", ".webp"):
         figure.savefig(path, pil_kwargs={"quality": 85})
     else:
         figure.savefig(path, format="png", metadata={"Software": None})
+
+
+def _draw_diagnostic(axes: Any, name: str, rows: Sequence[dict[str, Any]]) -> None:
+    """The headline of a diagnostic over steps; of the spectrum, the error of some bands."""
+    diagnostic = named([name])[name]
+    steps = [row["step"] for row in rows]
+    if "error" in rows[0][name]:
+        frequency = rows[0][name]["frequency"]
+        for band in range(0, len(frequency), max(1, len(frequency) // 6)):
+            values = [row[name]["error"][band] for row in rows]
+            axes.semilogy(steps, [np.nan if one is None else max(one, 1e-6) for one in values],
+                          label=f"{frequency[band]:.2f}")  # fmt: skip
+        axes.legend(title="cycles per sample", fontsize="x-small")
+        axes.set(xlabel="step", ylabel="relative error", title=name)
+    else:
+        values = [row[name][diagnostic.headline] for row in rows]
+        axes.plot(steps, [np.nan if one is None else one for one in values], marker=".")
+        axes.set(xlabel="step", ylabel=diagnostic.unit, title=name)
+    axes.grid(alpha=0.3)
 
 
 def display(image: np.ndarray, comparison: Comparison) -> np.ndarray:

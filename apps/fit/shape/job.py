@@ -31,6 +31,8 @@ from fieldforge.apps.fit.progress import Silent
 from fieldforge.apps.fit.recipe import Config
 from fieldforge.apps.fit.shape.presets import KINDS, preset
 from fieldforge.apps.fit.shape.step import ShapeStep, SurfaceDraw, WithDistances, turn_outward
+from fieldforge.apps.fit.slices import Slice
+from fieldforge.apps.fit.tune.fresh import LARGEST
 from fieldforge.apps.shapes import quality
 from fieldforge.apps.shapes.cloud import PointSurface
 from fieldforge.apps.shapes.points import LATTICE, PointTruth
@@ -234,6 +236,31 @@ class ShapeJob(Job[ShapeField]):
         """Over fewer points for a cloud, whose own inside is known less well than they would tell."""
         n = quality.IOU_POINTS // 8 if isinstance(self.surface, PointSurface) else quality.IOU_POINTS
         return volume_iou(fitted, self.truth, self.surface, n=n)
+
+    def families(self) -> dict[str, str]:
+        return {} if self.kind == "udf" else {"siren": "siren", "finer": "finer", "grid": "balanced"}
+
+    @property
+    def full_side(self) -> int:
+        return LARGEST
+
+    def slices(self, side: int) -> list[Slice]:
+        """Three planes through the middle of the cube, across each axis."""
+        center = (np.arange(side) + 0.5) / side
+        found = []
+        for axis in range(3):
+            plane = np.full((side, side, 3), 0.5)
+            plane[..., [other for other in range(3) if other != axis]] = np.stack(np.meshgrid(center, center), -1)
+            unit = plane.reshape(-1, 3)
+            if self.kind == "udf":
+                value = self.truth.unsigned_distance(unit)
+            else:
+                value = self.truth.distance(unit)
+            if self.kind == "occupancy":
+                value = np.where(value < 0, 1.0, np.where(value > 0, 0.0, 0.5))
+            points = torch.from_numpy(self.surface.cube.to_world(unit)).float().view(side, side, 3)
+            found.append(Slice(points, torch.from_numpy(np.asarray(value)).float().view(side, side, 1)))
+        return found
 
     def metadata(self) -> dict[str, Any]:
         surface = self.surface

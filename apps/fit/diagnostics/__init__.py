@@ -1,0 +1,1 @@
+"""What can be asked of a field under way: one class for each, ``@register("diagnostic", "Name")``."""

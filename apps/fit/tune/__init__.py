@@ -1,0 +1,1 @@
+"""Settings chosen before training: by the spectra of untrained networks (FreSh)."""
