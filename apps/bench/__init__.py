@@ -22,10 +22,11 @@ OF_DATA = (
     "exposure",
     "planes",
     "signals",
-    "spectra",
 )
 """Suites that measure on files of a folder."""
-SUITES = ("cpu", "encodings", "image", *OF_DATA, "scene", "scene_models", "weights", "report")
+OF_PARTS = ("scene", "scene_models", "weights", "generate", "spectra")
+"""Suites on files of a folder of which parts can be measured alone."""
+SUITES = ("cpu", "encodings", "image", *OF_DATA, *OF_PARTS, "report")
 
 
 def main(
@@ -39,8 +40,7 @@ def main(
 ) -> int:
     """Run one suite; returns the exit code.
 
-    `only` is for suites of which parts can be measured alone, 'cpu', 'scene', 'scene_models', 'weights', 'spectra';
-    `repeats` for 'cpu'.
+    `only` is for 'cpu' and `OF_PARTS`; `repeats` for 'cpu'.
     """
     if suite == "cpu":
         from fieldforge.apps.bench.cpu import run as run_cpu
@@ -48,30 +48,8 @@ def main(
         return run_cpu(rows, is_quick=is_quick, only=only, repeats=repeats)
     if repeats is not None:
         raise ValueError(f"repeats: is for the suite 'cpu', not '{suite}'")
-    if suite == "scene":
-        from fieldforge.apps.bench.scene import run as run_scene
-
-        run_scene(rows, data, is_quick=is_quick, only=only)
-        return 0
-    if suite == "scene_models":
-        from fieldforge.apps.bench.scene_models import run as run_models
-
-        run_models(rows, data, is_quick=is_quick, only=only)
-        return 0
-    if suite == "weights":
-        from fieldforge.apps.bench.weights import run as run_weights
-
-        run_weights(rows, data, is_quick=is_quick, only=only)
-        return 0
-    if suite == "spectra":
-        from fieldforge.apps.bench.spectra import run as run_spectra
-
-        run_spectra(rows, data, is_quick=is_quick, only=only)
-        return 0
-    if only:
-        raise ValueError(
-            f"only: is for the suites 'cpu', 'scene', 'scene_models', 'weights' and 'spectra', not '{suite}'"
-        )
+    if only and suite not in OF_PARTS:
+        raise ValueError(f"only: is for the suites {', '.join(('cpu', *OF_PARTS))}, not '{suite}'")
     if suite == "report":
         from fieldforge.apps.bench.report import write_tables
 
@@ -79,7 +57,9 @@ def main(
             write_tables(rows, page)
         return 0
     run = importlib.import_module(f"fieldforge.apps.bench.{suite}").run
-    if suite in OF_DATA:
+    if suite in OF_PARTS:
+        run(rows, data, is_quick=is_quick, only=only)
+    elif suite in OF_DATA:
         run(rows, data, is_quick=is_quick)
     else:
         run(rows, is_quick=is_quick)

@@ -20,18 +20,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fieldforge.apps.bench.digits import DIGITS, shrunk
 from fieldforge.apps.bench.harness import Row, save, say
-from fieldforge.apps.fit.collection.items import ItemError
 from fieldforge.apps.fit.collection.job import fit_collection
 from fieldforge.apps.fit.loop import Budget, train
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
-from fieldforge.apps.scenes.arrays import open_npz
 from fieldforge.fields.collection import Collection
 from fieldforge.fields.weightspace.codecs.planes import PlaneChannels
 from fieldforge.fields.weightspace.networks.base import WeightNetwork
 from fieldforge.registry import build
 
-DIGITS = Path("../shared/data/digits/mnist_t10k_8000.npz")
+DATA = Path("../shared/data")
 N_DIGITS = 2000
 N_TRAIN_SHARE = 0.8
 SEEDS = (0, 1, 2)
@@ -49,7 +48,7 @@ def run(folder: Path, data: Path | None, *, is_quick: bool) -> None:
 
     Args:
         folder: of the rows.
-        data: NPZ file of digits; None is `DIGITS`.
+        data: folder of the digits; None is `DATA`.
 
     Raises:
         ItemError: it is not there, or holds fewer digits than are needed.
@@ -57,7 +56,7 @@ def run(folder: Path, data: Path | None, *, is_quick: bool) -> None:
     n_digits, n_steps = (30, 3) if is_quick else (N_DIGITS, N_STEPS)
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        source = halved(data or DIGITS, n_digits, Path(scratch) / "digits.npz")
+        source = shrunk((data or DATA) / DIGITS, 14, Path(scratch) / "digits.npz", n_digits)
         for init, seeds in CASES.items():
             begun = time.process_time()
             fields = fit_collection(source, Path(scratch) / init, init=init, preset="triplane", progress="quiet")
@@ -77,22 +76,6 @@ def run(folder: Path, data: Path | None, *, is_quick: bool) -> None:
                         f"training set {figures['accuracy_training']:.3f}  {seconds:.0f} s of CPU")  # fmt: skip
     if not is_quick:
         say(f"rows: {save(folder, 'planes', rows)}")
-
-
-def halved(source: Path, n: int, to: Path) -> Path:
-    """The first n digits of an NPZ file, each 2 x 2 pixels their mean."""
-    if not source.is_file():
-        raise ItemError(f"{source}: there is no such file; --data names an NPZ file of images and labels")
-    arrays = open_npz(source)
-    images, labels = arrays.get("images"), arrays.get("labels")
-    if images is None or labels is None or images.ndim != 3 or images.dtype != np.uint8:
-        raise ItemError(f"{source}: expected arrays images, uint8 (n, height, width), and labels")
-    if len(images) < n or any(side % 2 for side in images.shape[1:]):
-        raise ItemError(f"{source}: expected images (n, height, width) of even sides, n at least {n}")
-    height, width = images.shape[1] // 2, images.shape[2] // 2
-    means = images[:n].reshape(n, height, 2, width, 2).mean((2, 4)).round().astype(np.uint8)
-    np.savez(to, images=means, labels=labels[:n])
-    return to
 
 
 @dataclass(frozen=True)

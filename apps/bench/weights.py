@@ -16,8 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from fieldforge.apps.bench.digits import DIGITS, shrunk
 from fieldforge.apps.bench.harness import Row, one_thread, save, say
 from fieldforge.apps.fit.collection.job import fit_collection
 from fieldforge.apps.weights.data import open_parts
@@ -27,7 +26,6 @@ from fieldforge.apps.weights.train import ClassifierJob, ClassifierPlan
 from fieldforge.fields.collection import INDEX, Collection
 
 DATA = Path("../shared/data")
-SOURCE = "digits/mnist_t10k_8000.npz"
 FIELD = ["network.n_neurons=10", "network.activation.omega=10"]
 FIT_STEPS = 400
 FOLDERS = {"random": 10, "shared": 1, "preset": 1}
@@ -41,7 +39,7 @@ def run(folder: Path, data: Path | None, *, is_quick: bool, only: Sequence[str] 
 
     Args:
         folder: of the rows.
-        data: folder of `SOURCE`, or of the collections; None is `DATA`.
+        data: folder of the digits, or of the collections; None is `DATA`.
         is_quick: few items, few steps.
         only: some of `CASES`.
 
@@ -71,7 +69,8 @@ def _collections(data: Path, *, is_quick: bool) -> Iterator[Callable[[str], Coll
                 say(f"fitting the collection {name}")
                 is_small = name != "preset"
                 fit_collection(
-                    _half_size(data / SOURCE, Path(folder)) if is_small else data / SOURCE, Path(folder) / name,
+                    shrunk(data / DIGITS, 14, Path(folder) / "digits.npz") if is_small else data / DIGITS,
+                    Path(folder) / name,
                     init="random" if name == "random" else "shared", overrides=FIELD if is_small else (),
                     inits_per_item=2 if is_quick and name == "random" else FOLDERS[name],
                     steps=50 if is_quick else FIT_STEPS if is_small else None, limit=200 if is_quick else None,
@@ -80,17 +79,6 @@ def _collections(data: Path, *, is_quick: bool) -> Iterator[Callable[[str], Coll
             return Collection(Path(folder) / name)
 
         yield opened
-
-
-def _half_size(source: Path, folder: Path) -> Path:
-    """The digits at half their size: means of 2 x 2 pixels."""
-    path = folder / "digits.npz"
-    with np.load(source) as file:
-        images, labels = file["images"].astype(np.float32), file["labels"]
-    n, height, width = images.shape
-    means = images.reshape(n, height // 2, 2, width // 2, 2).mean((2, 4))
-    np.savez(path, images=np.rint(means).astype(np.uint8), labels=labels)
-    return path
 
 
 def _classified(case: str, collection: Collection, model: str, steps: int, seed: int, **plan: Any) -> list[Row]:
