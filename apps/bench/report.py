@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fieldforge.apps.bench import operators_page, scene_page, spectra_page
+from fieldforge.apps.bench import operators_page, scene_page, spectra_page, weights_page
 from fieldforge.apps.bench.cpu.table import limits_line, lines, memory_line
 from fieldforge.apps.bench.harness import latest, say
 
@@ -144,6 +144,10 @@ def _cpu(rows: Rows) -> str:
     said = [limits_line(row) for row in rows if row["case"] == "limits"]
     said += [memory_line(row) for row in rows if row["candidate"] == "memory"]
     return "\n".join([*table, "", *said, "", _about(rows, "one thread, median of CPU time")])
+
+
+def _weights(rows: Rows) -> str:
+    return "\n\n".join([weights_page.tables(rows), _about(rows, "one thread of a machine shared with others")])
 
 
 def _operators(rows: Rows) -> str:
@@ -283,5 +287,6 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "collections": _collections,
     "networks": _networks,
     "spectra": _spectra,
+    "weights": _weights,
 }
 """Suite -> how its table is made."""
