@@ -4,7 +4,7 @@
 and are fitted for a short time, so that their weights are nearly linear in the picture. `shapes`: 800 random_urdfs
 shapes as occupancy fields of 4,931 parameters with one start, at 100 samples and a lattice of 32 (`--quick` of the
 report); `shapes_random`: the same with numbers to begin with of their own. Each model is trained with three seeds, the
-last case's with one, and each training is measured on samples of its own seed against the same held-out fields.
+last case's with one; each training is measured on samples, and against held-out fields, drawn by its own seed.
 """
 
 from __future__ import annotations
