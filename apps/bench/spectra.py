@@ -97,10 +97,15 @@ def _fresh(picture: Picture, name: str) -> list[Row]:
             found = tune(job.make_field, config, job.slices, job.full_side, n_values=N_VALUES, form=form,
                          n_init=2 if name == "quick" else 10)  # fmt: skip
             if form == "classic":
-                trained = {value: fit(picture, config=found.setting.put(config, value), progress="quiet")
-                           for value in found.setting.values}  # fmt: skip
+                start = time.process_time()
+                trained = {
+                    value: fit(picture, config=found.setting.put(config, value), progress="quiet")
+                    for value in found.setting.values
+                }
+                seconds = (time.process_time() - start) / len(trained)
+                if any(one.state.stopped_by != "steps" for one in trained.values()):
+                    raise InterruptedError("a fit was asked to stop, so there is nothing to compare")
             psnr = {value: one.psnr for value, one in trained.items()}
-            seconds = float(np.mean([one.seconds for one in trained.values()]))
             best = max(psnr, key=lambda value: psnr[value])
             said = {
                 "chosen": found.value, "psnr": psnr[found.value], "best": best, "psnr_best": psnr[best],
