@@ -11,14 +11,14 @@ from fieldforge.apps.cli.words import Commands, add_command
 
 def add_compare(commands: Commands) -> None:
     compare = add_command(commands, "compare", _compare, "fit several methods to one signal and lay them side by side")
-    compare.add_argument("source", help="a picture, a mesh, or a folder of posed photos")
+    compare.add_argument("source", help="a picture, a sound, a mesh, or a folder of posed photos")
     compare.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to write")
     compare.add_argument(
         "--methods", type=lambda text: text.split(","), metavar="A,B,C",
         help="which, e.g. siren,ffn,hashgrid; default: all that there are for the signal",
     )  # fmt: skip
     compare.add_argument(
-        "--signal", choices=("image", "shape", "scene"), help="what the source is; default: by its name"
+        "--signal", choices=("image", "audio", "shape", "scene"), help="what the source is; default: by its name"
     )
     compare.add_argument(
         "--budget", type=values.duration, metavar="T", help="training time of each run, e.g. 30s or 2m; default: 30s"

@@ -23,6 +23,7 @@ class Method:
         overrides: single keys over both, "network.n_neurons=128".
         size: the key that `--params` turns: a whole number, in which parameters only grow.
         sizes: its smallest and largest value.
+        tune: what is chosen by the signal before training, see `Plan`.
     """
 
     preset: str
@@ -30,6 +31,7 @@ class Method:
     overrides: tuple[str, ...] = ()
     size: str = "network.n_neurons"
     sizes: tuple[int, int] = (4, 2048)
+    tune: str = "none"
 
 
 TABLE = ("encoding.log2_hashmap_size", (4, 24))
@@ -44,6 +46,8 @@ def _network(otype: str = "MLP", **keys: Any) -> Sections:
 
 
 _LARGE: Sections = {"n_neurons": 256, "n_hidden_layers": 4, "has_bias": True}
+
+_FOURIER: Sections = {"otype": "RandomFourier", "n_features": 256}
 
 IMAGE: dict[str, Method] = {
     "siren": Method("siren"),
@@ -71,6 +75,29 @@ IMAGE: dict[str, Method] = {
         size="encoding.resolution",
         sizes=(2, 2048),
     ),
+    "sape": Method("ffn", {"encoding": {"otype": "SAPE", "nested": {**_FOURIER, "sigma": 20.0}, "resolution": 64}}),
+    "cam": Method("ffn", overrides=("network.modulation.otype=CAM",)),
+    "rbf": Method("balanced", _network("RBF", n_neurons=64), size=TABLE[0], sizes=TABLE[1]),
+    "pins": Method(
+        "siren",
+        {"encoding": {"otype": "Frequency", "n_frequencies": 8}, **_network("PINs")},
+        ("optimizer.learning_rate=1e-3",),
+    ),
+    "fan": Method("ffn", _network("FAN", n_neurons=256)),
+    "kan": Method("siren", _network("KAN", n_neurons=16), ("optimizer.learning_rate=1e-2",), sizes=(1, 512)),
+    "hourglass": Method(
+        "ffn",
+        _network("ResidualMLP", n_neurons=384, n_inner=64, n_blocks=3, norm="layer"),
+        sizes=(4, 4096),
+    ),
+    "auto": Method("balanced", tune="auto"),
+}
+
+SOUND: dict[str, Method] = {
+    "hashgrid": _grid(),
+    "siren": Method("siren"),
+    "spder": Method("spder"),
+    "finer": Method("finer"),
 }
 
 SHAPE: dict[str, Method] = {
@@ -86,5 +113,5 @@ SCENE: dict[str, Method] = {
     "pref": Method("pref", size="encoding.resolution", sizes=(8, 1024)),
 }
 
-METHODS: dict[str, dict[str, Method]] = {"image": IMAGE, "shape": SHAPE, "scene": SCENE}
+METHODS: dict[str, dict[str, Method]] = {"image": IMAGE, "audio": SOUND, "shape": SHAPE, "scene": SCENE}
 """Signal -> name -> method."""

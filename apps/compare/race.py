@@ -150,9 +150,14 @@ class Race:
                 yield found
 
     def _config(self, job: Job[Any], method: Method) -> Config:
-        plan = Plan(preset=method.preset, config=method.sections, overrides=method.overrides, steps=self.budget.steps)
+        plan = Plan(
+            preset=method.preset, config=method.sections, overrides=method.overrides, steps=self.budget.steps,
+            tune=method.tune,
+        )  # fmt: skip
         config, _ = job.run_config(plan)
         if self.budget.parameters is not None:
+            if method.tune != "none":
+                raise ValueError("params: auto chooses what a field is made of by itself; compare it without --params")
             config = sized(job, config, method, self.budget.parameters)
         return config
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fieldforge.apps.compare.dead_leaves import dead_leaves
+from fieldforge.apps.fit.audio.job import AudioJob
 from fieldforge.apps.fit.image.job import ImageJob
 from fieldforge.apps.fit.image.report import compare as compare_pictures
 from fieldforge.apps.fit.image.report import display
@@ -18,10 +19,12 @@ from fieldforge.apps.fit.job import Job
 from fieldforge.apps.fit.scene.job import SceneJob
 from fieldforge.apps.fit.shape.job import ShapeJob
 from fieldforge.apps.metrics import radial_spectrum
+from fieldforge.apps.render.audio import sample
 from fieldforge.apps.render.pictures import compare as compare_view
 from fieldforge.apps.render.pictures import photo_of
 from fieldforge.apps.render.radiance import eye_of
 from fieldforge.apps.render.shape import orbit, render_shape
+from fieldforge.apps.sounds.quality import spectrogram
 from fieldforge.checks import expect_choice
 
 SIDE = 192
@@ -105,6 +108,30 @@ class ImageSignal(Signal):
         return Look(pictures, radial_spectrum(seen.fit_crop), radial_spectrum(seen.source_crop))
 
 
+class SoundSignal(Signal):
+    """A sound."""
+
+    name = "audio"
+    figures = (FigureKind("snr", "SNR", "{:.2f} dB"),)
+
+    def open(self, source: Path, downscale: int) -> AudioJob:
+        if downscale != 1:
+            raise ValueError(f"downscale: is for scenes, got {downscale} for a sound")
+        return AudioJob(source)
+
+    def look(self, job: AudioJob, field: Any) -> Look:
+        sounds = {"signal": job.clip.samples, "fit": sample(field)}
+        sounds["error"] = sounds["fit"] - sounds["signal"]
+        powers = {name: spectrogram(samples[:, 0]) for name, samples in sounds.items()}
+        loudest = powers["signal"].max() or 1.0
+        return Look({f"{name}, spectrogram": _decibels(power / loudest) for name, power in powers.items()})
+
+
+def _decibels(power: np.ndarray) -> np.ndarray:
+    """(frequencies, times) as a grey picture, high tones at the top: 80 dB below 1 is black."""
+    return (1 + np.log10(np.maximum(power[::-1], 1e-8)) / 8)[..., None]
+
+
 class ShapeSignal(Signal):
     """A mesh or a cloud of points."""
 
@@ -140,8 +167,14 @@ class SceneSignal(Signal):
         return Look({"signal": photo, "fit": fit, "error x 5": 5 * np.abs(fit - photo)})
 
 
-SIGNALS: dict[str, Callable[[], Signal]] = {"image": ImageSignal, "shape": ShapeSignal, "scene": SceneSignal}
+SIGNALS: dict[str, Callable[[], Signal]] = {
+    "image": ImageSignal,
+    "audio": SoundSignal,
+    "shape": ShapeSignal,
+    "scene": SceneSignal,
+}
 """Name -> what makes it."""
+_SOUNDS = (".wav", ".ogg", ".flac", ".mp3", ".m4a", ".aiff")
 _SHAPES = (".obj", ".ply", ".stl", ".off", ".glb", ".xyz", ".las")
 
 
@@ -152,4 +185,6 @@ def signal_of(source: Path, name: str | None) -> Signal:
     suffix = source.suffix.lower()
     if source.is_dir() or suffix in (".npz", ".json"):
         return SceneSignal()
+    if suffix in _SOUNDS:
+        return SoundSignal()
     return ShapeSignal() if suffix in _SHAPES else ImageSignal()

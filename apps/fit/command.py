@@ -96,11 +96,11 @@ def report_of(options: argparse.Namespace, output: Path) -> Path | None:
     Raises:
         UsageError: one of them cannot be written.
     """
-    report: Path | None = None if options.no_report else options.report or output.with_suffix(".report.png")
     if not options.print_config:
-        for path in (output, report):
-            if path is not None:
-                expect_writable(path)
+        expect_writable(output)
+    report: Path | None = None if options.no_report else options.report or output.with_suffix(".report.png")
+    if report is not None and not options.print_config:
+        expect_writable(report)
     return report
 
 
