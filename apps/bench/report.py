@@ -255,6 +255,24 @@ def _spectra(rows: Rows) -> str:
     return "\n\n".join([spectra_page.tables(rows, _line), _about(rows, "one thread, CPU time")])
 
 
+def _generate(rows: Rows) -> str:
+    headings = ["fields", "arm", "seed", "1-NNA", "95 %", "COV", "nearest training field, by weights", "by output",
+                "copies", "closed, not empty"]  # fmt: skip
+    lines = [_line(headings), _line(["---"] * len(headings))]
+    for row in rows:
+        q = row["quality"]
+        has_figures = "1-NNA" in q
+        lines.append(
+            _line([row["case"].replace("_", ", "), row["candidate"], str(row["sizes"]["seed"]),
+                   f"{q['1-NNA']:.3f}" if has_figures else "", f"{q['low']:.2f} to {q['high']:.2f}" if has_figures else "",
+                   f"{q['COV']:.3f}" if has_figures else "",
+                   *(f"{q[f'ratio_{space}']:.2f}" if f"ratio_{space}" in q else "" for space in ("weights", "output")),
+                   f"{max(q.get('copies_weights', 0), q.get('copies_output', 0)):.0%}",
+                   f"{q['closed'] * (1 - q['lost']):.0%}" if row["case"] != "digits" else ""])
+        )  # fmt: skip
+    return "\n".join([*lines, "", _about(rows, "one thread of a machine shared with other work")])
+
+
 def _about(rows: Rows, how: str) -> str:
     row = rows[0]
     return (
@@ -285,6 +303,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "exposure": _exposure,
     "scene_models": _scene_models,
     "collections": _collections,
+    "generate": _generate,
     "networks": _networks,
     "spectra": _spectra,
     "weights": _weights,
