@@ -261,11 +261,12 @@ def _generate(rows: Rows) -> str:
     lines = [_line(headings), _line(["---"] * len(headings))]
     for row in rows:
         q = row["quality"]
-        has_figures = "1-NNA" in q
+        scores = (
+            [f"{q['1-NNA']:.3f}", f"{q['low']:.2f} to {q['high']:.2f}", f"{q['COV']:.3f}"] if "1-NNA" in q else [""] * 3
+        )
         lines.append(
             _line([row["case"].replace("_", ", "), row["candidate"], str(row["sizes"]["seed"]),
-                   f"{q['1-NNA']:.3f}" if has_figures else "", f"{q['low']:.2f} to {q['high']:.2f}" if has_figures else "",
-                   f"{q['COV']:.3f}" if has_figures else "",
+                   *scores,
                    *(f"{q[f'ratio_{space}']:.2f}" if f"ratio_{space}" in q else "" for space in ("weights", "output")),
                    f"{max(q.get('copies_weights', 0), q.get('copies_output', 0)):.0%}",
                    f"{q['closed'] * (1 - q['lost']):.0%}" if row["case"] != "digits" else ""])
