@@ -10,14 +10,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fieldforge.fields.container import Reader
 from fieldforge.fields.file import FieldFileError, read_header
+from fieldforge.fields.weightspace.model_file import ModelHeader, read_model_header, said
 
 _UNSAID = ("sha256", "cameras")
 """Of a signal: what programs read, and people do not."""
 
 
 def print_info(path: Path, *, as_json: bool = False) -> int:
-    """Print the header of a field file as a table, or whole as JSON."""
+    """Print the header of a file of a field, or of a model of weights, as a table, or whole as JSON."""
+    with Reader(path) as reader:
+        if reader.kind == "model":
+            return _print_model(read_model_header(path), as_json)
     header = read_header(path)
     n_bytes = path.stat().st_size
     if as_json:
@@ -27,10 +32,38 @@ def print_info(path: Path, *, as_json: bool = False) -> int:
         lines = describe(header.config, header.metadata, n_bytes)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         raise FieldFileError(path, "has a header that no fit of ours writes; --json prints it whole") from None
+    _print(path, lines)
+    return 0
+
+
+def _print(path: Path, lines: dict[str, str]) -> None:
     table = Table("", "", title=str(path), title_justify="left", show_header=False)
     for name, value in lines.items():
         table.add_row(name, Text("".join(c if c.isprintable() else "?" for c in value)))  # the file may be a stranger's
     Console().print(table)
+
+
+def _print_model(header: ModelHeader, as_json: bool) -> int:
+    """Of a model of weights."""
+    if as_json:
+        whole = {"bytes": header.n_bytes, "slot": header.slot, "config": header.config, "layout": header.layout.pairs(),
+                 "field": header.field_config, "metadata": header.metadata}  # fmt: skip
+        print(json.dumps(whole, sort_keys=True))
+        return 0
+    lines = {"kind": f"{header.slot.replace('_', ' ')}: {header.config.get('otype', '?')}"}
+    lines |= {key: one_line(value) for key, value in header.config.items() if isinstance(value, dict)}
+    lines["of fields"] = f"{said(header.layout)}"
+    if header.field_config is not None:
+        lines["which are"] = str(header.field_config.get("otype", "?"))
+    for key, value in sorted(header.metadata.items()):
+        if isinstance(value, dict):
+            lines[key] = ", ".join(
+                f"{name} {of:.5g}" if isinstance(of, float) else f"{name} {of}"
+                for name, of in value.items()
+                if not isinstance(of, (dict, list)) and not name.endswith(("digest", "identity"))
+            )
+    lines["size"] = f"{header.n_bytes:,} bytes"
+    _print(header.path, lines)
     return 0
 
 

@@ -44,8 +44,12 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def add_info(commands: Commands) -> None:
-    info = add_command(commands, "info", _info, "say what a .field file, a collection, or a folder of posed photos is")
-    info.add_argument("field", type=Path, help=".field file, collection, folder of posed photos, or NPZ file of them")
+    info = add_command(
+        commands, "info", _info, "say what a field, a model of weights, a collection, or a folder of posed photos is"
+    )
+    info.add_argument(
+        "field", type=Path, help=".field file, model, collection, folder of posed photos, or NPZ file of them"
+    )
     info.add_argument("--json", action="store_true", help="the whole header as JSON")
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fieldforge.apps.generate.data import SPLIT
+from fieldforge.apps.generate.sample import sample_rows
 from fieldforge.fields.collection import Collection, CollectionError
 from fieldforge.fields.weightspace.generators.base import Generator
-from fieldforge.fields.weightspace.generators.diffusion import WeightDiffusion
 from fieldforge.fields.weightspace.layout import Layout
 from fieldforge.registry import build
 
@@ -19,7 +19,6 @@ CAP = 400
 MOST, FEWEST = 2000, 10
 MAX_NUMBERS = 2**28
 """Numbers of the training set that are looked at: 1 GiB."""
-_AT_ONCE = 256
 MAX_COVARIANCE = 8000
 """Parameters up to which the full-covariance Gaussian is fitted: some minutes."""
 
@@ -144,7 +143,7 @@ def baselines(
             continue
         generator: Generator = build("generator", config, layout=layout)
         generator.fit(sides.training)
-        arms.append(Arm(name, what, [drawn(generator, n, seed) for seed in seeds]))
+        arms.append(Arm(name, what, [sample_rows(generator, n, seed=seed) for seed in seeds]))
     arms.append(Arm("averages", "means of two training fields", [averages(sides.training, n, seed) for seed in seeds]))
     if len(sides.held_out):
         arms.append(Arm("held-out fields", "others that training has not seen", [sides.held_out]))
@@ -159,39 +158,6 @@ def averages(training: Tensor, n: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     one, other = (torch.randint(len(training), (n,), generator=generator) for _ in range(2))
     return (training[one] + training[other]) / 2
-
-
-def drawn(
-    model: Generator,
-    n: int,
-    seed: int,
-    observe: Callable[[float], None] = lambda share: None,
-    labels: Tensor | None = None,
-) -> Tensor:
-    """(n, P) float32 samples of a model, on the CPU; the same ones for a seed.
-
-    Args:
-        model: any generator.
-        n: how many.
-        seed: of all that is drawn.
-        observe: told the share of the work that is done.
-        labels: (n,) of what is wanted, of a model that knows labels; None: anything.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    if not isinstance(model, WeightDiffusion):
-        with torch.no_grad():
-            rows = model.sample(n, generator=generator)
-        observe(1.0)
-        return rows.float().cpu()
-    n_steps, parts = model.n_sampling_steps or model.noise.n_steps, []
-    for first in range(0, n, _AT_ONCE):
-        size, last = min(_AT_ONCE, n - first), torch.zeros(0)
-        wanted = None if labels is None else labels[first : first + size]
-        for step, x in enumerate(model.sampling(size, generator=generator, labels=wanted), 1):
-            observe((first + size * min(1.0, step / n_steps)) / n)
-            last = x
-        parts.append(last)
-    return torch.cat(parts).float().cpu()
 
 
 def labels_drawn(known: Sequence[object], of_training: Sequence[object], n: int, seed: int) -> Tensor | None:

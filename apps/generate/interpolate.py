@@ -26,7 +26,7 @@ from fieldforge.apps.render.image import render
 from fieldforge.apps.render.shape import orbit, render_shape
 from fieldforge.apps.render.video import VideoWriter
 from fieldforge.fields.collection import OWN
-from fieldforge.fields.file import load_field
+from fieldforge.fields.file import load_field, skeleton_of
 from fieldforge.fields.kinds.base import Field
 from fieldforge.fields.kinds.image import ImageField
 from fieldforge.fields.kinds.shape import ShapeField
@@ -128,8 +128,8 @@ def read_vector(path: Path, found: ModelFile) -> Tensor:
     field, _ = load_field(path)
     found.expect_layout(Layout.of(field.state_dict()), str(path))
     assert found.field_config is not None
-    if _shared(field.config()) != _shared(found.field_config):
-        theirs, mine = _shared(field.config()), _shared(found.field_config)
+    theirs, mine = _shared(field.config()), _shared(skeleton_of(found.field_config).config())
+    if theirs != mine:
         key = next(key for key in mine if mine[key] != theirs.get(key))
         raise ModelFileError(found.path, f"is a model of fields whose {key} is {mine[key]}, but {path} has "
                                          f"{theirs.get(key)}")  # fmt: skip

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,6 @@ from fieldforge.apps.generate.arms import (
     Arm,
     Sides,
     baselines,
-    drawn,
     labels_drawn,
     sides_of,
 )
@@ -27,6 +28,7 @@ from fieldforge.apps.generate.data import SPLIT
 from fieldforge.apps.generate.looks import PictureLooks, SolidLooks, looks_of
 from fieldforge.apps.generate.measure import Findings, as_json, measure
 from fieldforge.apps.generate.page import drawing, page, samples_beside_training
+from fieldforge.apps.generate.sample import sample_rows
 from fieldforge.apps.generate.telling import Stages
 from fieldforge.fields.collection import Collection
 from fieldforge.fields.container import replacing
@@ -131,10 +133,15 @@ def _measured(
         if isinstance(model, WeightDiffusion) and model.denoiser.n_classes:
             labels = labels_drawn(loaded.metadata.get("labels") or [], of_training, n, seed)
             how = f"{model.otype} with labels drawn as the training fields have them, the model of this report"
-        rows.append(drawn(model, n, seed, lambda share, k=k: observe((k + share) / len(seeds)), labels))  # type: ignore[misc]
+        rows.append(sample_rows(model, n, seed=seed, label=labels, observe=partial(_part, observe, k, len(seeds))))
     others, notes = baselines(fields.layout, sides, n, seeds, stages.stage("fitting baselines"))
     arms = [Arm("model", how, rows), *others]
     return measure(looks, sides, arms, stages, plan.seed), notes
+
+
+def _part(observe: Callable[[float], None], k: int, n: int, share: float) -> None:
+    """The k-th of n equal parts of some work is done to a share."""
+    observe((k + share) / n)
 
 
 def _body(

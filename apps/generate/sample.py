@@ -44,18 +44,18 @@ def sample_rows(
     n: int,
     *,
     seed: int = 0,
-    label: int | None = None,
+    label: int | Tensor | None = None,
     guidance: float = 1.0,
     n_steps: int | None = None,
     observe: Callable[[float], None] = lambda share: None,
 ) -> Tensor:
-    """New vectors, (n, P) float32.
+    """New vectors, (n, P) float32, on the CPU.
 
     Args:
         model: a fitted generator.
         n: how many.
         seed: same seed, same vectors.
-        label: the number of the class that all should be of; None: anything.
+        label: the number of the class that all should be of, or (n,) of each; None: anything.
         guidance: how much more than the label's own prediction; 1: no more.
         n_steps: steps back from noise instead of the model's.
         observe: told the share of the work that is done.
@@ -69,19 +69,22 @@ def sample_rows(
             raise ValueError(f"model: {model.otype} makes fields in one step and without labels; "
                              "it has no --label, --guidance or --steps-of-sampling")  # fmt: skip
         with torch.no_grad():
-            return model.sample(n, generator=generator).float()
-    if label is not None:
+            rows = model.sample(n, generator=generator).float().cpu()
+        observe(1.0)
+        return rows
+    if isinstance(label, int):
         expect_int("label", label, 0, model.denoiser.n_classes - 1)
-    elif guidance != 1.0:
+        label = torch.full((n,), label)
+    if label is None and guidance != 1.0:
         raise ValueError("guidance: leads towards a label; give --label with it")
     with steps_taken(model, n_steps) as total:
         parts = []
         for first in range(0, n, BATCH):
             size = min(BATCH, n - first)
-            labels = None if label is None else torch.full((size,), label)
+            labels = None if label is None else label[first : first + size]
             steps = model.sampling(size, generator=generator, labels=labels, guidance=guidance)
             parts.append(last(steps, Batch(first, size, n, total, observe)))
-    return torch.cat(parts).float()
+    return torch.cat(parts).float().cpu()
 
 
 @dataclass(frozen=True)

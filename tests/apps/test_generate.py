@@ -70,6 +70,15 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err
 
 
+def test_info_says_what_a_model_is(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(model)]) == 0
+    told = capsys.readouterr().out
+    assert "WeightDiffusion" in told
+    assert "ImageField" in told
+    assert main(["info", str(model), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["slot"] == "generator"
+
+
 def test_a_model_file_says_what_it_was_trained_on(model: Path, whole: Path) -> None:
     found = load_model(model)
     collection = Collection(whole)

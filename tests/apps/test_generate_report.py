@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from fieldforge.apps.cli import main
-from fieldforge.apps.generate.arms import averages, drawn, labels_drawn, sides_of
+from fieldforge.apps.generate.arms import averages, labels_drawn, sides_of
 from fieldforge.apps.generate.features import shape_features
 from fieldforge.apps.generate.figures import Figure, Nearest, Novelty, euclidean, novelty, quick_euclidean
 from fieldforge.apps.generate.looks import looks_of
 from fieldforge.apps.generate.nearest import NearestSearch
 from fieldforge.apps.generate.report import ReportPlan, report
+from fieldforge.apps.generate.sample import sample_rows
 from fieldforge.apps.generate.verdict import judge, word_of
 from fieldforge.fields.collection import Collection, layout_of
 from fieldforge.fields.file import build_field
@@ -157,7 +158,7 @@ def test_the_rule_knows_what_it_has_to_know() -> None:
     jitter.fit(training)
     partly = torch.cat([training[:90], fresh[:210]])
     cases = {
-        "replaying": (training[:300], drawn(jitter, 300, 0), partly),
+        "replaying": (training[:300], sample_rows(jitter, 300, seed=0), partly),
         "interpolating": (averages(training, 300, 0), 0.7 * fresh),
         "new": (fresh, 2 * fresh),
     }
@@ -275,7 +276,7 @@ def test_a_diffusion_is_drawn_as_it_draws_itself() -> None:
     model = build("generator", {"otype": "WeightDiffusion", "denoiser": denoiser, "n_sampling_steps": 3}, layout=layout)
     model.fit(torch.randn(9, 16, generator=seeded()))
     shares: list[float] = []
-    rows = drawn(model, 5, 7, shares.append)
+    rows = sample_rows(model, 5, seed=7, observe=shares.append)
     torch.testing.assert_close(rows, model.sample(5, generator=seeded(7)))
     assert shares[-1] == 1
     assert len(shares) == 3
