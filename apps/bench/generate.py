@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fieldforge.apps.bench.digits import DIGITS, shrunk
+from fieldforge.apps.bench.digits import lazy_digits
 from fieldforge.apps.bench.harness import Row, save, say
 from fieldforge.apps.fit.collection.job import fit_collection
 from fieldforge.apps.generate.measure import Measured
@@ -26,8 +26,6 @@ from fieldforge.fields.collection import INDEX, Collection
 DATA = Path("../shared/data")
 SHAPES = "shapes/random_urdfs_800.zip"
 SEEDS = (0, 1, 2)
-LAZY = ["network.n_neurons=29", "network.activation.omega=20", "optimizer.learning_rate=5e-4"]
-LAZY_STEPS = 80
 
 
 def run(folder: Path, data: Path | None, *, is_quick: bool, only: Sequence[str] = ()) -> None:
@@ -97,10 +95,7 @@ def _figures(one: Measured, distance: str) -> dict[str, float]:
 
 
 def _digits(data: Path, scratch: Path, is_quick: bool) -> Path:
-    source = shrunk(data / DIGITS, 8, scratch / "digits.npz")
-    fit_collection(source, scratch / "digits", init="first", overrides=LAZY, steps=LAZY_STEPS,
-                   limit=120 if is_quick else None, progress="quiet")  # fmt: skip
-    return scratch / "digits"
+    return lazy_digits(data, scratch / "digits", limit=120 if is_quick else None).path
 
 
 def _shapes(init: str) -> Callable[[Path, Path, bool], Path]:

@@ -4,7 +4,7 @@
 begin with of their own, and one of each with the same ones. Items are split by name: eight tenths to train on, a tenth
 to look at while training, a tenth for the test. Cases: `ten` initialisations of each digit to train on; `three` of
 them, three seeds, beside the neural graph; `shared`, the control; `embed`, reconstruction and retrieval; `long`, the
-same for longer.
+same for longer; `lazy`, the same of the fields that `bench generate` makes models of.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fieldforge.apps.bench.digits import DIGITS, shrunk
+from fieldforge.apps.bench.digits import DIGITS, lazy_digits, shrunk
 from fieldforge.apps.bench.harness import Row, one_thread, save, say
 from fieldforge.apps.fit.collection.job import fit_collection
 from fieldforge.apps.weights.data import open_parts
@@ -65,6 +65,8 @@ def _collections(data: Path, *, is_quick: bool) -> Iterator[Callable[[str], Coll
         def opened(name: str) -> Collection:
             if (data / name / INDEX).exists():
                 return Collection(data / name)
+            if name == "lazy" and not (Path(folder) / name).exists():
+                return lazy_digits(data, Path(folder) / name, limit=200 if is_quick else None)
             if not (Path(folder) / name).exists():
                 say(f"fitting the collection {name}")
                 is_small = name != "preset"
@@ -128,6 +130,11 @@ def _long(found: Callable[[str], Collection], is_quick: bool) -> list[Row]:
     return [_embedded("long", "preset", found("preset"), 20 if is_quick else LONG_STEPS, "fit.n_points=32")]
 
 
+def _lazy(found: Callable[[str], Collection], is_quick: bool) -> list[Row]:
+    wide = ("fit.n_points=32", "weight_network.n_embedding=128")
+    return [_embedded("lazy", "lazy", found("lazy"), 20 if is_quick else LAZY_EMBEDDING_STEPS, *wide)]
+
+
 def _embedded(case: str, name: str, collection: Collection, steps: int, *overrides: str) -> Row:
     """Reconstruction and retrieval by an encoder of a collection's first initialisations."""
     begun = time.process_time()
@@ -150,8 +157,8 @@ def _embedded(case: str, name: str, collection: Collection, steps: int, *overrid
     return Row("weights", case, name, sizes, seconds, 0.0, n_seen / seconds, told)
 
 
-EMBEDDING_STEPS, LONG_STEPS = 1500, 4500
+EMBEDDING_STEPS, LONG_STEPS, LAZY_EMBEDDING_STEPS = 1500, 4500, 4000
 
 CASES: dict[str, Callable[[Callable[[str], Collection], bool], list[Row]]] = {
-    "ten": _ten, "three": _three, "shared": _shared, "embed": _embed, "long": _long,
+    "ten": _ten, "three": _three, "shared": _shared, "embed": _embed, "long": _long, "lazy": _lazy,
 }  # fmt: skip

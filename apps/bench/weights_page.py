@@ -8,6 +8,7 @@ from typing import Any
 WORDS = {
     "ten": "10 starts of each digit", "three": "3 starts of each digit", "shared": "one start for all (control)",
     "preset": "`preset`, one start", "random": "small, starts of their own",
+    "lazy": "8 x 8 pixels, one start, short fits",
 }  # fmt: skip
 
 
