@@ -17,14 +17,13 @@ OF_DATA = (
     "operators",
     "space",
     "dynamic",
-    "collections",
     "networks",
     "exposure",
     "planes",
     "signals",
 )
 """Suites that measure on files of a folder."""
-OF_PARTS = ("scene", "scene_models", "weights", "generate", "spectra")
+OF_PARTS = ("scene", "scene_models", "collections", "weights", "generate", "spectra")
 """Suites on files of a folder of which parts can be measured alone."""
 SUITES = ("cpu", "encodings", "image", *OF_DATA, *OF_PARTS, "report")
 

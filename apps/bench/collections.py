@@ -8,34 +8,41 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from fieldforge.apps.bench.digits import DIGITS
 from fieldforge.apps.bench.harness import Row, save, say
 from fieldforge.apps.fit.collection.job import CollectionJob
 from fieldforge.apps.fit.collection.plan import CollectionPlan
 
 DATA = Path("../shared/data")
-SOURCES = {"8000 digits": "digits/mnist_t10k_8000.npz", "800 shapes": "shapes/random_urdfs_800.zip"}
+SOURCES = {"digits": DIGITS, "shapes": "shapes/random_urdfs_800.zip"}
 """Case -> file in the data folder."""
 POLICIES = ("shared", "random")
 
 
-def run(folder: Path, data: Path | None, *, is_quick: bool) -> None:
+def run(folder: Path, data: Path | None, *, is_quick: bool, only: Sequence[str] = ()) -> None:
     """Fit, print, and keep the rows unless `is_quick`.
 
     Args:
         folder: of the rows.
         data: folder of `SOURCES`; None is `DATA`.
+        is_quick: few items.
+        only: some of `SOURCES`.
 
     Raises:
         ItemError: they are not there.
+        ValueError: no such case.
     """
-    rows = []
-    for case, file in SOURCES.items():
-        for init in POLICIES:
-            rows.append(_fit(case, (data or DATA) / file, init, limit=8 if is_quick else None))
-    if not is_quick:
-        say(f"rows: {save(folder, 'collections', rows)}")
+    for case in only:
+        if case not in SOURCES:
+            raise ValueError(f"only: expected some of {', '.join(SOURCES)}, got {case}")
+    for case in only or SOURCES:
+        source = (data or DATA) / SOURCES[case]
+        rows = [_fit(case, source, init, limit=8 if is_quick else None) for init in POLICIES]
+        if not is_quick:
+            say(f"rows: {save(folder, 'collections', rows)}")
 
 
 def _fit(case: str, source: Path, init: str, limit: int | None) -> Row:
