@@ -81,22 +81,22 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def add_bench(commands: Commands) -> None:
-    from fieldforge.apps.bench import SUITES
+    from fieldforge.apps.bench import OF_PARTS, SUITES
 
     bench = add_command(commands, "bench", _bench, "measure against plain PyTorch; rows go to data/bench")
     bench.add_argument("suite", choices=SUITES, help="what to measure")
     bench.add_argument(
         "--data",
         type=Path,
-        help="folder of pictures ('presets'), sounds and films ('signals'), meshes ('shape', 'clouds', 'operators') or "
-        "scenes ('scene...')",
+        help="folder of what is measured on: pictures ('presets'), sounds and films ('signals'), meshes ('shape', "
+        "'clouds', 'operators'), scenes ('scene...'), or digits and shapes (what is about weights)",
     )  # fmt: skip
     bench.add_argument("--rows", type=Path, default=Path("data/bench"), help="folder of the JSON lines")
     bench.add_argument("--quick", action="store_true", help="small sizes, no rows written: does it run?")
     bench.add_argument(
         "--only", type=lambda text: text.split(","), default=[], metavar="W1,W3",
         help="of the suite 'cpu': W1 to W5, astronaut, no rows written; of 'scene': race, marching, or a scene's name; "
-        "of 'scene_models': presets",
+        f"of {', '.join(OF_PARTS[1:])}: some of their cases",
     )  # fmt: skip
     bench.add_argument(
         "--repeats", type=values.positive_int, metavar="N", help="of the suite 'cpu': turns of each candidate"
