@@ -51,7 +51,10 @@ def _fit(case: str, source: Path, init: str, limit: int | None) -> Row:
         plan = CollectionPlan(Path(folder) / "fields", init=init, limit=limit, skip_bad=True, progress="quiet")
         wall, cpu = time.perf_counter(), time.process_time()
         job = CollectionJob(source, plan)
-        found = job.run().summary()
+        fit = job.run()
+        if fit.stopped_by == "signal":
+            raise KeyboardInterrupt
+        found = fit.summary()
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     n = found["fields"]
     figures = {name: value for name, value in found.items() if name.startswith(("psnr", "iou"))}

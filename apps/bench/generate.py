@@ -61,7 +61,9 @@ def _case(case: str, data: Path, scratch: Path, is_quick: bool) -> list[Row]:
         model, begun = scratch / f"{seed}.gen", time.process_time()
         plan = TrainingPlan(model, seed=seed, steps=5 if is_quick else None, progress="quiet")
         job = TrainingJob(Collection(collection), plan)
-        job.run()
+        state = job.run().state
+        if state is not None and state.stopped_by == "signal":
+            raise KeyboardInterrupt
         seconds = time.process_time() - begun
         made = report(
             model, collection, ReportPlan(scratch / "report", n=10 if is_quick else None, seed=seed,

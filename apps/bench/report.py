@@ -269,7 +269,7 @@ def _generate(rows: Rows) -> str:
                    *scores,
                    *(f"{q[f'ratio_{space}']:.2f}" if f"ratio_{space}" in q else "" for space in ("weights", "output")),
                    f"{max(q.get('copies_weights', 0), q.get('copies_output', 0)):.0%}",
-                   f"{q['closed'] * (1 - q['lost']):.0%}" if row["case"] != "digits" else ""])
+                   f"{q['closed']:.0%}" if row["case"] != "digits" else ""])
         )  # fmt: skip
     return "\n".join([*lines, "", _about(rows, "one thread of a machine shared with other work")])
 
