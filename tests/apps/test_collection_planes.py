@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fieldforge.apps.bench import planes as bench
+from fieldforge.apps.bench.digits import shrunk
 from fieldforge.apps.fit.collection.encoded import look_up
 from fieldforge.apps.fit.collection.items import ItemError
 from fieldforge.apps.fit.collection.job import fit_collection
@@ -177,13 +177,15 @@ def test_shapes_have_three_planes(tmp_path: Path) -> None:
     assert torch.equal(codec.decode(codec.encode(fields.rows())), fields.rows())
 
 
-def test_the_bench_says_what_it_needs(tmp_path: Path) -> None:
+def test_digits_are_made_smaller_or_it_is_said_why_not(tmp_path: Path) -> None:
     with pytest.raises(ItemError, match="there is no such file"):
-        bench.halved(tmp_path / "nothing.npz", 1, tmp_path / "x.npz")
-    np.savez(tmp_path / "odd.npz", images=np.zeros((3, 7, 8), np.uint8), labels=np.zeros(3, int))
-    with pytest.raises(ItemError, match="of even sides, n at least 2"):
-        bench.halved(tmp_path / "odd.npz", 2, tmp_path / "x.npz")
+        shrunk(tmp_path / "nothing.npz", 4, tmp_path / "x.npz")
+    np.savez(tmp_path / "small.npz", images=np.zeros((3, 3, 8), np.uint8), labels=np.zeros(3, int))
+    with pytest.raises(ItemError, match="at least 2 images of at least 4 x 4 pixels"):
+        shrunk(tmp_path / "small.npz", 4, tmp_path / "x.npz", 2)
     np.savez(tmp_path / "ok.npz", images=pictures(), labels=np.arange(6) % 3)
-    with np.load(bench.halved(tmp_path / "ok.npz", 5, tmp_path / "x.npz")) as found:
+    with np.load(shrunk(tmp_path / "ok.npz", 4, tmp_path / "x.npz", 5)) as found:
         assert found["images"].shape == (5, 4, 4)
         assert found["images"][0, 0, 0] == round(float(pictures()[0, :2, :2].mean()))
+    with np.load(shrunk(tmp_path / "ok.npz", 3, tmp_path / "x.npz")) as found:  # what is left over is cut off around
+        assert found["images"][0, 0, 0] == round(float(pictures()[0, 1:3, 1:3].mean()))
