@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from fieldforge.apps.cli import values
-from fieldforge.apps.cli.words import Commands, Parser, add_command, add_configuration
+from fieldforge.apps.cli.words import Commands, Parser, add_again, add_command, add_configuration, add_voice
 
 MODELS = (
     "odd-graph", "neural-graph", "graph-transformer", "nfn", "dws", "rows", "planes", "flat", "flat-augmented",
@@ -71,7 +71,7 @@ def _add_retrieve(ways: Commands) -> None:
         "--with", dest="model_file", type=Path, required=True, metavar="MODEL", help="a model of weights embed"
     )  # fmt: skip
     retrieve.add_argument("-k", type=values.positive_int, default=10, metavar="K", help="how many")
-    _add_voice(retrieve)
+    add_voice(retrieve)
 
 
 def _add_training(command: Parser, *, has_epochs: bool) -> None:
@@ -82,17 +82,8 @@ def _add_training(command: Parser, *, has_epochs: bool) -> None:
     if has_epochs:
         stop.add_argument("--epochs", type=values.positive, metavar="E", help="after seeing every field E times")
     command.add_argument("--seed", type=int, default=0, help="same seed, same bits")
-    again = command.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="continue an interrupted training")
-    again.add_argument("--restart", action="store_true", help="discard an interrupted training and start anew")
-    command.add_argument("--print-config", action="store_true", help="print the run file that would be used and stop")
-    _add_voice(command)
-
-
-def _add_voice(command: Parser) -> None:
-    speak = command.add_mutually_exclusive_group()
-    speak.add_argument("--quiet", action="store_true", help="say nothing but errors")
-    speak.add_argument("--json", action="store_true", help="progress and result as JSON lines on standard output")
+    add_again(command, "training")
+    add_voice(command)
 
 
 def _classify(options: argparse.Namespace) -> int:

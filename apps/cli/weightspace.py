@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from fieldforge.apps.cli import values
-from fieldforge.apps.cli.words import Commands, Parser, add_command, add_configuration
+from fieldforge.apps.cli.words import Commands, add_again, add_command, add_configuration, add_voice
 
 
 def add_generate(commands: Commands) -> None:
@@ -33,11 +33,8 @@ def _add_train(ways: Commands) -> None:
     stop.add_argument("--steps", type=values.positive_int, metavar="N", help="after N steps")
     stop.add_argument("--minutes", type=values.positive, metavar="M", help="after about M minutes")
     train.add_argument("--seed", type=int, default=0, help="same seed, same bits")
-    again = train.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="continue an interrupted training")
-    again.add_argument("--restart", action="store_true", help="discard an interrupted training and start anew")
-    train.add_argument("--print-config", action="store_true", help="print the run file that would be used and stop")
-    _add_voice(train)
+    add_again(train, "training")
+    add_voice(train)
 
 
 def _add_sample(ways: Commands) -> None:
@@ -57,7 +54,7 @@ def _add_sample(ways: Commands) -> None:
         "--resolution", type=values.positive_int, default=96, metavar="R", help="cells along a side, for meshes"
     )
     sample.add_argument("--no-meshes", action="store_true", help="of shapes: write no meshes")
-    _add_voice(sample)
+    add_voice(sample)
 
 
 def _add_report(ways: Commands) -> None:
@@ -74,7 +71,7 @@ def _add_report(ways: Commands) -> None:
     report.add_argument("--seeds", type=values.positive_int, default=1, metavar="K", help="sets of samples")
     report.add_argument("--seed", type=int, default=0, help="the first of the seeds")
     report.add_argument("--quick", action="store_true", help="at most 100 samples; shapes are looked at less finely")
-    _add_voice(report)
+    add_voice(report)
 
 
 def _add_interpolate(ways: Commands) -> None:
@@ -90,13 +87,7 @@ def _add_interpolate(ways: Commands) -> None:
         "--steps-of-sampling", type=values.positive_int, metavar="N", help="steps to noise, and back; default: the "
         "model's",
     )  # fmt: skip
-    _add_voice(way)
-
-
-def _add_voice(command: Parser) -> None:
-    speak = command.add_mutually_exclusive_group()
-    speak.add_argument("--quiet", action="store_true", help="say nothing but errors")
-    speak.add_argument("--json", action="store_true", help="progress and result as JSON lines on standard output")
+    add_voice(way)
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -86,10 +86,20 @@ def add_manner(command: Parser) -> None:
     command.add_argument(
         "--backend", type=values.backend, default="auto", help="what computes: auto, reference, cpu or cuda"
     )
+    add_again(command, "fit")
+    add_voice(command)
+
+
+def add_again(command: Parser, what: str) -> None:
+    """Going on with what was interrupted, a fit or a training, and what would be run."""
     again = command.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="continue an interrupted fit")
-    again.add_argument("--restart", action="store_true", help="discard an interrupted fit and start anew")
+    again.add_argument("--resume", action="store_true", help=f"continue an interrupted {what}")
+    again.add_argument("--restart", action="store_true", help=f"discard an interrupted {what} and start anew")
     command.add_argument("--print-config", action="store_true", help="print the run file that would be used and stop")
+
+
+def add_voice(command: Parser) -> None:
+    """How a command speaks."""
     speak = command.add_mutually_exclusive_group()
     speak.add_argument("--quiet", action="store_true", help="say nothing but errors")
     speak.add_argument("--json", action="store_true", help="progress and result as JSON lines on standard output")

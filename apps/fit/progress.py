@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import Self, TextIO
 
 from fieldforge.apps.fit.loop import Progress
 
@@ -129,3 +129,45 @@ def observer(style: str) -> Silent:
     from rich.console import Console
 
     return Live() if sys.stderr.isatty() or Console().is_jupyter else Lines()
+
+
+class Speaker:
+    """Speaks of long work that is no fit of one field: a bar on a terminal, lines elsewhere, JSON lines, or nothing.
+
+    A context manager; the bar stands while the block runs.
+
+    Args:
+        style: "auto", "json" or "quiet".
+        title: what stands before the bar.
+        is_transient: whether the bar goes at the end.
+    """
+
+    def __init__(self, style: str, title: str, *, is_transient: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        self.style = style
+        self._bar: Bar | None = None
+        if style == "auto" and sys.stderr.isatty():
+            columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}")
+            self._bar = Bar(*columns, console=Console(stderr=True), transient=is_transient)
+            self._task = self._bar.add_task(title, total=None, text="")
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def say(self, sentence: str) -> None:
+        """A sentence of its own."""
+        if self.style == "json":
+            print(json.dumps({"event": "message", "message": sentence}), flush=True)
+        elif self._bar:
+            self._bar.print(sentence)
+        elif self.style == "auto":
+            print(sentence, file=sys.stderr, flush=True)

@@ -7,10 +7,10 @@ import sys
 import time
 from collections.abc import Callable
 
-from fieldforge.apps.fit.progress import clock
+from fieldforge.apps.fit.progress import Speaker, clock
 
 
-class Stages:
+class Stages(Speaker):
     """Says what is being done, how far it is and how long it will take; a context manager.
 
     Args:
@@ -19,24 +19,8 @@ class Stages:
     """
 
     def __init__(self, style: str, n_stages: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        self.style, self.n_stages, self.number = style, n_stages, 0
-        self._bar: Progress | None = None
-        if style == "auto" and sys.stderr.isatty():
-            columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}")
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task("", total=None, text="")
-
-    def __enter__(self) -> Stages:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._bar.stop()
+        super().__init__(style, "", is_transient=True)
+        self.n_stages, self.number = n_stages, 0
 
     def stage(self, name: str) -> Callable[[float], None]:
         """Begin the next one; gives what is told the share of it that is done."""
@@ -67,15 +51,6 @@ class Stages:
             print(json.dumps({"event": "stage", "stage": name, "number": self.number, "n_stages": self.n_stages}),
                   flush=True)  # fmt: skip
         return observe
-
-    def say(self, sentence: str) -> None:
-        """A sentence of its own."""
-        if self.style == "json":
-            print(json.dumps({"event": "message", "message": sentence}), flush=True)
-        elif self._bar:
-            self._bar.print(sentence)
-        elif self.style == "auto":
-            print(sentence, file=sys.stderr, flush=True)
 
 
 def counted(observe: Callable[[float], None], total: int) -> Callable[[int], None]:

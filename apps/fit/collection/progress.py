@@ -8,7 +8,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from fieldforge.apps.fit.progress import clock
+from fieldforge.apps.fit.progress import Speaker, clock
 
 
 @dataclass(frozen=True)
@@ -61,32 +61,15 @@ def said(figure: str, value: float | None) -> str:
     return f"{name} {value:.2f}{unit}" if figure == "psnr" else f"{name} {value:.4f}"
 
 
-class Teller:
+class Teller(Speaker):
     """Speaks in one of the styles "auto", "json" and "quiet".
 
     A context manager; a bar on a terminal is taken down at the end.
     """
 
     def __init__(self, style: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        self.style = style
+        super().__init__(style, "fitting", is_transient=False)
         self._next = 0.0
-        self._bar: Progress | None = None
-        if style == "auto" and sys.stderr.isatty():
-            columns = TextColumn("fitting"), BarColumn(), TextColumn("{task.fields[text]}")
-            self._bar = Progress(*columns, console=Console(stderr=True))
-            self._task = self._bar.add_task("", total=None, text="")
-
-    def __enter__(self) -> Teller:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._bar.stop()
 
     def count(self, count: Count, *, is_last: bool = False) -> None:
         """Say how far it is; on no terminal at most every ten seconds."""
@@ -103,12 +86,3 @@ class Teller:
         elif self.style == "auto" and (is_last or time.perf_counter() >= self._next):
             self._next = time.perf_counter() + 10
             print(count.text(), file=sys.stderr, flush=True)
-
-    def say(self, sentence: str) -> None:
-        """A sentence of its own."""
-        if self.style == "json":
-            print(json.dumps({"event": "message", "message": sentence}), flush=True)
-        elif self._bar:
-            self._bar.print(sentence)
-        elif self.style == "auto":
-            print(sentence, file=sys.stderr, flush=True)
