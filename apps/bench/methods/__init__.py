@@ -22,6 +22,8 @@ PARTS: dict[str, str] = {
     "sape": "exposure",
     "cam": "exposure",
     "networks": "networks",
+    "spder": "pictures",
+    "cameraman": "pictures",
 }
 """Part -> module of this room."""
 
