@@ -20,7 +20,7 @@ from fieldforge.apps.render.flight import flight_of
 from fieldforge.apps.render.normals import picture_normals
 from fieldforge.apps.render.pictures import Picture, compare, look
 from fieldforge.apps.render.radiance import SceneEye, eye_of
-from fieldforge.apps.render.refined import as_refined
+from fieldforge.apps.render.refined import as_refined, in_its_world
 from fieldforge.apps.render.remembered import remembered
 from fieldforge.apps.render.video import MAX_VIDEO_SIDE, VideoWriter
 from fieldforge.apps.scenes import Scene, read_scene
@@ -108,7 +108,7 @@ def _render_split(field: SceneField, metadata: dict[str, Any], options: argparse
     expect_same_scene(scene, metadata, is_forced=options.force)
     if field.has_time and scene.times is None:
         raise UsageError(f"--data {options.data}: its views have no times, and {options.field} changes with time")
-    scene = as_refined(scene, metadata)
+    scene = in_its_world(as_refined(scene, metadata), metadata)
     views = scene.of(options.split).tolist()
     if not views:
         raise UsageError(f"--split {options.split}: {options.data} has no such views")
