@@ -10,6 +10,8 @@ from fieldforge.apps.cli.words import Commands, add_command
 
 SIDES = ("front", "back", "left", "right", "top", "iso", "turntable")
 """From where a shape can be seen by name."""
+ENGINES = ("auto", "dense", "occupied", "passes")
+"""`fieldforge.apps.render.radiance.ENGINES`, without importing what renders."""
 
 
 def add_render(commands: Commands) -> None:
@@ -44,6 +46,11 @@ def add_render(commands: Commands) -> None:
         help="where a video flies along: orbit, spiral, interpolate (through the cameras of the photos), or a camera "
         "path in JSON of nerfstudio, instant-ngp or nerfbaselines; default: orbit, or spiral where all photos look the "
         "same way",
+    )  # fmt: skip
+    scene.add_argument(
+        "--engine", choices=ENGINES, default="auto",
+        help="dense: every sample in the box; occupied: those where something is; passes: those, a few at a time until "
+        "a ray ends; default: passes for fields of many small networks, occupied for others",
     )  # fmt: skip
     scene.add_argument("--force", action="store_true", help="of --split: even if the field was fitted to other photos")
     scene.add_argument(

@@ -1,6 +1,6 @@
 """What a regularizer is: a weight on something that the parameters of a field say.
 
-Most ask an encoding, which says what it has (`fieldforge.encodings.base.Encoding.penalties`); one without it is refused.
+Most ask an encoding, which says what it has (`fieldforge.encodings.base.Encoding.penalties`); others are refused.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def each_point_is_in_one_cell(make: Make) -> None:
     require(bool((holds[is_clear].sum(1) == 1).all()), "a point is in no box, or in several")
     require(bool((holds.long().argmax(1) == cell)[is_clear].all()), "a point is in another box than its cell's")
     beyond = torch.maximum(low[cell] - unit, unit - high[cell]).amax()
-    require(bool(beyond <= 1e-6), "a point at a face is in a cell that does not touch it")
+    require(float(beyond) <= 1e-6, "a point at a face is in a cell that does not touch it")
     volume = float((high - low).prod(-1).sum())
     require(abs(volume - 1) < 1e-9, f"the cells fill {volume:g} of the cube")
 
@@ -90,7 +90,8 @@ def sorting_keeps_the_order(make: Make) -> None:
         cells = partition.sort(unit)
         cell, local = partition.locate(unit)
         counts = torch.bincount(cell, minlength=partition.n_cells)
-        require(cells.offsets[0] == 0 and torch.equal(cells.offsets.diff(), counts), "offsets do not count the points")
+        is_counted = int(cells.offsets[0]) == 0 and torch.equal(cells.offsets.diff(), counts)
+        require(is_counted, "offsets do not count the points")
         require(bool((cell[cells.order].diff() >= 0).all()), "cells are not in order")
         rows = torch.arange(len(unit))
         require(torch.equal(cells.restore(cells.arrange(rows)), rows), "the way back is not the way there")
