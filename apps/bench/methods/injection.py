@@ -28,8 +28,9 @@ from fieldforge.apps.bench.methods.exposure import shrunk
 from fieldforge.apps.bench.scene import SCENES, SMALL, ball
 from fieldforge.apps.compare.size import parameters_of
 from fieldforge.apps.fit.job import Plan
-from fieldforge.apps.fit.loop import settle
-from fieldforge.apps.fit.recipe import Config
+from fieldforge.apps.fit.loop import PlainStep, settle
+from fieldforge.apps.fit.optimizers.base import Parameters
+from fieldforge.apps.fit.recipe import Config, adam
 from fieldforge.apps.fit.scene.job import SceneJob
 from fieldforge.apps.images import read_image
 from fieldforge.apps.scenes import Scene, read_scene
@@ -129,13 +130,11 @@ def sparse(pixels: Tensor, share: float, depth: int, injection: str, rate: float
     features: Tensor = build("encoding", {"otype": "Frequency", "n_frequencies": N_OCTAVES}, n_input_dims=2)(x)
     values = pixels.reshape(-1, n_channels)
     network = sized(features.shape[1], n_channels, depth, injection, generator)
-    optimizer = torch.optim.Adam(network.parameters(), lr=rate)
-    for step in range(n_steps):
-        optimizer.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / n_steps))
-        optimizer.zero_grad()
-        loss = (network(features[: len(some)]) - values[some]).square().mean()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+    batch = features[: len(some)], values[some]
+    optimizer = build("optimizer", adam(rate), parameters=Parameters.of(network, [network]))
+    step = PlainStep(query=network, draw=lambda number: batch, loss=build("loss", "L2"), optimizer=optimizer)
+    for number in range(n_steps):
+        step(number, 0.5 * (1 + math.cos(math.pi * number / n_steps)))
     with torch.no_grad():
         error = (network(features[len(some) :]).clamp(0, 1) - values[rest]).square().mean()
     return -10 * math.log10(float(error)), sum(one.numel() for one in network.parameters())
