@@ -22,6 +22,7 @@ PARTS: dict[str, str] = {
     "sape": "exposure",
     "cam": "exposure",
     "networks": "networks",
+    "neurbf": "neurbf",
     "injection": "injection",
 }
 """Part -> module of this room."""
