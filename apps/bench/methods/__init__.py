@@ -24,6 +24,8 @@ PARTS: dict[str, str] = {
     "networks": "networks",
     "spder": "pictures",
     "cameraman": "pictures",
+    "neurbf": "neurbf",
+    "injection": "injection",
 }
 """Part -> module of this room."""
 
