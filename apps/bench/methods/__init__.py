@@ -26,6 +26,7 @@ PARTS: dict[str, str] = {
     "cameraman": "pictures",
     "neurbf": "neurbf",
     "injection": "injection",
+    "pairs": "pairs",
 }
 """Part -> module of this room."""
 
