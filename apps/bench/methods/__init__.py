@@ -27,6 +27,8 @@ PARTS: dict[str, str] = {
     "neurbf": "neurbf",
     "injection": "injection",
     "pairs": "pairs",
+    "bases": "bases",
+    "redshift": "random_networks",
 }
 """Part -> module of this room."""
 
