@@ -29,6 +29,7 @@ PARTS: dict[str, str] = {
     "pairs": "pairs",
     "bases": "bases",
     "redshift": "random_networks",
+    "reparameterisation": "reparameterisation",
 }
 """Part -> module of this room."""
 

@@ -38,7 +38,7 @@ N_SAMPLES = 1000
 LINES = (158, 329, 47, 344, 257, 410, 426, 199, 295)
 """Of the picture, those of the notebook."""
 LINE_WIDTH, PLANE_WIDTH = 0.005, 0.01
-SIZES = (100, 200, 500, 1000)
+SIZES = (100, 200, 500, 1000, 4000)
 N_DRAWS = 3
 PICTURES = ("camera.png", "astronaut.png")
 TUNED_ON = "coffee.png"
@@ -90,9 +90,8 @@ def ranks(widths: Sequence[float], n: int) -> list[Row]:
             start = time.process_time()
             found = {"rank": stable_rank(matrix), "rule": rule}
             seconds = time.process_time() - start
-            say(
-                f"bases rank {width:6g} {ends:30} {found['rank']:8.3f}, rule {rule:8.3f}: {found['rank'] / rule - 1:+.2%}"
-            )
+            off = found["rank"] / rule - 1
+            say(f"bases rank {width:6g} {ends:30} {found['rank']:8.3f}, rule {rule:8.3f}: {off:+.2%}")
             rows.append(Row("methods", "bases: rank", ends, {"width": width, "n": n}, seconds, 0.0, 0.0, quality=found))
     return rows
 

@@ -7,9 +7,9 @@
 
 On five pictures and two shapes, after equal steps. Every arm has as many parameters as the hash grid with its MLP, as
 far as whole sizes allow; of an RBF head and an MLP the grid is the same and the heads are equal. The learning rate of
-each arm is the best on another picture, or another shape: of three, and of more beyond an end of them if that is the
-best. Half of PREF's numbers say nothing, as what they stand for is real: an arm with twice as many is as free as the
-others.
+each arm is the best on another picture, or another shape, after half of the steps: of three, and of more beyond an end
+of them if that is the best. Half of PREF's numbers say nothing, as what they stand for is real: an arm with twice as
+many is as free as the others.
 """
 
 from __future__ import annotations
@@ -47,10 +47,12 @@ SHAPES = ("torus", "spot.obj")
 SHAPE_TUNED_ON = "fandisk.obj"
 SIDE = 128
 N_POINTS = 2**15
-N_STEPS = 800
+N_STEPS = 500
 OF_GRIDS, OF_NETWORKS = adam(1e-2, beta2=0.99, epsilon=1e-15), adam(3e-3)
 HEAD: Config = {"otype": "MLP", "n_neurons": 64, "n_hidden_layers": 2}
 WIDE: Config = {"otype": "MLP", "n_neurons": 64, "n_hidden_layers": 3, "has_bias": True}
+Grows = tuple[str, tuple[int, int]]
+IN_WIDTH: Grows = ("network.n_neurons", (4, 512))
 STANDARD = "hash grid, MLP"
 """The arm whose number of parameters the others have."""
 PAIRS: dict[str, tuple[str, ...]] = {
@@ -71,9 +73,9 @@ class Arm:
     """Sections of a configuration, and the key that makes it larger; times how many of the standard's parameters."""
 
     config: Config
-    size: str = "network.n_neurons"
-    sizes: tuple[int, int] = (4, 512)
-    times: float = 1.0
+    size: str
+    sizes: tuple[int, int]
+    times: float
 
 
 def arms_of(n_dims: int) -> dict[str, Arm]:
@@ -89,15 +91,15 @@ def arms_of(n_dims: int) -> dict[str, Arm]:
     still = {"otype": "CAM", "resolution": 2, "learning_rate_factor": 0.0}  # scales of 1 and shifts of 0 that stay
     stack = {"otype": "PINs", "n_levels": 4 if is_flat else 3, "n_neurons": 48, "n_hidden_layers": 2}
 
-    def of(encoding: Config, network: Config, optimizer: Config, *size: Any, times: float = 1.0) -> Arm:
-        return Arm({"encoding": encoding, "network": network, "optimizer": optimizer}, *size, times=times)
+    def of(encoding: Config, network: Config, optimizer: Config, grows: Grows = IN_WIDTH, times: float = 1.0) -> Arm:
+        return Arm({"encoding": encoding, "network": network, "optimizer": optimizer}, *grows, times)
 
     cells, side = ("encoding.base_resolution", (2, 256)), ("encoding.resolution", (2, 256))
     return {
-        STANDARD: of(hashed, HEAD, OF_GRIDS, "network.n_neurons", (64, 64)),
-        "dense grid": of(dense, HEAD, OF_GRIDS, *cells),
-        "PREF": of(phasors, HEAD, OF_GRIDS, *side),
-        "PREF, twice the numbers": of(phasors, HEAD, OF_GRIDS, *side, times=2.0),
+        STANDARD: of(hashed, HEAD, OF_GRIDS, ("network.n_neurons", (64, 64))),
+        "dense grid": of(dense, HEAD, OF_GRIDS, cells),
+        "PREF": of(phasors, HEAD, OF_GRIDS, side),
+        "PREF, twice the numbers": of(phasors, HEAD, OF_GRIDS, side, 2.0),
         "Fourier features": of(features, WIDE, OF_NETWORKS),
         "norm only": of(features, WIDE | {"modulation": still}, OF_NETWORKS),
         "CAM without norm": of(features, WIDE | {"modulation": modulation | {"norm": "none"}}, OF_NETWORKS),
@@ -144,7 +146,7 @@ def tuned(signal: Signal) -> dict[str, dict[float, float]]:
     for name, config in sized_arms(signal).items():
 
         def score(rate: float, config: Config = config) -> float:
-            trained = train(signal, with_optimizer(config, config["optimizer"], rate), N_STEPS, seed=1)
+            trained = train(signal, with_optimizer(config, config["optimizer"], rate), N_STEPS // 2, seed=1)
             return signal.decibels(trained.field)
 
         found[name] = best_of(score, config["optimizer"]["learning_rate"])
