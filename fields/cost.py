@@ -39,7 +39,7 @@ def multiply_adds(network: nn.Module) -> int | None:
     if isinstance(network, StackedMLP):
         return sum(n_in * n_out for n_in, n_out in itertools.pairwise(network.widths))
     if isinstance(network, MLP) and not network.activation.is_complex and network.modulation is None:
-        return sum(layer.weight.numel() for layer in network.layers)  # type: ignore[union-attr,operator,misc]
+        return sum(layer.weight.numel() for layer in network.layers)  # type: ignore[operator,misc]
     return None
 
 

@@ -58,9 +58,10 @@ def add_configuration(command: Parser) -> None:
 def add_tuning(command: Parser) -> None:
     """What is chosen by looking at the signal."""
     command.add_argument(
-        "--tune", choices=("none", "fresh"), default="none",
+        "--tune", choices=("none", "fresh", "cells"), default="none",
         help="fresh: before training, choose what sets the frequencies (first omega of sines, FINER's bias scale, "
-        "sigma of RandomFourier, the finest resolution of grids) by the signal's spectrum (Kania et al. 2025)",
+        "sigma of RandomFourier, the finest resolution of grids) by the signal's spectrum (Kania et al. 2025); "
+        "cells: of --preset kilonerf, put its small networks where the error is",
     )  # fmt: skip
     command.add_argument(
         "--encoding", choices=("auto",),

@@ -29,6 +29,7 @@ from fieldforge.apps.fit.progress import Silent, observer
 from fieldforge.apps.fit.recipe import SECTIONS, Config, bytes_of, layered, shrink
 from fieldforge.apps.fit.slices import Slice
 from fieldforge.apps.fit.stages import Stages, carried_by
+from fieldforge.apps.fit.tune.cells import choose_cells
 from fieldforge.apps.fit.tune.family import choose_family
 from fieldforge.apps.fit.tune.fresh import LARGEST, tune
 from fieldforge.backends import use_backend
@@ -84,7 +85,8 @@ class Plan:
         hooks: see `fieldforge.apps.fit.loop.Hook`.
         progress: 'auto', 'json', 'quiet', or an observer of your own.
         tune: 'none'; 'fresh': choose the setting that gives the untrained field its frequencies by the signal's
-            spectrum; 'auto': choose the family of encoding and network too, see `fieldforge.apps.fit.tune.family`.
+            spectrum; 'cells': cells of a partition where the error is, see `fieldforge.apps.fit.tune.cells`; 'auto':
+            choose the family of encoding and network too, see `fieldforge.apps.fit.tune.family`.
         diagnose: names of diagnostics to keep rows of, see `fieldforge.apps.fit.diagnostics`; training stays the same
             bits. With an `output` the rows stand beside it, in ``NAME.diagnostics.jsonl``.
         diagnose_every: steps between rows; None: a sixteenth of the fit.
@@ -223,6 +225,14 @@ class Job(ABC, Generic[F]):
             f"placement: a {self.signal} does not say where centres are of use; placement=Even does not ask"
         )
 
+    def samples(self, n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """World points (n, d) spread over the signal, or fewer, and what a field should say there, (n, ...).
+
+        Raises:
+            ConfigError: such a signal has none.
+        """
+        raise ConfigError(f"a {self.signal} has no samples of its own, so --tune cells cannot look at it")
+
     def families(self) -> Mapping[str, str]:
         """Presets that --encoding auto chooses from, by the name of their family; none: it cannot."""
         return {}
@@ -282,7 +292,7 @@ class Job(ABC, Generic[F]):
         Raises:
             ConfigError, ValueError: unknown preset, key or value; or `max_bytes` below what such a field can shrink to.
         """
-        expect_choice("tune", plan.tune, ("none", "fresh", "auto"))
+        expect_choice("tune", plan.tune, ("none", "fresh", "cells", "auto"))
         self.tuned = None
         if plan.tune == "auto":
             resolved, notices, self.tuned = choose_family(self, plan)
@@ -293,6 +303,10 @@ class Job(ABC, Generic[F]):
                 found = tune(self.make_field, resolved, self.slices, self.full_side, seed=plan.seed)
             resolved, self.tuned = found.config, found.record()
             notices.append(found.sentence())
+        if plan.tune == "cells":
+            with use_backend(plan.backend):
+                resolved, sentence, self.tuned = choose_cells(self, resolved, plan.seed)
+            notices.append(sentence)
         if plan.max_bytes is not None:
             shrink(resolved, lambda: self.stored_bytes(resolved), plan.max_bytes)
         return resolved, notices

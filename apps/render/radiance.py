@@ -261,10 +261,10 @@ class Eye(SceneEye):
         is_own = self._is_own_background
         background = field.behind(directions) if is_own else self.background.expand(len(origins), 3)
         if self.engine == "passes":
-            radiance, _ = asked_along(field, times)
             return render_in_passes(
-                origins, directions, radiance, self.grid, step=self.step, cone_angle=self.cone_angle, near=self.near,
-                background=background, early_stop=self.early_stop, tell_rays=True,
+                origins, directions, self._radiance(directions, times), self.grid, step=self.step,
+                cone_angle=self.cone_angle, near=self.near, background=background, early_stop=self.early_stop,
+                tell_rays=True,
             )  # fmt: skip
         if self.renderer is None:
             radiance, density = asked_along(field, times)
@@ -279,6 +279,13 @@ class Eye(SceneEye):
         )
         distance = torch.where(seen.opacity > 0, seen.depth / seen.opacity, math.inf)
         return volume.Seen(seen.color, distance, seen.opacity, samples.n_samples, seen.n_evaluated)
+
+    def _radiance(self, directions: Tensor, times: Tensor | None) -> volume.Radiance:
+        """What is asked of points in passes; the codes of rays are made once."""
+        if self.field.partition is None or times is not None:
+            return asked_along(self.field, times)[0]
+        code = self.field.code(directions)
+        return lambda points, along, rays: self.field.radiance_along(points, code, rays)
 
     def multiply_adds(self, seen: volume.Seen) -> int | None:
         """All samples in full that were evaluated; and the density of all that were marched, where that came first."""

@@ -19,7 +19,7 @@ class Tally(SceneEye):
 
     Attributes:
         n_rays, n_evaluated: pixels that were looked at, and samples on the way whose colour was asked for.
-        multiply_adds: of all of them, in the matrices of networks; None where nobody knows.
+        n_multiply_adds: of all of them, in the matrices of networks; None where nobody knows.
         seconds: of looking, by the clock.
     """
 
@@ -27,7 +27,7 @@ class Tally(SceneEye):
         self.eye, self.background, self.has_time, self.time = eye, eye.background, eye.has_time, eye.time
         self.n_rays_at_once = eye.n_rays_at_once
         self.n_rays = self.n_evaluated = 0
-        self.multiply_adds: int | None = 0
+        self.n_multiply_adds: int | None = 0
         self.seconds = 0.0
 
     def __call__(self, origins: Tensor, directions: Tensor, *times: Tensor) -> Seen:
@@ -36,13 +36,16 @@ class Tally(SceneEye):
         self.seconds += time.perf_counter() - start
         self.n_rays += len(origins)
         self.n_evaluated += seen.n_evaluated
-        cost = self.eye.multiply_adds(seen)
-        self.multiply_adds = None if cost is None or self.multiply_adds is None else self.multiply_adds + cost
+        cost, before = self.eye.multiply_adds(seen), self.n_multiply_adds
+        self.n_multiply_adds = None if cost is None or before is None else before + cost
         return seen
+
+    def multiply_adds(self, seen: Seen) -> int | None:
+        return self.eye.multiply_adds(seen)
 
     def summary(self, n_pictures: int) -> dict[str, Any]:
         """The figures of so many pictures, as a table of JSON."""
-        per_pixel = None if self.multiply_adds is None else round(self.multiply_adds / max(1, self.n_rays))
+        per_pixel = None if self.n_multiply_adds is None else round(self.n_multiply_adds / max(1, self.n_rays))
         return {
             "engine": self.eye.engine,
             "frames_per_second": float(f"{n_pictures / max(self.seconds, 1e-9):.4g}"),

@@ -134,8 +134,8 @@ def _render_split(field: SceneField, metadata: dict[str, Any], options: argparse
     means = {
         name: float(np.mean([row[name] for row in rows])) for name in ("psnr", "ssim") if rows[0][name] is not None
     }
-    found = {"mean": means, "rendering": eye.summary(len(rows)), "views": rows}
-    (folder / "metrics.json").write_text(json.dumps(found, indent=1) + "\n")
+    report = {"mean": means, "rendering": eye.summary(len(rows)), "views": rows}
+    (folder / "metrics.json").write_text(json.dumps(report, indent=1) + "\n")
     if not options.quiet:
         for row in [*rows, {"view": f"mean of {len(rows)}", "ssim": None, **means}]:
             similar = "" if row["ssim"] is None else f"  SSIM {row['ssim']:.4f}"

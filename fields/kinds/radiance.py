@@ -33,7 +33,7 @@ from fieldforge.fields.fused import read
 from fieldforge.fields.kinds.base import part_of
 from fieldforge.fields.kinds.scene import ColorSpace, SceneField
 from fieldforge.fields.partitions.base import Partition
-from fieldforge.fields.partitions.stacks import encode
+from fieldforge.fields.partitions.radiance import in_cells
 from fieldforge.fields.space import Space
 from fieldforge.registry import register
 
@@ -298,7 +298,8 @@ class RadianceField(SceneField):
             raise ValueError(f"directions: expected one for each point {tuple(points.shape)}, got {directions.shape}")
         unit, is_inside = self.place(points, times)
         if self.partition is not None:
-            return self._radiance_in_cells(unit, is_inside, directions, photos)
+            code = self.code(directions.to(next(self.network.parameters()).dtype), photos)
+            return self._radiance_in_cells(unit, is_inside, code, None)
         geometry = self.outputs(unit)
         directions = directions.to(geometry.dtype)
         features = [geometry, self.code(directions, photos)]
@@ -307,18 +308,31 @@ class RadianceField(SceneField):
         color = read(self.rgb_network, torch.cat(features, -1), 0.5 * directions + 0.5)
         return self.density_of(geometry, is_inside), color
 
+    def radiance_along(self, points: Tensor, code: Tensor, rays: Tensor) -> tuple[Tensor, Tensor]:
+        """`radiance` of a field with a partition, of many points along few rays.
+
+        Args:
+            points: (N, 3) in world units.
+            code: (R, n) of the rays, as `code` gives it.
+            rays: (N,) int64, the row of `code` of each point.
+
+        Returns:
+            (N,) 1 / length, and (N, 3).
+
+        Raises:
+            ValueError: the field has no partition, or asks for times.
+        """
+        if self.partition is None:
+            raise ValueError("partition: this field has none; ask radiance()")
+        unit, is_inside = self.place(points)
+        return self._radiance_in_cells(unit, is_inside, code, rays)
+
     def _radiance_in_cells(
-        self, unit: Tensor, is_inside: Tensor, directions: Tensor, photos: Tensor | None
+        self, unit: Tensor, is_inside: Tensor, code: Tensor, rays: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """`radiance` of a field with a partition, whose points are sorted once for both networks."""
         assert self.partition is not None
         batch, dtype = unit.shape[:-1], next(self.network.parameters()).dtype
-        code = self.code(directions.to(dtype), photos)
-        cells = self.partition.sort(unit.to(dtype).reshape(-1, unit.shape[-1]))
-        geometry = self.network(encode(self.encoding, cells), cells.offsets)
-        features = [geometry, cells.arrange(code.reshape(-1, code.shape[-1]))]
-        if self.rgb_encoding is not None:
-            features.insert(1, encode(self.rgb_encoding, cells))
-        color = self.rgb_network(torch.cat(features, -1), cells.offsets)
-        found = cells.restore(torch.cat([geometry[:, :1], color], -1)).view(*batch, 4)
+        flat, code = unit.to(dtype).reshape(-1, unit.shape[-1]), code.reshape(-1, code.shape[-1])
+        found = in_cells(self, self.partition.sort(flat), code, rays).view(*batch, 4)
         return self.density_of(found[..., :1], is_inside), found[..., 1:]

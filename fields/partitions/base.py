@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fieldforge.backends import offer, provide
 from fieldforge.checks import expect_int
 from fieldforge.registry import config_of
 
@@ -61,13 +63,8 @@ class Partition(nn.Module, ABC):
 
     def sort(self, unit: Tensor) -> Sorted:
         """Points (N, n_input_dims) by cell; those of one cell stay in their order."""
-        cell, local = self.locate(unit)
-        offsets = cell.new_zeros(self.n_cells + 1)
-        offsets[1:] = torch.bincount(cell, minlength=self.n_cells).cumsum(0)
-        order = order_of_cells(cell, self.n_cells)
-        inverse = torch.empty_like(order)
-        inverse[order] = torch.arange(len(order), device=order.device)
-        return Sorted(local, offsets, order, inverse)
+        run = offer("sort_cells", unit.device, partition=self, unit=unit) or sort_plain
+        return Sorted(*run(self, unit))
 
     def config(self) -> dict[str, Any]:
         """The configuration that rebuilds it."""
@@ -78,14 +75,24 @@ class Sorted:
     """Points in the order of their cells, and the way back.
 
     Attributes:
-        local: (N, n_input_dims) places in the cells, sorted.
-        offsets: (n_cells + 1,) int64; cell i has the rows offsets[i] up to offsets[i + 1].
+        places: (N, n_input_dims) places in the cells, in the caller's order.
+        offsets: (n_cells + 1,) int64; cell i has the sorted rows offsets[i] up to offsets[i + 1].
         order: (N,) int64, where each sorted row was.
     """
 
-    def __init__(self, local: Tensor, offsets: Tensor, order: Tensor, inverse: Tensor) -> None:
-        self.offsets, self.order, self._inverse = offsets, order, inverse
-        self.local = self.arrange(local)
+    def __init__(self, places: Tensor, offsets: Tensor, order: Tensor) -> None:
+        self.places, self.offsets, self.order = places, offsets, order
+
+    @cached_property
+    def local(self) -> Tensor:
+        """(N, n_input_dims) places in the cells, sorted."""
+        return self.arrange(self.places)
+
+    @cached_property
+    def _inverse(self) -> Tensor:
+        inverse = torch.empty_like(self.order)
+        inverse[self.order] = torch.arange(len(self.order), device=self.order.device)
+        return inverse
 
     def arrange(self, rows: Tensor) -> Tensor:
         """Rows (N, ...) in the caller's order, sorted as the points are."""
@@ -115,6 +122,15 @@ class _Permutation(torch.autograd.Function):
         order, inverse = ctx.saved_tensors
         out: Tensor = _Permutation.apply(grad, inverse, order)
         return out, None, None
+
+
+@provide("sort_cells", "reference")
+def sort_plain(partition: Partition, unit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Places in cells, offsets and order, as `Sorted` has them; this function defines sorting."""
+    cell, local = partition.locate(unit)
+    offsets = cell.new_zeros(partition.n_cells + 1)
+    offsets[1:] = torch.bincount(cell, minlength=partition.n_cells).cumsum(0)
+    return local, offsets, order_of_cells(cell, partition.n_cells)
 
 
 def order_of_cells(cell: Tensor, n_cells: int) -> Tensor:

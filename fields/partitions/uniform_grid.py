@@ -14,8 +14,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fieldforge.backends import provide
 from fieldforge.checks import expect_int
 from fieldforge.fields.partitions.base import Partition, cells_of_grid, expect_resolution
+from fieldforge.kernels import cpu_cells, cpu_door
 from fieldforge.registry import register
 
 
@@ -51,6 +53,21 @@ class UniformGrid(Partition):
 
     def boxes(self) -> tuple[Tensor, Tensor]:
         return grid_boxes(self.resolution)
+
+
+def _refuses(*, partition: Partition, unit: Tensor) -> str | None:
+    if type(partition) is not UniformGrid:
+        return f"it sorts into the cells of a UniformGrid, not of a {partition.otype}"
+    if partition.n_input_dims > cpu_cells.MAX_DIMS or partition.n_cells > cpu_cells.MAX_CELLS:
+        return f"it sorts into at most {cpu_cells.MAX_CELLS} cells of at most {cpu_cells.MAX_DIMS} dimensions"
+    if unit.dtype != torch.float32:
+        return f"it is in float32 only, not {unit.dtype}"
+    return "it gives no gradients in the points" if unit.requires_grad and torch.is_grad_enabled() else None
+
+
+@provide("sort_cells", "cpu", missing=cpu_door.missing, refuses=_refuses, note=cpu_door.description)
+def _sort_natively(partition: UniformGrid, unit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return cpu_cells.sort_by_cell(unit, partition.resolution)
 
 
 def grid_boxes(resolution: Sequence[int]) -> tuple[Tensor, Tensor]:

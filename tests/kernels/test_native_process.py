@@ -23,8 +23,8 @@ pytestmark = pytest.mark.skipif(cpu_door.missing() is not None, reason=f"no nati
 
 HERE = Path(__file__).parent
 PARTS = (
-    "bf16", "encodings", "fuzz", "grid", "limits", "marching", "mlp", "radiance", "rendering", "second", "stacked",
-    "training",
+    "bf16", "cells", "encodings", "fuzz", "grid", "limits", "marching", "mlp", "radiance", "rendering", "second",
+    "stacked", "training",
 )  # fmt: skip
 BEYOND_THE_SYSTEM = "FIELDFORGE_CPU: expected one of "
 

@@ -198,6 +198,14 @@ class ImageJob(Job[ImageField]):
         quality, similarity = measure(self.picture, fitted)
         return {"psnr": round(quality, 4), "ssim": None if similarity is None else round(similarity, 6)}
 
+    def samples(self, n: int, seed: int) -> tuple[Tensor, Tensor]:
+        """So many pixels, each at most once."""
+        n_pixels = self.picture.width * self.picture.height
+        position = torch.arange(min(n_pixels, n))
+        index = permute(position, n_pixels, torch.full_like(position, seed))
+        places = torch.stack([index % self.picture.width, index // self.picture.width], -1) + 0.5
+        return places, self.picture.values(index)
+
     def families(self) -> dict[str, str]:
         return {"siren": "siren", "ffn": "ffn", "finer": "finer", "grid": "balanced"}
 
@@ -256,11 +264,7 @@ class ImageJob(Job[ImageField]):
     @cached_property
     def _some_pixels(self) -> tuple[Tensor, Tensor]:
         """Places and values of some thousand pixels."""
-        n_pixels = self.picture.width * self.picture.height
-        position = torch.arange(min(n_pixels, 2**14))
-        index = permute(position, n_pixels, torch.zeros_like(position))
-        places = torch.stack([index % self.picture.width, index // self.picture.width], -1) + 0.5
-        return places, self.picture.values(index)
+        return self.samples(2**14, 0)
 
 
 def _as_picture(source: Source) -> Picture:

@@ -109,12 +109,12 @@ def _fourier(width: int, height: int) -> Config:
     return config
 
 
-CELL = 64
+CELL = 32
 """Pixels along a side of a cell that has a network of its own."""
 
 
 def _kilonerf(width: int, height: int) -> Config:
-    """A picture as a grid of small networks (after KiloNeRF; Reiser et al. 2021), cells of some 64 x 64 pixels.
+    """A picture as a grid of small networks (after KiloNeRF; Reiser et al. 2021), cells of some 32 x 32 pixels.
 
     A step costs the same whatever the size of the picture, and every network sees all of its pixels as often.
     """
@@ -123,10 +123,10 @@ def _kilonerf(width: int, height: int) -> Config:
     batch_size = min(2**16, max(2**13, n_pixels // 16))
     return {
         "partition": {"otype": "UniformGrid", "resolution": [n_x, n_y]},
-        "encoding": {"otype": "Frequency", "n_frequencies": 6},  # up to two pixels
+        "encoding": {"otype": "Frequency", "n_frequencies": 4},  # down to a period of eight pixels
         "network": {"otype": "MLP", "n_neurons": 32, "n_hidden_layers": 2, "activation": "ReLU", "has_bias": True},
         "loss": {"otype": "L2"},
-        "optimizer": adam(5e-3, beta2=0.99, epsilon=1e-15),
+        "optimizer": adam(2e-2, beta2=0.99, epsilon=1e-15),
         "schedule": {"otype": "ConstantThenLinear"},
         "fit": {
             "n_steps": max(400, math.ceil(40 * n_pixels / batch_size)),

@@ -247,6 +247,19 @@ class ShapeJob(Job[ShapeField]):
     def full_side(self) -> int:
         return LARGEST
 
+    def samples(self, n: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Places anywhere in the cube, and their levels; far from the surface as often as near it."""
+        unit = torch.rand(min(n, 2**17), 3, generator=torch.Generator().manual_seed(seed))
+        where = unit.double().numpy()
+        if self.kind == "udf":
+            value = self.truth.unsigned_distance(where) * self.surface.cube.side
+        elif self.kind == "occupancy":
+            value = np.where(self.truth.distance(where) < 0, -0.5, 0.5)
+        else:
+            value = self.truth.distance(where) * self.surface.cube.side
+        points = torch.from_numpy(self.surface.cube.to_world(where)).float()
+        return points, torch.from_numpy(np.asarray(value)).float()
+
     def slices(self, side: int) -> list[Slice]:
         """Three planes through the middle of the cube, across each axis."""
         center = (np.arange(side) + 0.5) / side

@@ -351,6 +351,34 @@ struct StackKernels {
                              int n_threads);
 };
 
+// A uniform grid of cells over the unit cube, numbered with the last axis fastest.
+struct CellGrid {
+    int n_dims;
+    int32_t resolution[max_dims];
+};
+
+// A field of radiance whose cells have networks of their own. All cells share the encoding, which has no parameters and
+// reads places in a cell; the colour network reads what the density network gives, and then a code.
+struct CellRadiance {
+    const Encoding* encoding;
+    Stack density, color;  // of the same offsets
+};
+
+// Points in the caller's order: places in their cells, the order that sorts them, the row of `code` of each (null: the
+// point's own number).
+struct CellPoints {
+    const float* local;
+    const int64_t *order, *ray;
+    const float* code;
+};
+
+// Sorting points by cell, and both networks at once. `out` is (n, 4) in the caller's order: the density network's first
+// number, and the colour.
+struct CellKernels {
+    void (*sort)(const CellGrid&, const float* x, int64_t n, float* local, int64_t* offsets, int64_t* order, int n_threads);
+    void (*radiance)(const CellRadiance&, const CellPoints&, float* out, int n_threads);
+};
+
 // A field of radiance. `density` gives numbers of a place, of which the first becomes the density; `color` turns all of
 // them and the code of a direction into a colour.
 struct Radiance {
@@ -407,6 +435,7 @@ struct Kernels {
     const StackKernels* stack;
     const RadianceKernels* radiance;
     const LimitKernels* limit;
+    const CellKernels* cell;
 };
 
 }  // namespace fieldforge::cpu

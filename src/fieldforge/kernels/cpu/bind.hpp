@@ -70,6 +70,7 @@ inline void expect_all_layers(const Mlp& mlp, const Addresses& parameters) {
 }
 
 Loss loss_called(const std::string& name);
+Stack make_stack(const PythonMlp& network, const Addresses& parameters, int64_t n_networks, Address offsets);
 
 void bind_fields(nanobind::module_& module);
 void bind_encodings(nanobind::module_& module);
@@ -79,5 +80,6 @@ void bind_marching(nanobind::module_& module);
 void bind_stacks(nanobind::module_& module);
 void bind_training(nanobind::module_& module);
 void bind_limits(nanobind::module_& module);
+void bind_cells(nanobind::module_& module);
 
 }  // namespace fieldforge::cpu

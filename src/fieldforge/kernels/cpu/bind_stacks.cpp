@@ -5,7 +5,6 @@ namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace fieldforge::cpu {
-namespace {
 
 Stack make_stack(const PythonMlp& network, const Addresses& parameters, int64_t n_networks, Address offsets) {
     expect_all_layers(network.mlp, parameters);
@@ -19,6 +18,8 @@ Stack make_stack(const PythonMlp& network, const Addresses& parameters, int64_t 
     fill(stack.biases, parameters.biases, network.mlp.n_layers, "biases");
     return stack;
 }
+
+namespace {
 
 Adam make_adam(const Mlp& mlp, const Addresses& first, const Addresses& second, double rate, double beta1, double beta2,
                double epsilon, double l2) {

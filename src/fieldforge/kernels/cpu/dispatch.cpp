@@ -18,6 +18,7 @@ namespace fieldforge::cpu {
     extern const StackKernels stack_kernels;         \
     extern const RadianceKernels radiance_kernels;   \
     extern const LimitKernels limit_kernels;         \
+    extern const CellKernels cell_kernels;           \
     constexpr Kernels kernels = {                    \
         &field_kernels,                              \
         &second_kernels,                             \
@@ -27,6 +28,7 @@ namespace fieldforge::cpu {
         &stack_kernels,                              \
         &radiance_kernels,                           \
         &limit_kernels,                              \
+        &cell_kernels,                               \
     };                                               \
     }
 #if FF_HAS_V2

@@ -17,4 +17,5 @@ NB_MODULE(_cpu, module) {
     bind_training(module);
     bind_radiance(module);
     bind_limits(module);
+    bind_cells(module);
 }
