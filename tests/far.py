@@ -8,7 +8,7 @@
 Far tensors say that they are on "meta", which has no memory; their numbers lie beside them on the CPU, where each
 operation runs. So results can be held against those of the CPU. Refused are operations that mix them with tensors of
 the host of more than one number, indices of the host, random numbers of a host's generator, and every way back: .cpu(),
-.item(), .tolist(), .numpy(), if tensor. `far.door` opens the way back, and counts.
+.item(), .tolist(), .numpy(), if tensor. `far.door` opens the way back, or only to single numbers, and counts.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class FarDevice:
     """The stand-in's doors."""
 
     def __init__(self) -> None:
-        self.is_open = False
+        self.is_open = self.lets_numbers = False
         self.n_leaves = 0
 
     def tensor(self, near: Tensor) -> Tensor:
@@ -109,12 +109,13 @@ class FarDevice:
         return module
 
     @contextlib.contextmanager
-    def door(self) -> Iterator[None]:
-        self.is_open, was = True, self.is_open
+    def door(self, *, numbers_only: bool = False) -> Iterator[None]:
+        was = self.is_open, self.lets_numbers
+        self.is_open, self.lets_numbers = not numbers_only, True
         try:
             yield
         finally:
-            self.is_open = was
+            self.is_open, self.lets_numbers = was
 
 
 def run(function: Any, args: Any, kwargs: Any, far: FarDevice | None = None) -> Any:
@@ -125,7 +126,7 @@ def run(function: Any, args: Any, kwargs: Any, far: FarDevice | None = None) -> 
     is_made = device is not None and torch.device(device).type == "meta"
     name = str(function)
     if function in LEAVES and is_far:
-        if far is None or not far.is_open:
+        if far is None or not far.lets_numbers:
             raise FarError(f"{LEAVES[function]} brings a number to the host")
         far.n_leaves += 1
     goes_home = is_far and device is not None and torch.device(device).type == "cpu"

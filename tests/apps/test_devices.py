@@ -193,6 +193,28 @@ def home_is(far: FarDevice) -> Iterator[None]:
             room.home = was  # type: ignore[attr-defined]
 
 
+SCENE: dict[str, Any] = {
+    "otype": "RadianceField", "encoding": CONFIG["encoding"], "network": CONFIG["network"],
+    "dir_encoding": {"otype": "SphericalHarmonics", "degree": 2}, "rgb_network": CONFIG["network"], "occupancy": 8,
+}  # fmt: skip
+
+
+def test_a_scene_is_marched_and_rendered_on_its_device() -> None:
+    """Single numbers may be asked for: how many samples there are is what the next operation is as large as."""
+    from fieldforge.apps.render.radiance import Eye
+
+    with torch.device("cpu"):
+        field = build("field", SCENE, generator=torch.Generator().manual_seed(0))
+        origins, directions = torch.randn(9, 3) * 0.1 + torch.tensor([0.0, 0.0, 3.0]), torch.randn(9, 3) * 0.05
+        directions = torch.nn.functional.normalize(directions - torch.tensor([0.0, 0.0, 1.0]), dim=-1)
+    with use_backend("reference"):
+        expected = Eye(field, step=0.1)(origins, directions)
+    with on_the_stand_in() as far, far.door(numbers_only=True):
+        found = Eye(far.bring(field), step=0.1)(far.tensor(origins), far.tensor(directions))
+    torch.testing.assert_close(numbers(found.color), expected.color, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(numbers(found.opacity), expected.opacity, atol=1e-5, rtol=1e-5)
+
+
 ENCODINGS = (
     "HashGrid", "DenseGrid", "Frequency", "OneBlob", "SphericalHarmonics", "TriangleWave", "KPlanes", "TriPlane",
     "TensorVM", "TensorCP", "RandomFourier", "PREF",
