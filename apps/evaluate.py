@@ -27,6 +27,7 @@ from fieldforge.apps.shapes.quality import evaluate
 from fieldforge.apps.shapes.read import Cloud, read_shape
 from fieldforge.apps.shapes.surface import Surface
 from fieldforge.backends import use_backend
+from fieldforge.devices import find_device, move, working_on
 from fieldforge.fields.file import load_field
 from fieldforge.fields.kinds.audio import AudioField
 from fieldforge.fields.kinds.scene import SceneField
@@ -65,8 +66,9 @@ def evaluate_command(options: argparse.Namespace) -> int:
             raise UsageError(f"--{name.replace('_', '-')}: is of scenes, and {options.field} is a {found.otype}")
     shape = read_shape(options.source)
     surface = PointSurface.of(shape) if isinstance(shape, Cloud) else Surface.of(shape)
-    field = load_shape(options.field)
-    with use_backend(options.backend), progress_bar("meshing", is_silent=options.json) as observe:
+    device = find_device(options.device)
+    field = move(load_shape(options.field), device)
+    with use_backend(options.backend), working_on(device), progress_bar("meshing", is_silent=options.json) as observe:
         extracted = extract(field, resolution=options.resolution or 256, observe=observe)
         if isinstance(surface, PointSurface):
             figures = evaluate_on_points(field, surface, extracted, n=options.points or 2**18, seed=options.seed)
@@ -90,7 +92,9 @@ def _evaluate_recording(field: AudioField | VideoField, metadata: dict[str, Any]
             raise UsageError(
                 f"--{name.replace('_', '-')}: {options.field} is a {field.otype}, which has no such option"
             )
-    with use_backend(options.backend), progress_bar("comparing", is_silent=options.json) as observe:
+    device = find_device(options.device)
+    field = move(field, device)
+    with use_backend(options.backend), working_on(device), progress_bar("comparing", is_silent=options.json) as observe:
         if isinstance(field, AudioField):
             figures, meaning = of_sound(field, metadata, options.source), SOUND_MEANING
         else:
@@ -113,7 +117,9 @@ def _evaluate_scene(field: SceneField, metadata: dict[str, Any], options: argpar
     scene = read_scene(options.source, downscale=downscale, allow_missing=options.allow_missing)
     expect_same_scene(scene, metadata, is_forced=options.force)
     scene = in_its_world(scene, metadata)
-    with use_backend(options.backend), progress_bar("rendering", is_silent=options.json) as observe:
+    device = find_device(options.device)
+    field = move(field, device)
+    with use_backend(options.backend), working_on(device), progress_bar("rendering", is_silent=options.json) as observe:
         rows = evaluate_views(field, eye_of(field, metadata), scene, downscale=downscale, observe=observe)
     means = means_of(rows)
     if options.json:

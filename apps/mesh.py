@@ -19,6 +19,7 @@ from rich.progress import Progress
 from fieldforge.apps.cli.words import UsageError
 from fieldforge.apps.fit.command import expect_another_file, expect_writable
 from fieldforge.backends import use_backend
+from fieldforge.devices import find_device, move, working_on
 from fieldforge.fields.container import replacing
 from fieldforge.fields.file import load_field
 from fieldforge.fields.kinds.shape import ShapeField
@@ -45,8 +46,9 @@ def mesh_command(options: argparse.Namespace) -> int:
             f"{needed / 2**30:,.0f} GiB of memory. 1024 takes about 1 GiB, {MAX_RESOLUTION} about "
             f"{_BYTES_A_SQUARE * MAX_RESOLUTION**2 / 2**30:.0f}"
         )
-    field = load_shape(options.field)
-    with use_backend(options.backend), progress_bar("meshing", is_silent=options.quiet) as observe:
+    device = find_device(options.device)
+    field = move(load_shape(options.field), device)
+    with use_backend(options.backend), working_on(device), progress_bar("meshing", is_silent=options.quiet) as observe:
         surface = extract(field, resolution=options.resolution, level=options.level, observe=observe)
     if options.simplify is not None:
         surface = simplify(surface, options.simplify)

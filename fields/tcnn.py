@@ -176,7 +176,7 @@ def encoding_size(encoding: nn.Module) -> int:
 
 def network_size(network: MLP, n_columns: int, *, output_alignment: int = ALIGNMENT) -> int:
     """Numbers of a vector that are a network's."""
-    return sum(n_out * n_in for n_out, n_in in _shapes(network, n_columns, output_alignment))
+    return sum(n_out * n_in for n_out, n_in in shapes_of(network, n_columns, output_alignment))
 
 
 def pack(encoding: nn.Module, network: MLP, *, alignment: int = ALIGNMENT) -> Tensor:
@@ -204,7 +204,7 @@ def pack_network(network: MLP, read: list[Column], *, output_alignment: int = AL
     biases = [layer.bias for layer in layers]
     if any(bias is not None and bool((bias != 0).any()) for bias in biases[1:]):
         raise ValueError("tiny-cuda-nn has no biases, and a layer of this network behind the first has some")
-    matrices = [layer.weight * factor for layer, factor in zip(layers, _factors(network), strict=True)]
+    matrices = [layer.weight * factor for layer, factor in zip(layers, factors_of(network), strict=True)]
     first, zero = matrices[0], matrices[0].new_zeros(matrices[0].shape[0], 1)
     constant = next((at for at, column in enumerate(read) if isinstance(column, float) and column != 0), None)
     n = first.shape[1]
@@ -213,7 +213,7 @@ def pack_network(network: MLP, read: list[Column], *, output_alignment: int = AL
         if constant is None:
             raise ValueError("tiny-cuda-nn has no biases, and behind this encoding no padded feature that reads 1")
         index[constant] = n + 1
-        share = biases[0] * (_factors(network)[0] / read[constant])
+        share = biases[0] * (factors_of(network)[0] / read[constant])
         matrices[0] = torch.cat([first, zero, share[:, None]], 1)
     else:
         matrices[0] = torch.cat([first, zero], 1)
@@ -251,9 +251,9 @@ def unpack_encoding(vector: Tensor, encoding: nn.Module) -> None:
 def unpack_network(vector: Tensor, network: MLP, read: list[Column], *, output_alignment: int = ALIGNMENT) -> None:
     """Fill a network in place; a column that reads a constant is added to the first layer's bias."""
     begin = 0
-    shapes = _shapes(network, len(read), output_alignment)
+    shapes = shapes_of(network, len(read), output_alignment)
     for index, ((n_out, n_in), layer, factor) in enumerate(
-        zip(shapes, _linear_layers(network), _factors(network), strict=True)
+        zip(shapes, _linear_layers(network), factors_of(network), strict=True)
     ):
         matrix = vector[begin : begin + n_out * n_in].view(n_out, n_in).to(layer.weight.dtype)[: layer.weight.shape[0]]
         begin += n_out * n_in
@@ -275,7 +275,7 @@ def _linear_layers(network: MLP) -> list[nn.Linear]:
     return [layer for layer in network.layers if isinstance(layer, nn.Linear)]
 
 
-def _shapes(network: MLP, n_columns: int, output_alignment: int) -> list[tuple[int, int]]:
+def shapes_of(network: MLP, n_columns: int, output_alignment: int = ALIGNMENT) -> list[tuple[int, int]]:
     """(n_out, n_in) of every matrix, padded."""
     n_hidden, width = network.n_hidden_layers, network.n_neurons
     n_out = -(-network.n_output_dims // output_alignment) * output_alignment
@@ -284,7 +284,7 @@ def _shapes(network: MLP, n_columns: int, output_alignment: int) -> list[tuple[i
     return [(width, n_columns), *[(width, width)] * (n_hidden - 1), (n_out, width)]
 
 
-def _factors(network: MLP) -> list[float]:
+def factors_of(network: MLP) -> list[float]:
     """What the weights of each layer are multiplied by there: the frequency of the sine that follows."""
     n = network.n_hidden_layers
     hidden = network.activation

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from fieldforge.checks import expect_float, expect_int
+from fieldforge.devices import arrived, home
 from fieldforge.renderers.marching_cubes import marching_cubes
 
 BLOCK = 4
@@ -161,7 +162,7 @@ def surface_blocks(
     expect_float("slope", slope, 1.0, 100.0)
     kept = lattice.near_by_bound(slope, margin) if is_distance else lattice.near_by_corners()
     cells = torch.zeros(tuple(lattice.n_blocks), dtype=torch.bool)
-    cells[tuple(torch.from_numpy(kept.T))] = True
+    cells[tuple(arrived(kept.T.copy()))] = True
     return cells, lattice.n_evaluated
 
 
@@ -193,7 +194,7 @@ class _Lattice:
         for first in range(0, len(corners), self.chunk):
             where = self.low + corners[first : first + self.chunk] * self.cell
             with torch.no_grad():
-                part = self.f(torch.from_numpy(where.astype(np.float32))).detach().cpu().numpy().reshape(-1)
+                part = home(self.f(arrived(where.astype(np.float32)))).reshape(-1)
             if len(part):
                 self.smallest, self.largest = min(self.smallest, part.min()), max(self.largest, part.max())
             found[first : first + self.chunk] = part - np.float32(self.level)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fieldforge.checks import expect_int
+from fieldforge.devices import arrived, home
 
 
 def voxel_distance(f: Callable[[Tensor], Tensor], n_voxels: int = 128) -> Callable[[Tensor], Tensor]:
@@ -34,13 +35,13 @@ def voxel_distance(f: Callable[[Tensor], Tensor], n_voxels: int = 128) -> Callab
     with torch.no_grad():
         for x, row in enumerate(inside):
             grid = torch.meshgrid(middles[x : x + 1], middles, middles, indexing="ij")
-            row[:] = (f(torch.stack(grid, -1).view(-1, 3)) < 0).cpu().numpy().reshape(row.shape)
+            row[:] = home(f(torch.stack(grid, -1).view(-1, 3)) < 0).reshape(row.shape)
     if not inside.any():
         return lambda points: torch.ones_like(points[:, 0])
     outer = ndimage.distance_transform_edt(~inside)
     inner = ndimage.distance_transform_edt(inside) if not inside.all() else np.full(inside.shape, float(n_voxels))
     signed = np.where(inside, 0.5 - inner, outer - 0.5) / n_voxels
-    volume = torch.from_numpy(ndimage.gaussian_filter(signed, 1.0).astype(np.float32))[None, None]
+    volume = arrived(ndimage.gaussian_filter(signed, 1.0).astype(np.float32))[None, None]
 
     def distance(points: Tensor) -> Tensor:
         where = (2 * points - 1).flip(-1).view(1, -1, 1, 1, 3)  # z is the fastest axis of the volume

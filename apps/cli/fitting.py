@@ -12,6 +12,7 @@ from fieldforge.apps.cli.words import (
     Parser,
     add_command,
     add_configuration,
+    add_device,
     add_diagnostics,
     add_manner,
     add_tuning,
@@ -103,6 +104,7 @@ def _add_fit_options(command: Parser, presets: str) -> Any:
     command.add_argument(
         "--max-bytes", type=values.n_bytes, metavar="B", help="largest file wanted, e.g. 100000, 100KB or 2MiB"
     )
+    add_device(command)
     add_manner(command)
     return stop
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from fieldforge.apps.cli import values
-from fieldforge.apps.cli.words import Commands, add_command
+from fieldforge.apps.cli.words import Commands, add_command, add_device
 
 SIDES = ("front", "back", "left", "right", "top", "iso", "turntable")
 """From where a shape can be seen by name."""
@@ -84,6 +84,7 @@ def add_render(commands: Commands) -> None:
     render.add_argument(
         "--backend", type=values.backend, default="auto", help="what computes: auto, reference, cpu or cuda"
     )
+    add_device(render)
 
 
 def _render(options: argparse.Namespace) -> int:
@@ -106,6 +107,7 @@ def add_mesh(commands: Commands) -> None:
     mesh.add_argument(
         "--backend", type=values.backend, default="auto", help="what computes: auto, reference, cpu or cuda"
     )
+    add_device(mesh)
 
 
 def _mesh(options: argparse.Namespace) -> int:
@@ -152,6 +154,7 @@ def add_export(commands: Commands) -> None:
     export.add_argument(
         "--backend", type=values.backend, default="auto", help="what computes: auto, reference, cpu or cuda"
     )
+    add_device(export)
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from fieldforge.apps.cli import values
-from fieldforge.apps.cli.words import Commands, add_command
+from fieldforge.apps.cli.words import Commands, add_command, add_device
 
 
 def add_evaluate(commands: Commands) -> None:
@@ -35,6 +35,7 @@ def add_evaluate(commands: Commands) -> None:
     evaluate.add_argument(
         "--backend", type=values.backend, default="auto", help="what computes: auto, reference, cpu or cuda"
     )
+    add_device(evaluate)
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -81,6 +81,16 @@ def backend(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def device(text: str) -> str:
+    """'auto', 'cpu', 'cuda' or 'cuda:1'; whether there is one is asked by the command."""
+    kind, colon, number = text.lower().partition(":")
+    if text.lower() in ("auto", "cpu", "cuda") or (
+        kind == "cuda" and colon and number.isascii() and number.isdigit() and len(number) < 4
+    ):
+        return text.lower()
+    raise argparse.ArgumentTypeError(f"expected auto, cpu, cuda or cuda:N, got {text}")
+
+
 def n_bytes(text: str) -> int:
     """'100000', '100KB', '2 MiB' -> bytes; a kilobyte is 1000 bytes, a kibibyte 1024.
 

@@ -91,6 +91,14 @@ def add_manner(command: Parser) -> None:
     add_voice(command)
 
 
+def add_device(command: Parser) -> None:
+    """Where it is computed."""
+    command.add_argument(
+        "--device", type=values.device, default="auto",
+        help="where: auto (a CUDA device if there is one), cpu, cuda or cuda:N",
+    )  # fmt: skip
+
+
 def add_again(command: Parser, what: str) -> None:
     """Going on with what was interrupted, a fit or a training, and what would be run."""
     again = command.add_mutually_exclusive_group()

@@ -19,10 +19,13 @@ from rich.console import Console
 from rich.table import Table
 
 from fieldforge import backends, renderers
-from fieldforge.kernels import native_cpu
+from fieldforge.kernels import guests, native_cpu
 from fieldforge.registry import HOMES, available
 
 CORE = ("fieldforge", "torch", "numpy", "pillow", "tifffile", "OpenEXR", "opencv-python-headless", "matplotlib")
+
+GUEST_PACKAGES = ("tinycudann", "nerfacc")
+"""Whose imports may fail in any way, and are tried: `fieldforge.kernels.guests`."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,14 @@ def _operations() -> Table:
 def _optional() -> Table:
     table = Table("package", "version", "adds", "how", title="Optional packages", title_justify="left")
     for one in OPTIONAL:
-        table.add_row(one.module, _version(one.module) or "-", one.adds, "" if _version(one.module) else one.install)
+        found = _version(one.module)
+        table.add_row(one.module, found or "-", one.adds, _why_not(one.module) if found else one.install)
     return table
+
+
+def _why_not(module: str) -> str:
+    """Why an installed package is not used, in one line; '' where it is."""
+    return guests.missing(module) or "" if module in GUEST_PACKAGES else ""
 
 
 def _version(name: str) -> str | None:

@@ -17,6 +17,7 @@ from fieldforge.apps.export.box import Box, EmptyBoxError, inside
 from fieldforge.apps.images import linear_to_srgb
 from fieldforge.apps.render.normals import density_normals, reach_at
 from fieldforge.apps.render.radiance import SceneEye
+from fieldforge.devices import home, seeded
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.renderers.cameras import Cameras
 
@@ -63,7 +64,7 @@ def cloud_of(
     Raises:
         EmptyBoxError: no ray of the first `PATIENCE` ends in the box; says in which box some do.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     parts, n_found, n_rays, n_most = list[tuple[Tensor, ...]](), 0, 0, max(PATIENCE, RAYS_A_POINT * n)
     elsewhere = list[Tensor]()
     while n_found < n and n_rays < n_most:
@@ -94,12 +95,12 @@ def cloud_of(
             field.density, points[some], reach_at(field, points[some]), directions[some]
         )  # fmt: skip
         observe(0.8 + 0.2 * min(1.0, (first + rows) / len(points)))
-    return ColoredCloud(points.numpy(), normals.numpy(), to_bytes(color, field.color_space), n_rays)
+    return ColoredCloud(home(points), home(normals), to_bytes(color, field.color_space), n_rays)
 
 
 def to_bytes(color: Tensor, color_space: str) -> np.ndarray:
     """(n, 3) uint8 sRGB of colours as a field gives them."""
-    values = color.clamp(0, 1).numpy()
+    values = home(color.clamp(0, 1))
     display = np.asarray(linear_to_srgb(values)) if color_space == "linear" else values
     return np.rint(display * 255).astype(np.uint8)
 
@@ -126,6 +127,6 @@ def _around(points: Tensor) -> Box | None:
     """The box of all but the outermost hundredth of points, with some room."""
     if not len(points):
         return None
-    low, high = (np.quantile(points.numpy(), share, axis=0) for share in (0.01, 0.99))
+    low, high = (np.quantile(home(points), share, axis=0) for share in (0.01, 0.99))
     room = 0.05 * float((high - low).max()) + 1e-6
     return tuple((low - room).tolist()), tuple((high + room).tolist())

@@ -20,6 +20,7 @@ from fieldforge.apps.render.moment import Moment
 from fieldforge.apps.render.radiance import SceneEye, eye_of
 from fieldforge.apps.shapes.write import write_cloud
 from fieldforge.backends import use_backend
+from fieldforge.devices import find_device, move, working_on
 from fieldforge.fields.file import load_field
 from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.fields.kinds.scene import SceneField
@@ -38,6 +39,7 @@ def export_command(options: argparse.Namespace) -> int:
     is_mesh = _is_mesh(options)
     expect_writable(options.output)
     expect_another_file(options.output, options.field)
+    device = find_device(options.device)
     field, metadata = load_field(options.field)
     if not isinstance(field, SceneField):
         raise UsageError(
@@ -47,7 +49,8 @@ def export_command(options: argparse.Namespace) -> int:
         raise UsageError(f"--time: {options.field} holds a scene that stands still")
     box = _box(options.crop, field)
     level = LEVEL / field.longest_side if options.level is None else options.level
-    with use_backend(options.backend):
+    field = move(field, device)
+    with use_backend(options.backend), working_on(device):
         eye = eye_of(field, metadata)
         if isinstance(field, RadianceField) and field.has_time:
             eye.time = options.time or 0.0

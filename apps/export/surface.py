@@ -16,6 +16,7 @@ from fieldforge.apps.export.cloud import to_bytes, uncovered
 from fieldforge.apps.mesh import free_memory
 from fieldforge.apps.render.normals import density_normals, reach_at
 from fieldforge.apps.render.radiance import SceneEye
+from fieldforge.devices import arrived
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.renderers.isosurface import EmptyLevelError, Isosurface, isosurface
 
@@ -53,7 +54,7 @@ def surface_of(
     except EmptyLevelError as error:
         why = f"densities there go from {-error.largest:.3g} to {-error.smallest:.3g}, and {level:.3g} is asked for"
         raise EmptyBoxError(box, dense_box(field, level), why) from None
-    vertices = torch.from_numpy(surface.vertices).float()
+    vertices = arrived(surface.vertices).float()
     colors = np.empty((len(vertices), 3), np.uint8)
     for first in range(0, len(vertices), _ROWS):
         some = vertices[first : first + _ROWS]

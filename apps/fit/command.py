@@ -39,6 +39,7 @@ def run_fit(
     plan = Plan(
         output=output, preset=options.preset, config=options.config, overrides=options.overrides, steps=options.steps,
         seconds=options.seconds, max_bytes=options.max_bytes, seed=options.seed, backend=options.backend,
+        device=options.device,
         resume=options.resume, progress="quiet" if options.quiet else "json" if options.json else "auto",
         diagnose=options.diagnose, diagnose_every=options.diagnose_every,
         tune="auto" if options.encoding == "auto" else options.tune,

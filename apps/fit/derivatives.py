@@ -30,6 +30,7 @@ from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.recipe import adam
 from fieldforge.apps.fit.samplers import ShuffledIndices
 from fieldforge.checks import expect_float, expect_int, expect_points
+from fieldforge.devices import seeded
 from fieldforge.fields import operators
 from fieldforge.fields.kinds.shape import ShapeField
 from fieldforge.registry import build
@@ -128,7 +129,7 @@ class _Draw:
         self.indices = ShuffledIndices(len(self.unit), batch_size=self.batch_size, seed=self.seed)
 
     def __call__(self, step: int) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed * 2**32 + step)
+        generator = seeded(self.seed * 2**32 + step)
         moves = torch.randn(self.batch_size, 3, generator=generator) * self.spread
         return (self.unit[self.indices(step).to(self.unit.device)] + moves.to(self.unit)).clamp(0, 1)
 

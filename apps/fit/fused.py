@@ -20,9 +20,11 @@ from fieldforge.apps.fit.exposure import exposed
 from fieldforge.apps.fit.loop import Hook, PlainStep, Step, allowed
 from fieldforge.apps.fit.losses import absolute, distributions, occupancy, robust, squared
 from fieldforge.apps.fit.losses.base import Loss
+from fieldforge.apps.fit.on_device import Ahead, on_device
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.samplers import PixelDraw, RasterDraw
 from fieldforge.backends import offer
+from fieldforge.devices import device_of
 from fieldforge.encodings.grid import Grid
 from fieldforge.fields import fused
 from fieldforge.fields.kinds.base import Field
@@ -140,6 +142,8 @@ def fused_step(
 ) -> FusedStep | str:
     """The fused step of a run, or the reason why its parts do not allow one."""
     x = next(field.parameters())
+    if x.device.type != "cpu":
+        return f"the field is on {x.device}"
     if offer("field", x.device, encoding=field.encoding, network=field.network, x_dtype=x.dtype) is None:
         found = cpu_door.missing() or fused.shapes(field.encoding, field.network)
         return found if isinstance(found, str) else "another backend was asked for"
@@ -187,8 +191,15 @@ def make_step(
     draw, hooks, optimizer = exposed(learner, draw, hooks, optimizer, config["fit"]["n_steps"])
     step = why_plain or fused_step(learner, draw, loss, optimizer, hooks)
     if isinstance(step, str):
-        return PlainStep(query=query, draw=draw, loss=loss, optimizer=optimizer, hooks=hooks), optimizer, step
+        plain = PlainStep(query=query, draw=draw, loss=loss, optimizer=optimizer, hooks=hooks)
+        has_fixed_shapes = type(draw) in (PixelDraw, RasterDraw, Ahead) and not fitted_changes(fitted)
+        return on_device(plain, device_of(fitted), has_fixed_shapes=has_fixed_shapes), optimizer, step
     return step, optimizer, ""
+
+
+def fitted_changes(field: Field) -> bool:
+    """Whether parts of a field are told of each step, and do another thing then."""
+    return any(hasattr(module, "on_step") for module in field.modules())
 
 
 def _is_frozen(field: Field) -> bool:

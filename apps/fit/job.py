@@ -34,6 +34,7 @@ from fieldforge.apps.fit.tune.family import choose_family
 from fieldforge.apps.fit.tune.fresh import LARGEST, tune
 from fieldforge.backends import use_backend
 from fieldforge.checks import expect_choice
+from fieldforge.devices import find_device, here, move, working_on
 from fieldforge.fields.checkpoint import Checkpoints
 from fieldforge.fields.file import round_to, save_field
 from fieldforge.fields.kinds.base import Field
@@ -59,6 +60,7 @@ class PlanKeywords(TypedDict, total=False):
     max_bytes: int | None
     seed: int
     backend: str
+    device: str
     resume: bool
     hooks: Sequence[Hook]
     progress: str | Silent
@@ -81,6 +83,7 @@ class Plan:
         max_bytes: shrink the field until its file is no larger.
         seed: of initial parameters and samples; same seed, same bits.
         backend: 'auto', 'reference', 'cpu' or 'cuda'.
+        device: 'auto' (a CUDA device where there is one, unless the backend is the CPU's), 'cpu', 'cuda' or 'cuda:1'.
         resume: continue the interrupted fit that was to write `output`.
         hooks: see `fieldforge.apps.fit.loop.Hook`.
         progress: 'auto', 'json', 'quiet', or an observer of your own.
@@ -101,6 +104,7 @@ class Plan:
     max_bytes: int | None = None
     seed: int = 0
     backend: str = "auto"
+    device: str = "auto"
     resume: bool = False
     hooks: Sequence[Hook] = ()
     progress: str | Silent = "auto"
@@ -347,7 +351,8 @@ class Job(ABC, Generic[F]):
         config, notices = self.run_config(plan)
         observe = plan.progress if isinstance(plan.progress, Silent) else observer(plan.progress)
         try:
-            with use_backend(plan.backend):
+            device = find_device("cpu" if (plan.device, plan.backend) == ("auto", "cpu") else plan.device)
+            with use_backend(plan.backend), working_on(device):
                 notes = [*self.notices(), *notices]
                 for note in notes:
                     observe(Progress(State(), message=note))
@@ -357,8 +362,7 @@ class Job(ABC, Generic[F]):
 
     def _run(self, config: Config, plan: Plan, target: float | None, notes: list[str], observe: Silent) -> Fit[F]:
         path = None if plan.output is None else Path(plan.output)
-        fitted = self.make_field(config, plan.seed)
-        place_centers(fitted, self.places, plan.seed)
+        fitted = self._new_field(config, plan.seed)
         identity = {
             "config": config, self.signal: self.digest, "seed": plan.seed, "seconds": plan.seconds, self.target: target
         } | self.identity()  # fmt: skip
@@ -382,6 +386,18 @@ class Job(ABC, Generic[F]):
             Checkpoints(path).remove()
         self.finish(result)
         return result
+
+    def _new_field(self, config: Config, seed: int) -> F:
+        """The untrained field where training goes on: made on the CPU, so that a seed means the same everywhere."""
+        device = here()
+        if device.type == "cpu":
+            made = self.make_field(config, seed)
+            place_centers(made, self.places, seed)
+            return made
+        with torch.device("cpu"):
+            made = self.make_field(config, seed)
+            place_centers(made, self.places, seed)
+        return move(made, device)
 
     def _watch(self, fitted: F, config: Config, plan: Plan, path: Path | None) -> Watch | None:
         if not plan.diagnose:

@@ -17,6 +17,7 @@ from torch import Tensor
 from fieldforge.apps.fit.options import FitOptions
 from fieldforge.apps.images import Picture
 from fieldforge.checks import expect_int
+from fieldforge.devices import arrived
 from fieldforge.fields.kinds.base import Box
 
 _ROUNDS = 6
@@ -69,6 +70,7 @@ class PixelDraw:
     options: FitOptions
     seed: int
     indices: ShuffledIndices = field(init=False)
+    _stored: Tensor | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         height, width, _ = self.picture.pixels.shape
@@ -88,13 +90,21 @@ class PixelDraw:
         corner = torch.stack([index % width, index // width], -1)
         n_moved = round(self.options.jitter * len(index))
         if not n_moved:
-            return corner + 0.5, self.picture.values(index)
+            return corner + 0.5, self._values(index)
         position = torch.arange(step * len(index), step * len(index) + n_moved)
         moved, color = self._between(corner[:n_moved], offsets(position, self.seed))
         return (
             torch.cat([moved, corner[n_moved:] + 0.5]),
-            torch.cat([color, self.picture.values(index[n_moved:])]),
+            torch.cat([color, self._values(index[n_moved:])]),
         )
+
+    def _values(self, index: Tensor) -> Tensor:
+        """Colours of pixels; off the CPU, of a copy of the picture that was sent there once."""
+        if index.device.type == "cpu":
+            return self.picture.values(index)
+        if self._stored is None:
+            self._stored = _sent(self.picture.pixels, index.device)
+        return self._stored[index].float() / self.picture.one
 
     def _between(self, corner: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
         """Points inside the square from a pixel's centre to the next one's, and the bilinear colour there."""
@@ -103,7 +113,7 @@ class PixelDraw:
         weight_x, weight_y = offset[:, :1], offset[:, 1:]
 
         def values(x: Tensor, y: Tensor) -> Tensor:
-            return self.picture.values(y[:, 1] * width + x[:, 0])
+            return self._values(y[:, 1] * width + x[:, 0])
 
         top = values(corner, corner) * (1 - weight_x) + values(far, corner) * weight_x
         bottom = values(corner, far) * (1 - weight_x) + values(far, far) * weight_x
@@ -133,6 +143,7 @@ class RasterDraw:
     batch_size: int
     seed: int
     indices: ShuffledIndices = field(init=False)
+    _stored: Tensor | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         n_samples = math.prod(self.values.shape[:-1])
@@ -152,8 +163,18 @@ class RasterDraw:
 
     def at(self, index: Tensor) -> Tensor:
         """(m,) sample numbers -> (m, n_channels) float32."""
+        if index.device.type != "cpu":
+            if self._stored is None:
+                self._stored = _sent(self.values, index.device)
+            return self._stored[index].float() / self.one
         stored = self.values.reshape(-1, self.values.shape[-1])[index.numpy()]
         return torch.from_numpy(np.true_divide(stored, np.float32(self.one), dtype=np.float32))
+
+
+def _sent(values: np.ndarray, device: torch.device) -> Tensor:
+    """(n, n_channels) on a device; 16 bits as 32, which every device can gather."""
+    rows = values.reshape(-1, values.shape[-1])
+    return arrived(rows.astype(np.int32) if rows.dtype == np.uint16 else rows, device)
 
 
 def permute(index: Tensor, n: int, key: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import torch
 
+from fieldforge.devices import home
 from fieldforge.fields.kinds.audio import AudioField
 
 MAX_VALUES = 2**27
@@ -49,7 +50,7 @@ def _at(field: AudioField, n_samples: int, rate: int) -> np.ndarray:
     for some in torch.arange(n_samples).split(_A_CALL):
         with torch.no_grad():
             pieces.append(field.amplitude((some.double()[:, None] + 0.5) / rate))
-    made: np.ndarray = torch.cat(pieces).numpy()
+    made: np.ndarray = home(torch.cat(pieces))
     return made
 
 

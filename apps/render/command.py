@@ -24,6 +24,7 @@ from fieldforge.apps.render.video import MAX_VIDEO_SIDE, VideoWriter
 from fieldforge.apps.render.views import render_scene
 from fieldforge.apps.sounds import write_wav
 from fieldforge.backends import use_backend
+from fieldforge.devices import find_device, move, working_on
 from fieldforge.fields.file import load_field
 from fieldforge.fields.kinds.audio import AudioField
 from fieldforge.fields.kinds.base import Field
@@ -50,10 +51,12 @@ def render_to_file(options: argparse.Namespace) -> int:
     if options.split is None:
         expect_writable(options.output)
     expect_another_file(options.output, options.field)
+    device = find_device(options.device)
     field, metadata = load_field(options.field)
     if options.max_level is not None:
         field.show_level(options.max_level)
-    with use_backend(options.backend):
+    field = move(field, device)
+    with use_backend(options.backend), working_on(device):
         if isinstance(field, ImageField):
             _refuse(options, ONLY_SHAPES | ONLY_SCENES | ONLY_SOUNDS, field)
             return render_picture(field, options, field.n_channels)

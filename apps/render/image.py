@@ -14,6 +14,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from fieldforge.devices import home
+
 _SAMPLES_A_STRIP, _SAMPLES_A_CALL = 2**17, 2**16
 MAX_PIXELS = 2**32
 """No single rendering is larger than this many pixels (65536 x 65536)."""
@@ -96,7 +98,7 @@ def render_strips(field: Pictured, view: View) -> Iterator[np.ndarray]:
         color = _colors(field, columns, rows)
         if taps_x * taps_y > 1:
             color = color.view(n_rows, taps_y, width, taps_x, -1).mean((1, 3))
-        yield (color.clamp_(0, 1) if field.color_space == "srgb" else color).numpy()
+        yield home(color.clamp_(0, 1) if field.color_space == "srgb" else color)
 
 
 def _colors(field: Pictured, columns: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fieldforge.apps.render.pictures import Picture
+from fieldforge.devices import arrived, home
 from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.renderers.cameras import Cameras
@@ -86,9 +87,9 @@ def picture_normals(
 ) -> np.ndarray:
     """(height, width, 3) normals in world axes of what a picture shows; (0, 0, 0) where it is half empty or more."""
     origins, directions = cameras.picture_rays(view)
-    distance = torch.from_numpy(picture.distance.reshape(-1))
-    is_seen = torch.from_numpy(picture.opacity.reshape(-1) > 0.5) & distance.isfinite()
+    distance = arrived(picture.distance.reshape(-1))
+    is_seen = arrived(picture.opacity.reshape(-1) > 0.5) & distance.isfinite()
     points = torch.addcmul(origins[is_seen], distance[is_seen, None], directions[is_seen])
     normals = torch.zeros_like(origins)
     normals[is_seen] = density_normals(density_when(field, time), points, reach_at(field, points), directions[is_seen])
-    return normals.view(*picture.opacity.shape, 3).numpy()
+    return home(normals.view(*picture.opacity.shape, 3))

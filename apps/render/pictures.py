@@ -12,6 +12,7 @@ from torch import Tensor
 from fieldforge.apps.metrics import Metrics
 from fieldforge.apps.render.radiance import SceneEye
 from fieldforge.apps.scenes import Scene
+from fieldforge.devices import arrived, here, home
 from fieldforge.renderers.cameras import Cameras
 from fieldforge.renderers.volume import planar_z, render_in_parts
 
@@ -45,6 +46,7 @@ def look(
     Of a field that has time, it looks at `time` instead of the eye's own.
     """
     width, height = cameras.sizes[view].tolist()
+    cameras = cameras.to(here())  # where what is seen is computed
     origins, directions = (rays.contiguous() for rays in cameras.picture_rays(view))
     shown = directions[:, 0].isfinite().nonzero()[:, 0]  # beyond the fold of a lens there are no rays
     is_whole = len(shown) == len(origins)
@@ -66,16 +68,16 @@ def look(
     depth = torch.full_like(distance, math.inf)
     depth[shown] = planar_z(distance[shown], rays[1], cameras.forwards[view])
     return Picture(
-        color.clamp(0, 1).view(height, width, 3).numpy(),
-        opacity.view(height, width).numpy(),
-        depth.view(height, width).numpy(),
-        distance.view(height, width).numpy(),
+        home(color.clamp(0, 1).view(height, width, 3)),
+        home(opacity.view(height, width)),
+        home(depth.view(height, width)),
+        home(distance.view(height, width)),
     )
 
 
 def photo_of(scene: Scene, view: int, background: Tensor) -> Tensor:
     """(height, width, 3) of a photo, before a background where it has alpha."""
-    photo = scene.photos.picture(view)
+    photo = arrived(scene.photos.picture(view))
     if not scene.has_alpha:
         return photo
     return photo[..., :3] * photo[..., 3:] + background * (1 - photo[..., 3:])
@@ -85,5 +87,5 @@ def compare(scene: Scene, view: int, eye: SceneEye) -> Comparison:
     """A view of a scene, rendered as at its time and measured against its photo."""
     picture = look(eye, scene.cameras.to(torch.float32), view, time=scene.views[view].time)
     metrics = Metrics()
-    metrics.add(picture.color, photo_of(scene, view, eye.background).numpy())
+    metrics.add(picture.color, home(photo_of(scene, view, eye.background)))
     return Comparison(picture, metrics.psnr(), metrics.ssim())

@@ -13,6 +13,7 @@ from torch import Tensor
 from fieldforge.apps.render.remembered import remembered
 from fieldforge.backends import offer, provide
 from fieldforge.checks import expect_choice
+from fieldforge.devices import seeded
 from fieldforge.encodings.grid import Grid
 from fieldforge.fields import fused
 from fieldforge.fields.cost import cost_of
@@ -69,7 +70,10 @@ def parts_of(field: RadianceField) -> tuple[Tensor, list[Tensor], list[Tensor]]:
 
 def native_renderer(field: RadianceField, moved: Sequence[Moved] | None = None) -> RadianceRenderer | str:
     """The native renderer of a field, or why there is none; with `moved` it also trains."""
-    if offer("radiance", next(field.parameters()).device, field=field) is None:
+    device = next(field.parameters()).device
+    if device.type != "cpu":
+        return f"the field is on {device}"
+    if offer("radiance", device, field=field) is None:
         found = cpu_door.missing() or shape_of(field)
         return found if isinstance(found, str) else "another backend was asked for"
     shape = shape_of(field)
@@ -110,7 +114,7 @@ def occupancy_of(field: RadianceField) -> OccupancyGrid:
         grid.load_state_dict({"density": grid.density, "bricks": field.bricks})
         return grid
     grid = new_grid(field, 128)
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     for _ in range(16 if field.has_time else 2):
         grid.update(density_of(field, generator), 0, generator=generator)
     return grid

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fieldforge.apps.render.traced import N_BLOCKS, TracedShape
 from fieldforge.checks import expect_choice
+from fieldforge.devices import home
 from fieldforge.fields.kinds.shape import ShapeField
 from fieldforge.renderers.cameras import Pinhole, paths
 from fieldforge.renderers.sphere_tracing import ambient_occlusion, soft_shadow
@@ -148,7 +149,7 @@ class _Look:
             coverage = parts[..., 3:].mean(1)
             color = (parts[..., :3] * parts[..., 3:]).mean(1) / coverage.clamp(min=1e-9)
             picture[edge] = torch.cat([color, coverage], 1)
-        return picture.view(last - first, width, 4).numpy()
+        return home(picture.view(last - first, width, 4))
 
     def _trace(self, origins: Tensor, directions: Tensor) -> Tensor:
         return self.shape.trace(origins.contiguous(), directions, tolerance=0.3 / self.camera.focal).t

@@ -25,6 +25,7 @@ from fieldforge.apps.shapes.cloud import PointSurface
 from fieldforge.apps.shapes.points import PointTruth
 from fieldforge.apps.shapes.surface import Surface
 from fieldforge.apps.shapes.truth import Truth
+from fieldforge.devices import arrived, home
 from fieldforge.fields.kinds.shape import ShapeField
 from fieldforge.renderers.isosurface import Isosurface
 
@@ -122,8 +123,8 @@ def _level(field: ShapeField, surface: Surface | PointSurface, unit: np.ndarray)
     found = np.empty(len(unit), np.float32)
     with torch.no_grad():
         for first in range(0, len(unit), CHUNK):
-            world = torch.from_numpy(surface.cube.to_world(unit[first : first + CHUNK]))
-            found[first : first + CHUNK] = field.level(world).cpu().numpy()
+            world = arrived(surface.cube.to_world(unit[first : first + CHUNK]))
+            found[first : first + CHUNK] = home(field.level(world))
     return found
 
 
@@ -131,8 +132,8 @@ def slope_figures(field: ShapeField, surface: Surface | PointSurface, unit: np.n
     """Quantiles and histogram of |∇ level| at (n, 3) points of the unit cube."""
     parts: list[Any] = []
     for first in range(0, len(unit), 2**14):
-        gradient = field.gradient(torch.from_numpy(surface.cube.to_world(unit[first : first + 2**14])).float())
-        parts.append(torch.linalg.vector_norm(gradient.detach(), dim=-1).numpy())
+        gradient = field.gradient(arrived(surface.cube.to_world(unit[first : first + 2**14])).float())
+        parts.append(home(torch.linalg.vector_norm(gradient.detach(), dim=-1)))
     slopes = np.concatenate(parts)
     found: dict[str, Any] = {
         f"gradient_norm_{round(100 * quantile):02d}": float(np.quantile(slopes, quantile))

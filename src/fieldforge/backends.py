@@ -4,6 +4,9 @@ Every operation has a ``reference`` in plain PyTorch that defines the function a
 device. ``cpu`` and ``cuda`` are faster versions of the same function. Nothing here compiles, prints or touches a
 device when it is imported.
 
+A backend may have several makers for an operation: our own, and guests, packages that some machines have (`GUESTS`).
+Ours goes first, a guest where ours cannot; unless `prefer` says that a guest was measured to be faster here.
+
     with use_backend("reference"):
         features = encoding(x)
 """
@@ -11,6 +14,7 @@ device when it is imported.
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -40,6 +44,8 @@ class Implementation:
     """Why it cannot run this call, from the keywords given to `choose`, or None."""
     note: Callable[[], str]
     """What it is made of, where that depends on the machine."""
+    maker: str = ""
+    """The package that makes it; '' is ours."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,19 @@ class Row:
     """Why not; or, where it runs, what it is made of."""
 
 
+GUESTS: dict[str, str] = {
+    "grid": "fieldforge.encodings.on_tinycudann",
+    "field": "fieldforge.fields.on_tinycudann",
+    "march": "fieldforge.renderers.on_nerfacc",
+    "segmented_scan": "fieldforge.renderers.on_nerfacc",
+    "composite": "fieldforge.renderers.on_nerfacc",
+    "accumulate": "fieldforge.renderers.on_nerfacc",
+}
+"""Operation -> the module in which guests of the backend cuda provide it; imported when a CUDA tensor first asks."""
+
 _implementations: dict[str, dict[str, Implementation]] = {}
+_guests: dict[str, dict[str, Implementation]] = {}
+_preferred: dict[str, str] = {}
 _asked_for: ContextVar[str] = ContextVar("fieldforge_backend", default="auto")
 
 
@@ -64,8 +82,9 @@ def provide(
     missing: Callable[[], str | None] = lambda: None,
     refuses: Callable[..., str | None] = lambda **_: None,
     note: Callable[[], str] = lambda: "",
+    maker: str = "",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a function as the implementation of an operation by a backend.
+    """Register a function as the implementation of an operation by a backend; a guest's says its `maker`.
 
     Raises:
         ValueError: no such backend, or another function has that place.
@@ -73,11 +92,11 @@ def provide(
     expect_choice("backend", backend, BACKENDS)
 
     def enter(function: Callable[..., Any]) -> Callable[..., Any]:
-        table = _implementations.setdefault(operation, {})
-        known = table.get(backend)
+        table = (_guests if maker else _implementations).setdefault(operation, {})
+        known = table.get(maker or backend)
         if known is not None and known.function.__qualname__ != function.__qualname__:
             raise ValueError(f"operation {operation!r} of backend {backend!r} is already {known.function.__module__}'s")
-        table[backend] = Implementation(operation, backend, function, missing, refuses, note)
+        table[maker or backend] = Implementation(operation, backend, function, missing, refuses, note, maker)
         return function
 
     return enter
@@ -98,16 +117,19 @@ def choose(operation: str, device: torch.device, **call: Any) -> Callable[..., A
     asked = _asked_for.get()
     if asked == "auto":
         for backend in (device.type, "reference"):
-            if backend in table and _reason(table[backend], device, call) is None:
-                return table[backend].function
+            for one in _makers(operation, backend):
+                if _reason(one, device, call) is None:
+                    return one.function
         raise AssertionError(f"operation {operation!r} has no reference")
-    reason = _reason(table[asked], device, call) if asked in table else f"there is no {asked} version of it"
+    makers = _makers(operation, asked)
+    reasons = [_reason(one, device, call) for one in makers] or [f"there is no {asked} version of it"]
+    reason = None if None in reasons else reasons[0]
     if reason is not None:
         able = [name for name, one in table.items() if _reason(one, device, call) is None]
         raise BackendError(
             f"backend {asked!r} was asked for, but cannot run {operation}: {reason}; {' and '.join(able)} can"
         )
-    return table[asked].function
+    return makers[reasons.index(None)].function
 
 
 def offer(operation: str, device: torch.device, **call: Any) -> Callable[..., Any] | None:
@@ -116,10 +138,31 @@ def offer(operation: str, device: torch.device, **call: Any) -> Callable[..., An
     The caller then runs the parts, each of which chooses for itself; so asking for a backend by name never raises here.
     """
     asked = _asked_for.get()
-    one = _implementations[operation].get(device.type)
-    if one is None or asked not in ("auto", one.backend) or _reason(one, device, call) is not None:
-        return None
-    return one.function
+    for one in _makers(operation, device.type) if asked in ("auto", device.type) else ():
+        if one.backend != "reference" and _reason(one, device, call) is None:
+            return one.function
+    return None
+
+
+def prefer(operation: str, maker: str) -> None:
+    """Ask this maker first from now on, '' for our own; as `fieldforge bench gpu` measured on this machine."""
+    _preferred[operation] = maker
+
+
+def makers(operation: str, backend: str) -> list[str]:
+    """Who can be asked for an operation, first who is asked first; whether each can run here is not looked at."""
+    return [one.maker for one in _makers(operation, backend)]
+
+
+@contextlib.contextmanager
+def made_by(operation: str, maker: str) -> Iterator[None]:
+    """Inside the block `maker` goes first, whatever was measured."""
+    was = _preferred.get(operation, "")
+    prefer(operation, maker)
+    try:
+        yield
+    finally:
+        prefer(operation, was)
 
 
 @contextlib.contextmanager
@@ -142,9 +185,25 @@ def use_backend(name: str) -> Iterator[None]:
 
 def report() -> list[Row]:
     """Every operation with every backend: whether it can run in this process, and why not."""
-    return [
+    rows = [
         _row(operation, table, backend) for operation, table in sorted(_implementations.items()) for backend in BACKENDS
     ]
+    for operation in sorted(GUESTS):
+        for one in _makers(operation, "cuda") if operation in _implementations else ():
+            if one.maker and one.missing() is None:
+                rows.append(Row(operation, "cuda", True, one.note()))
+    return rows
+
+
+def _makers(operation: str, backend: str) -> list[Implementation]:
+    """Of a backend, in the order in which they are asked."""
+    own = _implementations[operation].get(backend)
+    found = [] if own is None else [own]
+    if backend == "cuda" and operation in GUESTS:
+        importlib.import_module(GUESTS[operation])
+        found += _guests.get(operation, {}).values()
+        found.sort(key=lambda one: one.maker != _preferred.get(operation, ""))
+    return found
 
 
 def _row(operation: str, table: dict[str, Implementation], backend: str) -> Row:

@@ -31,6 +31,7 @@ from fieldforge.apps.fit.samplers import RasterDraw
 from fieldforge.apps.render.audio import sample
 from fieldforge.apps.sounds import Clip, read_sound
 from fieldforge.apps.sounds.quality import decibels, figures_of, snr
+from fieldforge.devices import arrived, home
 from fieldforge.fields.kinds.audio import AudioField
 from fieldforge.registry import build
 
@@ -151,7 +152,7 @@ class AudioJob(Job[AudioField]):
 
     def quality(self, fitted: AudioField, target: float) -> float:
         points, values = self._some_samples
-        near = snr(values, fitted.amplitude(points).numpy())
+        near = snr(values, home(fitted.amplitude(points)))
         if near is not None and near < target:
             return near
         return snr(self.clip.samples, sample(fitted)) or 0.0
@@ -186,4 +187,4 @@ class AudioJob(Job[AudioField]):
         """Times of some thousand samples, and the samples."""
         clip = self.clip
         index = np.linspace(0, clip.n_samples - 1, min(clip.n_samples, 2**14)).astype(np.int64)
-        return torch.from_numpy((index[:, None] + 0.5) / clip.sample_rate), clip.samples[index]
+        return arrived((index[:, None] + 0.5) / clip.sample_rate), clip.samples[index]

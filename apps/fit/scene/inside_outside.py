@@ -17,6 +17,7 @@ from fieldforge.apps.fit.scene.step import LEAST_RAYS, SceneOptimizer, rays_for_
 from fieldforge.apps.fit.scene.unseen import close_unseen
 from fieldforge.apps.render.inside_outside import InsideOutsideEye, see
 from fieldforge.apps.render.radiance import new_grid
+from fieldforge.devices import seeded
 from fieldforge.fields.kinds.inside_outside import InsideOutsideField
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.registry import build
@@ -51,7 +52,7 @@ class InsideOutsideStep(RayStep):
 
     def __call__(self, step: int, factor: float) -> tuple[float, float]:
         if step % self.options.update_every == 0:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+            generator = seeded(self.seed * 1_000_003 + step)
             self.grid.update(self.field.inside_density, step, generator=generator)
         position, self.n_rays = self.counters.tolist()
         rays = self.draw(position, self.n_rays)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from copy import copy
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from fieldforge.apps.fit.samplers import offsets, permute
 from fieldforge.apps.scenes import Scene, SceneError
+from fieldforge.devices import arrived, here
 
 _BLOCK = 2**14
 """Rays that are prepared at a time: many small tensor operations cost more than a few large ones."""
@@ -79,11 +81,17 @@ class RayDraw:
         while n:
             number, first = divmod(position, _BLOCK)
             if number != self._number:
-                self._block, self._number = self._prepare(torch.arange(number * _BLOCK, (number + 1) * _BLOCK)), number
+                self._block, self._number = self._block_at(number), number
             parts.append([column[first : first + n] for column in self._block])
             n_taken = len(parts[-1][0])
             position, n = position + n_taken, n - n_taken
         return Rays(*map(torch.cat, zip(*parts, strict=True)))
+
+    def _block_at(self, number: int) -> Rays:
+        """The rays of a block, made on the CPU, where the photos are, and sent to where they are wanted."""
+        with torch.device("cpu") if here().type != "cpu" else contextlib.nullcontext():
+            rays = self._prepare(torch.arange(number * _BLOCK, (number + 1) * _BLOCK))
+        return Rays(*(arrived(column) for column in rays))
 
     def _prepare(self, position: Tensor) -> Rays:
         key = position // self.n_pixels * 1_000_003 + self.seed

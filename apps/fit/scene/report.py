@@ -17,6 +17,7 @@ from fieldforge.apps.render.normals import picture_normals
 from fieldforge.apps.render.pictures import Comparison, compare, photo_of
 from fieldforge.apps.render.radiance import SceneEye
 from fieldforge.apps.scenes import Scene
+from fieldforge.devices import home
 from fieldforge.fields.kinds.scene import SceneField
 
 CURVE, PAGE = "curve.json", "report.png"
@@ -118,7 +119,7 @@ class SceneReport:
         return stages
 
     def _photo(self, eye: SceneEye) -> np.ndarray:
-        photo: np.ndarray = photo_of(self.scene, self.view, eye.background).numpy()
+        photo: np.ndarray = home(photo_of(self.scene, self.view, eye.background))
         return photo
 
     def _earlier(self) -> list[dict[str, Any]]:

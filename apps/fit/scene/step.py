@@ -29,6 +29,7 @@ from fieldforge.apps.fit.scene.rays import RayDraw, Rays
 from fieldforge.apps.fit.scene.samplers.base import RayStep
 from fieldforge.apps.fit.scene.unseen import close_transparent, close_unseen
 from fieldforge.apps.render.radiance import Eye, asked_along, density_of, native_renderer, new_grid, parts_of
+from fieldforge.devices import seeded
 from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.kernels.cpu_radiance import RadianceRenderer, Sights
@@ -140,7 +141,7 @@ class SceneStep(RayStep):
         self.step_length = math.dist(*field.innermost) / options.samples_across
         self.cone_angle = options.cone_angle_for(field.n_cascades)
         # position among the pixels, rays in the next step
-        self.counters = torch.tensor([0, max(LEAST_RAYS, options.batch_size // options.samples_across)])
+        self.counters = torch.tensor([0, max(LEAST_RAYS, options.batch_size // options.samples_across)], device="cpu")
         self.optimizer: SceneOptimizer = SceneOptimizer(optimizer, self.grid, self.counters, others)
         native = self._native(optimizer)
         self.native = None if isinstance(native, str) else native
@@ -148,7 +149,7 @@ class SceneStep(RayStep):
 
     def __call__(self, step: int, factor: float) -> tuple[float, float]:
         if step % self.options.update_every == 0:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+            generator = seeded(self.seed * 1_000_003 + step)
             # a look at all of many cells costs as much as several steps: only the first is one
             is_dear = self.grid.density.numel() > self.options.batch_size
             iteration = step + WARM_UP if step and is_dear else step
@@ -159,7 +160,7 @@ class SceneStep(RayStep):
         rays = self.draw(position, self.n_rays)
         self.optimizer.set_learning_rate_factor(factor)
         result = self._plain(step, rays) if self.native is None else self._fused(step, rays)
-        self.counters.copy_(torch.tensor([position + self.n_rays, rays_for_next(self, self.options)]))
+        self.counters.copy_(torch.tensor([position + self.n_rays, rays_for_next(self, self.options)], device="cpu"))
         return result
 
     def length_at(self, step: int) -> float:

@@ -25,6 +25,7 @@ from fieldforge.apps.fit.fused import make_step
 from fieldforge.apps.fit.job import Fit, Job, Plan, PlanKeywords, Training
 from fieldforge.apps.fit.loop import LOSS, Figure, Hook, Progress, State
 from fieldforge.apps.fit.losses.shape_base import ShapeLoss
+from fieldforge.apps.fit.on_device import Ahead
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.options import ShapeOptions
 from fieldforge.apps.fit.placement import N_PLACES
@@ -43,6 +44,7 @@ from fieldforge.apps.shapes.samples import RECIPES, SURFACE_RECIPES, Pools
 from fieldforge.apps.shapes.surface import Surface
 from fieldforge.apps.shapes.truth import Truth
 from fieldforge.checks import expect_choice, expect_int
+from fieldforge.devices import arrived, device_of
 from fieldforge.fields.kinds.shape import ShapeField
 from fieldforge.registry import ConfigError, build
 
@@ -185,7 +187,9 @@ class ShapeJob(Job[ShapeField]):
             expect_loss(loss, fitted, self.kind)
         if isinstance(loss, ShapeLoss) and loss.reads == "surface":
             points, normals = self._surface_points(seed)
-            draw = SurfaceDraw(points, normals, _recipe(options, SURFACE_RECIPES), options.batch_size, seed)
+            draw: Any = SurfaceDraw(points, normals, _recipe(options, SURFACE_RECIPES), options.batch_size, seed)
+            if (device := device_of(fitted)).type != "cpu":
+                draw = Ahead(draw, device)
             yield shape_step(fitted, loss, config, draw, hooks)
             if getattr(loss, "normals", 1.0) == 0:  # the block is over: the parameters are what inference uses
                 turn_outward(fitted)
@@ -200,7 +204,9 @@ class ShapeJob(Job[ShapeField]):
             seed=seed,
         )
         with closing(pools):
-            pool_draw = PoolDraw(pools, options, self.kind)
+            pool_draw: Any = PoolDraw(pools, options, self.kind)
+            if (device := device_of(fitted)).type != "cpu":
+                pool_draw = Ahead(pool_draw, device)
             if isinstance(loss, ShapeLoss):
                 yield shape_step(fitted, loss, config, WithDistances(pool_draw), hooks)
             else:
@@ -216,7 +222,7 @@ class ShapeJob(Job[ShapeField]):
         if not self.smooth_derivatives:
             return
         on, _ = self._surface_points(seed)
-        points = torch.from_numpy(self.surface.cube.to_world(on))
+        points = arrived(self.surface.cube.to_world(on))
         observe(Progress(State(), message=f"tuning derivatives for {self.smooth_derivatives} steps"))
         state = finetune_derivatives(fitted, points, n_steps=self.smooth_derivatives, seed=seed, observe=observe)
         if state.stopped_by == "signal":

@@ -16,6 +16,7 @@ from fieldforge.apps.fit.loop import Hook, allowed
 from fieldforge.apps.fit.losses.shape_base import DistanceSamples, ShapeLoss, SurfaceSamples
 from fieldforge.apps.fit.optimizers.base import Optimizer
 from fieldforge.apps.shapes.samples import SURFACE_RECIPES
+from fieldforge.devices import seeded
 from fieldforge.fields.kinds.base import Field
 
 
@@ -112,7 +113,7 @@ def turn_outward(field: Field) -> bool:
 
     Without normals a loss may find the shape inside out; the border of the cube is outside.
     """
-    face = torch.rand(2048, 3, generator=torch.Generator().manual_seed(0))
+    face = torch.rand(2048, 3, generator=seeded(0))
     axis = torch.arange(2048) % 3
     face[torch.arange(2048), axis] = (torch.arange(2048) // 3 % 2).float()
     if float(field.outputs(face).mean()) >= 0:

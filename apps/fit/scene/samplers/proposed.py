@@ -18,6 +18,7 @@ from fieldforge.apps.fit.scene.rays import Rays
 from fieldforge.apps.fit.scene.samplers.base import RayStep, StepParts
 from fieldforge.apps.fit.scene.step import LEAST_RAYS, SceneOptimizer, rays_for_next
 from fieldforge.apps.render.proposals import Looking, ProposalEye
+from fieldforge.devices import seeded
 from fieldforge.fields.kinds.proposal import ProposalField
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.registry import build
@@ -73,7 +74,7 @@ class ProposedStep(RayStep):
         rays = self.parts.draw(position, self.n_rays)
         self.optimizer.set_learning_rate_factor(factor)
         self.optimizer.zero_grad()
-        seen = self.tried(step, rays, torch.Generator().manual_seed(self.parts.seed * 1_000_003 + step))
+        seen = self.tried(step, rays, seeded(self.parts.seed * 1_000_003 + step))
         self.counters[0], self.counters[1] = position + self.n_rays, rays_for_next(self, self.parts.options)
         loss = seen.loss.mean()
         value = float(loss.detach())

@@ -1,0 +1,187 @@
+"""A stand-in for a device with a memory of its own, for machines that have none: what leaves it in silence is an error.
+
+    with far_device() as far:
+        field = far.bring(field)
+        field(far.tensor(points))            # Far tensors; their numbers are right
+        field(points)                        # FarError: host and device are mixed
+
+Far tensors say that they are on "meta", which has no memory; their numbers lie beside them on the CPU, where each
+operation runs. So results can be held against those of the CPU. Refused are operations that mix them with tensors of
+the host of more than one number, indices of the host, random numbers of a host's generator, and every way back: .cpu(),
+.item(), .tolist(), .numpy(), if tensor. `far.door` opens the way back, or only to single numbers, and counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+META = torch.device("meta")
+_aten = torch.ops.aten
+LEAVES = {_aten._local_scalar_dense.default: ".item()", _aten.equal.default: "torch.equal"}
+
+
+class FarError(RuntimeError):
+    """Something went to the host, or came from it, that nobody asked for."""
+
+
+class Far(Tensor):
+    """A tensor on the stand-in."""
+
+    near: Tensor
+
+    @staticmethod
+    def __new__(cls, near: Tensor) -> Far:
+        made: Far = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls, near.shape, strides=near.stride(), storage_offset=near.storage_offset(), dtype=near.dtype, device=META,
+            requires_grad=False,
+        )  # fmt: skip
+        made.near = near
+        return made
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"Far({self.near!r})"
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return run(function, args, kwargs or {})
+
+
+class _Mode(TorchDispatchMode):
+    def __init__(self, far: FarDevice) -> None:
+        super().__init__()
+        self.far = far
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return run(function, args, kwargs or {}, self.far)
+
+
+class _FromNumbers(TorchFunctionMode):
+    """torch.tensor on the stand-in: a copy to the device of numbers that Python has, which nobody waits for."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function in (torch.tensor, torch.as_tensor, Tensor.new_tensor):
+            given = args[0] if function is Tensor.new_tensor else None
+            default = META if given is None or isinstance(given, Far) else given.device
+            device = torch.device(kwargs.get("device") or default)
+            if device.type == "meta":
+                dtype = kwargs.get("dtype") or (given.dtype if given is not None else None)
+                numbers = args[1] if function is Tensor.new_tensor else args[0]
+                if isinstance(numbers, Tensor):
+                    return function(*args, **kwargs)
+                return Far(torch.tensor(numbers, dtype=dtype, device="cpu"))
+        if function is Tensor.__getitem__ and isinstance(args[0], Far):  # lists of numbers go there like torch.tensor
+            place = args[1] if isinstance(args[1], tuple) else (args[1],)
+            place = tuple(
+                Far(torch.tensor(one, device="cpu")) if isinstance(one, (list, tuple)) else one for one in place
+            )
+            return function(args[0], place)
+        return function(*args, **kwargs)
+
+
+class FarDevice:
+    """The stand-in's doors."""
+
+    def __init__(self) -> None:
+        self.is_open = self.lets_numbers = False
+        self.n_leaves = 0
+
+    def tensor(self, near: Tensor) -> Tensor:
+        return Far(near.detach().clone())
+
+    def bring(self, module: nn.Module) -> Any:
+        """The module's parameters and buffers, moved in place."""
+        for one in module.modules():
+            for name, parameter in list(one._parameters.items()):
+                if parameter is not None and not isinstance(parameter.data, Far):
+                    one._parameters[name] = nn.Parameter(self.tensor(parameter.data), parameter.requires_grad)
+            for name, buffer in list(one._buffers.items()):
+                if buffer is not None and not isinstance(buffer, Far):
+                    one._buffers[name] = self.tensor(buffer)
+        return module
+
+    @contextlib.contextmanager
+    def door(self, *, numbers_only: bool = False) -> Iterator[None]:
+        was = self.is_open, self.lets_numbers
+        self.is_open, self.lets_numbers = not numbers_only, True
+        try:
+            yield
+        finally:
+            self.is_open, self.lets_numbers = was
+
+
+def run(function: Any, args: Any, kwargs: Any, far: FarDevice | None = None) -> Any:
+    flat, _ = tree_flatten((args, kwargs))
+    tensors = [one for one in flat if isinstance(one, Tensor)]
+    is_far = any(isinstance(one, Far) for one in tensors)
+    device = kwargs.get("device")
+    is_made = device is not None and torch.device(device).type == "meta"
+    name = str(function)
+    if function in LEAVES and is_far:
+        if far is None or not far.lets_numbers:
+            raise FarError(f"{LEAVES[function]} brings a number to the host")
+        far.n_leaves += 1
+    goes_home = is_far and device is not None and torch.device(device).type == "cpu"
+    if goes_home:
+        if far is None or not far.is_open:
+            raise FarError(f"{name} brings a tensor of {tuple(tensors[0].shape)} to the host")
+        far.n_leaves += 1
+    if is_far and not goes_home and "copy_" not in name:
+        mixed = [one for one in tensors if not isinstance(one, Far) and one.ndim > 0]
+        if mixed:
+            raise FarError(f"{name} mixes tensors of the device with one of the host, {tuple(mixed[0].shape)}")
+        if isinstance(kwargs.get("generator"), _Generator) and not getattr(kwargs["generator"], "is_far", False):
+            raise FarError(f"{name} draws with a generator of the host")
+    if "device" in kwargs:
+        kwargs = kwargs | {"device": torch.device("cpu")}
+    args, kwargs = tree_map(lambda one: one.near if isinstance(one, Far) else one, (args, kwargs))
+    found = function(*args, **kwargs)
+    if (is_far or is_made) and not goes_home:
+        originals = {id(one.near): one for one in tensors if isinstance(one, Far)}
+        return tree_map(lambda one: _wrapped(one, originals) if isinstance(one, Tensor) else one, found)
+    return found
+
+
+def _wrapped(near: Tensor, originals: dict[int, Tensor]) -> Tensor:
+    return originals[id(near)] if id(near) in originals else Far(near)
+
+
+_Generator = torch.Generator
+
+
+class FarGenerator(_Generator):
+    """Of the stand-in; draws on the CPU."""
+
+    is_far = True
+
+
+class _Kinds(type):
+    def __instancecheck__(cls, one: Any) -> bool:
+        return isinstance(one, _Generator)
+
+
+class _AnyGenerator(metaclass=_Kinds):
+    """torch.Generator, which knows the stand-in too."""
+
+    def __new__(cls, device: Any = "cpu") -> Any:
+        return FarGenerator() if torch.device(device).type == "meta" else _Generator(device)
+
+
+@contextlib.contextmanager
+def far_device() -> Iterator[FarDevice]:
+    """Inside the block tensors are made on the stand-in where nobody says otherwise."""
+    far = FarDevice()
+    torch.Generator = _AnyGenerator  # type: ignore[misc,assignment]
+    try:
+        with META, _FromNumbers(), _Mode(far):
+            yield far
+    finally:
+        torch.Generator = _Generator  # type: ignore[misc]
