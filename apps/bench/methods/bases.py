@@ -26,12 +26,14 @@ from torch import Tensor, nn
 from fieldforge.apps.bench.harness import Row, folder_of, markdown, say
 from fieldforge.apps.bench.methods.spectra import square
 from fieldforge.apps.bench.methods.training import Signal, best_of, best_rate, of_picture, train, with_optimizer
+from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.recipe import Config, adam
 from fieldforge.apps.images import Picture, read_image
 from fieldforge.encodings.base import Encoding
 from fieldforge.encodings.diagnostics import ridge, ridge_kronecker, stable_rank
 from fieldforge.encodings.random_fourier import RandomFourier
 from fieldforge.encodings.shifted_basis import ShiftedBasis, psi
+from fieldforge.registry import build
 
 WIDTHS = (0.1, 0.05, 0.01, 0.005)
 N_SAMPLES = 1000
@@ -130,7 +132,8 @@ def trained_layer(features: Tensor, values: Tensor, n_steps: int, generator: tor
         for parameter in layer.parameters():
             bound = 1 / math.sqrt(features.shape[1])
             parameter.uniform_(-bound, bound, generator=generator)
-    optimizer = torch.optim.Adam(layer.parameters(), 1e-3, weight_decay=1e-8)
+    parameters = Parameters.of(layer, [layer])
+    optimizer: Optimizer = build("optimizer", adam(1e-3, l2_reg=1e-8), parameters=parameters)
     for _ in range(n_steps):
         optimizer.zero_grad()
         loss = (layer(features) - values).square().mean(0).sum()  # each signal by itself

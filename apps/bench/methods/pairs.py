@@ -51,6 +51,7 @@ N_STEPS = 500
 OF_GRIDS, OF_NETWORKS = adam(1e-2, beta2=0.99, epsilon=1e-15), adam(3e-3)
 HEAD: Config = {"otype": "MLP", "n_neurons": 64, "n_hidden_layers": 2}
 WIDE: Config = {"otype": "MLP", "n_neurons": 64, "n_hidden_layers": 3, "has_bias": True}
+ONE_RATE = {1e-3: 0.0}
 Grows = tuple[str, tuple[int, int]]
 IN_WIDTH: Grows = ("network.n_neurons", (4, 512))
 STANDARD = "hash grid, MLP"
@@ -117,17 +118,20 @@ def arms_of(n_dims: int) -> dict[str, Arm]:
 def measure(part: str, data: Path | None, *, is_quick: bool) -> Iterator[list[Row]]:
     """All arms on each picture and shape, after rates were found on another."""
     if is_quick:
-        for signal in (noise(16), shape("torus", 256)):
-            yield compared(signal, {arm: {1e-3: 0.0} for arm in arms_of(2)}, 2)
+        for n_dims, signal in ((2, noise(16)), (3, shape("torus", 256))):
+            arms = {name: arm.config for name, arm in arms_of(n_dims).items()}
+            yield compared(signal, arms, dict.fromkeys(arms, ONE_RATE), 2)
         return
     folder = folder_of(data)
     images, meshes = folder / "images", folder / "meshes"
     rates = tuned(picture(images / TUNED_ON, SIDE))
     for name in PICTURES:
-        yield compared(picture(images / name, SIDE), rates, N_STEPS)
+        signal = picture(images / name, SIDE)
+        yield compared(signal, sized_arms(signal), rates, N_STEPS)
     rates = tuned(shape(meshes / SHAPE_TUNED_ON, N_POINTS))
     for name in SHAPES:
-        yield compared(shape(meshes / name if "." in name else name, N_POINTS), rates, N_STEPS)
+        signal = shape(meshes / name if "." in name else name, N_POINTS)
+        yield compared(signal, sized_arms(signal), rates, N_STEPS)
 
 
 def sized_arms(signal: Signal) -> dict[str, Config]:
@@ -155,12 +159,14 @@ def tuned(signal: Signal) -> dict[str, dict[float, float]]:
     return found
 
 
-def compared(signal: Signal, rates: Mapping[str, Mapping[float, float]], n_steps: int) -> list[Row]:
+def compared(
+    signal: Signal, arms: Mapping[str, Config], rates: Mapping[str, Mapping[float, float]], n_steps: int
+) -> list[Row]:
     """A row for each arm, and of PINs also what the levels say."""
     rows = []
-    for name, config in sized_arms(signal).items():
+    for name, unrated in arms.items():
         rate = best_rate(rates[name])
-        config = with_optimizer(config, config["optimizer"], rate)
+        config = with_optimizer(unrated, unrated["optimizer"], rate)
         trained = train(signal, config, n_steps)
         figures = {"decibels": signal.decibels(trained.field), "rate": rate}
         figures["parameters"] = parameters_of(signal, config)

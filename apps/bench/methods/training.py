@@ -179,8 +179,10 @@ def best_of(
         value = score(rate)
         found[rate] = value if math.isfinite(value) else -math.inf
         best = best_rate(found)
-        if not wanted and best in (min(found), max(found)):
-            wanted = [best * factor if best == max(found) else best / factor]
+        if not wanted and (found[best] == -math.inf or best == min(found)):
+            wanted = [min(found) / factor]
+        elif not wanted and best == max(found):
+            wanted = [best * factor]
     return found
 
 
