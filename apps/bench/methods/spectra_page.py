@@ -46,27 +46,5 @@ def _auto(rows: Rows) -> str:
     return markdown(["picture", "family", "distance", "after the pilot", "at the end"], cells)
 
 
-def _int(rows: Rows) -> str:
-    measured, cells = _of(rows, "int"), []
-    full = {name: row["quality"]["seconds_to_level"] for name, row in measured if row["candidate"] == "all pixels"}
-    for name, row in measured:
-        q = row["quality"]
-        ratio = q["seconds_to_level"] / full[name]
-        cells.append(
-            [name, row["candidate"], f"{q['psnr']:.2f} dB", f"{q['steps']}", f"{q['seconds']:.1f} s",
-             f"{q['level']:.0f} dB after {q['seconds_to_level']:.1f} s", f"{ratio:.2f}"]
-        )  # fmt: skip
-    return markdown(["picture", "pixels", "PSNR", "steps", "CPU", "level", "of the time of all"], cells)
-
-
-def _iga(rows: Rows) -> str:
-    cells = [
-        [name, row["candidate"], f"{row['quality']['psnr']:.2f} dB", f"{row['quality']['best']:.2f} dB",
-         f"{row['quality']['seconds']:.1f} s"]
-        for name, row in _of(rows, "iga")
-    ]  # fmt: skip
-    return markdown(["network", "gradient", "PSNR", "best on the way", "CPU"], cells)
-
-
-TABLES: dict[str, Callable[[Rows], str]] = {"fresh": _fresh, "auto": _auto, "int": _int, "iga": _iga}
+TABLES: dict[str, Callable[[Rows], str]] = {"fresh": _fresh, "auto": _auto}
 """Part -> its table."""
