@@ -102,6 +102,20 @@ def test_leaving_candidates_out_saves_passes_and_not_the_choice() -> None:
     assert all(one.n_init == 10 for one in full.distances)
 
 
+def test_a_setting_that_is_as_near_is_kept() -> None:
+    """Of candidates that differ by chance alone the one that stands already stays; one that is clearly nearer wins."""
+
+    def shaky(frequency: int, seed: int):
+        jitter = int(torch.randint(-2, 3, (), generator=torch.Generator().manual_seed(seed + 31 * frequency)))
+        return random_waves(frequency + jitter, seed)
+
+    for present in (0, 1):
+        assert (
+            choose_by_spectrum(shaky, [9, 10], waves_of(10), n_bins=32, n_first=None, present=present).best == present
+        )
+    assert choose_by_spectrum(shaky, [10, 25], waves_of(10), n_bins=32, present=1).best == 0
+
+
 def test_signals_and_candidates_without_a_spectrum_are_refused() -> None:
     flat = [Slice(waves_of(1)[0].points, torch.zeros(64, 64, 1))]
     with pytest.raises(ValueError, match="same everywhere"):
@@ -119,7 +133,6 @@ def test_signals_and_candidates_without_a_spectrum_are_refused() -> None:
         ({"encoding": "Identity", "network": {"otype": "MLP", "activation": {"otype": "FINER"}}},
          "network.activation.first_bias_scale"),
         ({"encoding": {"otype": "RandomFourier"}, "network": "MLP"}, "encoding.sigma"),
-        ({"encoding": {"otype": "HashGrid"}, "network": "MLP"}, "encoding.per_level_scale"),
     ],
 )  # fmt: skip
 def test_settings_are_found_and_put(config: dict, key: str) -> None:
@@ -133,6 +146,18 @@ def test_settings_are_found_and_put(config: dict, key: str) -> None:
 def test_a_configuration_without_such_a_setting_is_refused() -> None:
     with pytest.raises(ConfigError, match="no setting that fresh knows"):
         setting_of({"encoding": "Identity", "network": {"otype": "MLP", "activation": "ReLU"}})
+
+
+@pytest.mark.parametrize("encoding", ["Grid", "HashGrid", "DenseGrid", "TimeGrid"])
+def test_a_grid_is_not_chosen_by_what_it_says_untrained(encoding: str) -> None:
+    with pytest.raises(ConfigError, match="say nothing of what they can hold.*--encoding auto"):
+        setting_of({"encoding": {"otype": encoding}, "network": "MLP"})
+
+
+def test_a_sound_of_many_samples_may_need_high_frequencies() -> None:
+    config = {"encoding": "Identity", "network": {"otype": "MLP", "activation": "Sine"}}
+    assert max(setting_of(config, 6).values) == 300
+    assert max(setting_of(config, 6, n_samples=20_000).values) == pytest.approx(math.pi * 10_000, rel=1e-4)
 
 
 SMALL = ["network.n_neurons=32", "network.n_hidden_layers=2", "fit.batch_size=1024"]

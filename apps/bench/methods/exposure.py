@@ -4,7 +4,7 @@ SAPE: a quarter of the pixels, at random, is the training set; frequencies of fo
 network, one seed, one set of frequencies; "plain" has every block open from the start. What is judged is the spread of
 the held-out PSNR over the deviations. As the authors draw them, the length of a frequency is half normal and its
 direction uniform; the cells of the mask are as many pixels large as theirs, the tolerance is theirs, and all blocks
-have had their turn after half of the steps. Rates come from another picture, for each arm.
+have had their turn after half of the steps. Rates come from another picture, for each arm, after half of the steps.
 
 CAM: every second pixel each way is the training set; random frequencies of one deviation. Arms of equal numbers of
 parameters: the plain network, with each layer's features normalised, with grids and no norm, with both.
@@ -67,7 +67,7 @@ def measure(part: str, data: Path | None, *, is_quick: bool) -> Iterator[list[Ro
     rates = {}
     for arm in arms:
         tried = {
-            rate: run(tuning, arm, rate, n_steps, TUNED_AT)[1]["held_out_psnr"]
+            rate: run(tuning, arm, rate, max(1, n_steps // 2), TUNED_AT)[1]["held_out_psnr"]
             for rate in RATES[: 1 if is_quick else None]
         }
         rates[arm] = max(tried, key=lambda rate: tried[rate])

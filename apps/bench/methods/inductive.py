@@ -15,7 +15,7 @@ from fieldforge.apps.bench.methods.small import TUNED_ON, best_rate, configurati
 from fieldforge.apps.fit.image.job import ImageJob
 from fieldforge.apps.fit.recipe import Config, adam
 
-PICTURES = ("skimage/astronaut.png", "kodak/kodim07.png")
+PICTURES = ("skimage/astronaut.png",)
 SIDE, PATCH = 128, 8
 N_STEPS, TUNING_STEPS = 300, 100
 PLACE: Config = {"otype": "Identity", "scale": 2.0, "offset": -1.0}

@@ -18,7 +18,7 @@ from fieldforge.apps.bench.methods.small import pictures as pictures_of
 from fieldforge.apps.fit.image.job import ImageJob
 from fieldforge.apps.fit.recipe import Config, adam
 
-PICTURES = ("skimage/astronaut.png", "kodak/kodim07.png", "kodak/kodim20.png")
+PICTURES = ("skimage/astronaut.png", "kodak/kodim07.png")
 SIDE = 128
 N_STEPS, TUNING_STEPS = 500, 250
 N_NEURONS = 128

@@ -25,8 +25,9 @@ from fieldforge.apps.fit.tune.choose import Choice, choose_by_spectrum
 from fieldforge.apps.fit.tune.settings import Setting, setting_of
 from fieldforge.registry import ConfigError
 
-SHARE = 0.06
-"""Of the forward passes of a training that choosing may take, a step counted as three of them."""
+SHARE = 0.05
+"""Of the forward passes of a training that choosing may take, a step counted as three of them. Making fields and
+transforming their answers costs as much again in small networks."""
 SMALLEST, LARGEST = 32, 1024
 """Samples along an axis; the paper resamples pictures to at most 1024."""
 BINS = 4
@@ -166,8 +167,8 @@ def affordable_side(n_points: float, n_axes: int) -> int:
 
 
 def _passes(n_values: int, n_init: int) -> int:
-    """Forward passes of a choice: most candidates drop out after two."""
-    return 2 * n_values + math.ceil(n_values / 3) * max(0, n_init - 2)
+    """Forward passes of a choice: most candidates drop out after the first."""
+    return n_values + math.ceil(n_values / 3) * (n_init - 1)
 
 
 def _short(value: float) -> float | None:
