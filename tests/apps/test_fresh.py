@@ -9,16 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import trimesh
 from reference import fresh as loops
 
 from fieldforge.apps.cli import main
+from fieldforge.apps.fit.audio.job import AudioJob
 from fieldforge.apps.fit.image.job import ImageJob, fit
 from fieldforge.apps.fit.job import Plan
+from fieldforge.apps.fit.shape.job import ShapeJob
 from fieldforge.apps.fit.slices import Slice
 from fieldforge.apps.fit.tune.choose import choose_by_spectrum
 from fieldforge.apps.fit.tune.settings import setting_of
 from fieldforge.apps.fit.tune.spectra import spectrum, wasserstein
+from fieldforge.apps.fit.video.job import VideoJob
 from fieldforge.apps.images import write_image
+from fieldforge.apps.shapes.read import Mesh
+from fieldforge.apps.sounds import Clip
+from fieldforge.apps.videos import Film
 from fieldforge.fields.file import load_field
 from fieldforge.registry import ConfigError
 
@@ -102,6 +109,20 @@ def test_leaving_candidates_out_saves_passes_and_not_the_choice() -> None:
     assert all(one.n_init == 10 for one in full.distances)
 
 
+def test_a_setting_that_is_as_near_is_kept() -> None:
+    """Of candidates that differ by chance alone the one that stands already stays; one that is clearly nearer wins."""
+
+    def shaky(frequency: int, seed: int):
+        jitter = int(torch.randint(-2, 3, (), generator=torch.Generator().manual_seed(seed + 31 * frequency)))
+        return random_waves(frequency + jitter, seed)
+
+    for present in (0, 1):
+        assert (
+            choose_by_spectrum(shaky, [9, 10], waves_of(10), n_bins=32, n_first=None, present=present).best == present
+        )
+    assert choose_by_spectrum(shaky, [10, 25], waves_of(10), n_bins=32, present=1).best == 0
+
+
 def test_signals_and_candidates_without_a_spectrum_are_refused() -> None:
     flat = [Slice(waves_of(1)[0].points, torch.zeros(64, 64, 1))]
     with pytest.raises(ValueError, match="same everywhere"):
@@ -119,7 +140,6 @@ def test_signals_and_candidates_without_a_spectrum_are_refused() -> None:
         ({"encoding": "Identity", "network": {"otype": "MLP", "activation": {"otype": "FINER"}}},
          "network.activation.first_bias_scale"),
         ({"encoding": {"otype": "RandomFourier"}, "network": "MLP"}, "encoding.sigma"),
-        ({"encoding": {"otype": "HashGrid"}, "network": "MLP"}, "encoding.per_level_scale"),
     ],
 )  # fmt: skip
 def test_settings_are_found_and_put(config: dict, key: str) -> None:
@@ -133,6 +153,18 @@ def test_settings_are_found_and_put(config: dict, key: str) -> None:
 def test_a_configuration_without_such_a_setting_is_refused() -> None:
     with pytest.raises(ConfigError, match="no setting that fresh knows"):
         setting_of({"encoding": "Identity", "network": {"otype": "MLP", "activation": "ReLU"}})
+
+
+@pytest.mark.parametrize("encoding", ["Grid", "HashGrid", "DenseGrid", "TimeGrid"])
+def test_a_grid_is_not_chosen_by_what_it_says_untrained(encoding: str) -> None:
+    with pytest.raises(ConfigError, match=r"say nothing of what they can hold.*--encoding auto"):
+        setting_of({"encoding": {"otype": encoding}, "network": "MLP"})
+
+
+def test_a_sound_of_many_samples_may_need_high_frequencies() -> None:
+    config = {"encoding": "Identity", "network": {"otype": "MLP", "activation": "Sine"}}
+    assert max(setting_of(config, 6).values) == 300
+    assert max(setting_of(config, 6, n_samples=20_000).values) == pytest.approx(math.pi * 10_000, rel=1e-4)
 
 
 SMALL = ["network.n_neurons=32", "network.n_hidden_layers=2", "fit.batch_size=1024"]
@@ -156,6 +188,49 @@ def test_a_choice_is_the_seed_s_and_leaves_random_numbers_alone() -> None:
     first, second = job.run_config(plan), job.run_config(plan)
     assert first == second
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(("tone", "lowest", "highest"), [(40, 20, 300), (1200, 1000, 8000)])
+def test_a_higher_tone_gets_a_higher_omega(tone: int, lowest: float, highest: float) -> None:
+    """One axis of 5000 samples with so many cycles: an untrained layer has up to omega / pi."""
+    sound = np.sin(2 * np.pi * tone * np.arange(5000) / 5000)[:, None]
+    config, notices = AudioJob(Clip.from_array(sound, 8000)).run_config(
+        Plan(preset="siren", tune="fresh", steps=2000, overrides=SMALL)
+    )
+    assert lowest < config["network"]["activation"]["first_omega"] < highest
+    assert any(one.startswith("fresh: first omega") for one in notices)
+
+
+def test_stretches_of_a_long_sound_keep_its_rate() -> None:
+    clip = Clip.from_array(np.arange(1000) / 1000, 500)
+    stretches = AudioJob(clip).slices(100)
+    assert [len(one.values) for one in stretches] == [100] * 4
+    for one in stretches:  # the value says which sample it is
+        assert torch.allclose(one.points[:, 0], (one.values[:, 0].double() * 1000 + 0.5) / 500, rtol=0, atol=1e-4)
+    assert len(AudioJob(clip).slices(1024)) == 1
+
+
+def test_frames_of_a_film_are_chosen_by() -> None:
+    job = VideoJob(Film.from_array(np.random.default_rng(0).random((3, 24, 40, 1)), 10.0))
+    assert job.slices(64)[0].values.shape == (24, 24, 1)
+    times = [float(one.points[0, 0, 2]) for one in job.slices(16)]
+    assert times == sorted(set(times))
+    assert all(min(abs(t - (i + 0.5) / 10) for i in range(3)) < 1e-6 for t in times)
+    chosen = []
+    for octave in (3, 10):
+        film = Film.from_array(noise(32, octave)[None].repeat(3, 0), 10.0)
+        config, _ = VideoJob(film).run_config(Plan(preset="siren", tune="fresh", steps=200, overrides=SMALL))
+        chosen.append(config["network"]["activation"]["first_omega"])
+    assert chosen[0] < chosen[1]
+
+
+def test_planes_of_a_shape_are_chosen_by() -> None:
+    """The distance to a ball of a quarter is smooth, so a lower omega than the preset's comes nearest."""
+    made = trimesh.creation.icosphere(2)
+    plan = Plan(preset="siren", tune="fresh", steps=100, overrides=[*SMALL, "fit.sphere=0"])
+    config, notices = ShapeJob(Mesh(np.asarray(made.vertices), np.asarray(made.faces))).run_config(plan)
+    assert any(one.startswith("fresh: first omega") for one in notices)
+    assert config["network"]["activation"]["first_omega"] <= 30
 
 
 def test_the_choice_stands_in_the_run_file_and_the_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

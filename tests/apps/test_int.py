@@ -73,6 +73,8 @@ def test_choices_become_rarer() -> None:
     assert 1415 <= len(due) <= 1430
     assert np.diff(due).max() <= 50
     assert all(is_due("dense", step, 7) for step in range(7))
+    short = np.diff([step for step in range(500) if is_due("incremental", step, 500)])
+    assert short.max() <= 5  # in proportion
     backward = [step for step in range(5000) if is_due("decremental", step, 5000)]
     assert backward[0] == 0
     assert backward[-1250:] == list(range(3750, 5000))
@@ -95,7 +97,7 @@ def test_the_worst_pixels_are_chosen(picture: Picture) -> None:
 
 
 def test_between_two_choices_all_chosen_pixels_are_seen_equally(picture: Picture) -> None:
-    draw = drawn(picture, INT(start=0.5, ratio="constant", refresh="incremental"), n_steps=400, batch_size=36)
+    draw = drawn(picture, INT(start=0.5, ratio="constant", interval=10), n_steps=400, batch_size=36)
     seen: list[int] = []
     for step in range(100, 108):  # one interval of ten
         points, _ = draw(step)

@@ -17,8 +17,8 @@ from fieldforge.apps.bench.harness import Row, one_thread, save
 PARTS: dict[str, str] = {
     "fresh": "spectra",
     "auto": "spectra",
-    "int": "spectra",
-    "iga": "spectra",
+    "int": "teaching",
+    "iga": "inductive",
     "sape": "exposure",
     "cam": "exposure",
     "networks": "networks",

@@ -1,14 +1,15 @@
 """Does what opens by place (SAPE) or changes by place (CAM) pay, on a small picture.
 
 SAPE: a quarter of the pixels, at random, is the training set; frequencies of four standard deviations. The arms are one
-field, one seed, one set of frequencies; "plain" has every block open from the start. What is judged is the spread of
-the held-out PSNR over the deviations.
+network, one seed, one set of frequencies; "plain" has every block open from the start. What is judged is the spread of
+the held-out PSNR over the deviations. As the authors draw them, the length of a frequency is half normal and its
+direction uniform; the cells of the mask are as many pixels large as theirs, the tolerance is theirs, and all blocks
+have had their turn after half of the steps. Rates come from another picture, for each arm, after half of the steps.
 
 CAM: every second pixel each way is the training set; random frequencies of one deviation. Arms of equal numbers of
 parameters: the plain network, with each layer's features normalised, with grids and no norm, with both.
 
-Deviations are the papers': of coordinates from -1 to 1 for SAPE, from 0 to 1 for CAM. SAPE's authors draw the length of
-a frequency from a half normal law; here frequencies are normal in the plane.
+Deviations are the papers': of coordinates from -1 to 1 for SAPE, from 0 to 1 for CAM.
 """
 
 from __future__ import annotations
@@ -19,26 +20,32 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fieldforge.apps.bench.harness import Row, markdown, say
+from fieldforge.apps.bench.methods.small import TUNED_ON, picture, pictures
 from fieldforge.apps.fit.image.job import step_of
-from fieldforge.apps.images import Picture, read_image
+from fieldforge.apps.fit.recipe import Config, adam
+from fieldforge.apps.images import Picture
+from fieldforge.encodings.random_fourier import RandomFourier
 from fieldforge.encodings.sape import SAPE
 from fieldforge.fields.kinds.image import ImageField
 from fieldforge.fields.modulation import CAM
 from fieldforge.registry import build
 
-FOLDER = Path("data/images")
-PHOTOS = ("astronaut.png",)
+PICTURES = {"sape": ("skimage/astronaut.png", "skimage/camera.png"), "cam": ("skimage/astronaut.png",)}
 SIDE = 128
-N_STEPS = 300
+N_STEPS = {"sape": 512, "cam": 500}
 N_FREQUENCIES = 128
 DEVIATIONS = (5.0, 10.0, 20.0, 40.0)
+TUNED_AT = 20.0
+"""The deviation of the authors' pictures, which rates are tuned at."""
+CELL = 4
+"""Pixels along a cell of the mask: 128 cells for 512 pixels."""
 CAM_DEVIATION = 10.0
-NETWORK = {"otype": "MLP", "n_neurons": 64, "n_hidden_layers": 3, "has_bias": True}
+SAPE_NETWORK = {"otype": "MLP", "n_neurons": 128, "n_hidden_layers": 3, "has_bias": True}
+CAM_NETWORK = {"otype": "MLP", "n_neurons": 64, "n_hidden_layers": 3, "has_bias": True, "output_activation": "Sigmoid"}
 GRIDS = {"otype": "CAM", "resolution": 16}
 MODULATIONS: dict[str, dict[str, Any] | None] = {
     "FFN": None,
@@ -46,71 +53,96 @@ MODULATIONS: dict[str, dict[str, Any] | None] = {
     "FFN, CAM without norm": GRIDS | {"norm": "none"},
     "FFN, CAM": GRIDS,
 }
+SAPE_ARMS = ("plain", "SAPE", "SAPE, one level")
+RATES = (1e-3, 2e-3, 5e-3)
 SEED = 0
 
 
 def measure(part: str, data: Path | None, *, is_quick: bool) -> Iterator[list[Row]]:
-    """SAPE or CAM on each picture of `PHOTOS`."""
-    for name in PHOTOS:
-        pixels = _noise() if is_quick else shrunk(read_image(FOLDER / name), SIDE)
-        case, n_steps = f"{part}: {Path(name).stem}", 2 if is_quick else N_STEPS
-        if part == "sape":
-            yield sape_rows(case, pixels, DEVIATIONS[: 1 if is_quick else None], n_steps)
-        else:
-            yield cam_rows(case, pixels, n_steps)
+    """SAPE or CAM: the rates on another picture, then a case for each picture."""
+    n_steps = 2 if is_quick else N_STEPS[part]
+    arms: Sequence[str] = SAPE_ARMS if part == "sape" else list(MODULATIONS)
+    run = _sape if part == "sape" else _cam
+    tuning = picture(data, TUNED_ON, SIDE, is_quick=is_quick)
+    rates = {}
+    for arm in arms:
+        tried = {
+            rate: run(tuning, arm, rate, max(1, n_steps // 2), TUNED_AT)[1]["held_out_psnr"]
+            for rate in RATES[: 1 if is_quick else None]
+        }
+        rates[arm] = max(tried, key=lambda rate: tried[rate])
+        say(f"{part:5} {arm:22} rate {rates[arm]:g} of {', '.join(f'{r:g} ({p:.2f} dB)' for r, p in tried.items())}")
+    deviations: Sequence[float] = DEVIATIONS[: 1 if is_quick else None] if part == "sape" else (CAM_DEVIATION,)
+    for name, one in pictures(data, PICTURES[part], SIDE, is_quick=is_quick):
+        rows = []
+        for deviation in deviations:
+            for arm in arms:
+                sizes, figures, seconds = run(one, arm, rates[arm], n_steps, deviation)
+                say(
+                    f"{part:5} {name:10} {arm:22} std {deviation:4g}, {sizes['parameters']:,} parameters: held out "
+                    f"{figures['held_out_psnr']:6.2f} dB, trained {figures['psnr']:6.2f} dB, {seconds:6.1f} s"
+                )
+                rate = n_steps * sizes["n_trained_pixels"] / seconds
+                rows.append(Row("methods", f"{part}: {name}", arm, sizes, seconds, 0.0, rate, quality=figures))
+        yield rows
 
 
 def table(part: str, rows: Sequence[dict[str, Any]]) -> str:
     """Held-out PSNR by deviation and its spread for SAPE; trained and held out for CAM."""
     if part == "cam":
         return markdown(
-            ["picture", "network", "parameters", "trained pixels", "held out"],
+            ["picture", "network", "parameters", "rate", "trained pixels", "held out", "CPU"],
             [[row["case"].removeprefix("cam: "), row["candidate"], f"{row['sizes']['parameters']:,}",
-              f"{row['quality']['psnr']:.2f} dB", f"{row['quality']['held_out_psnr']:.2f} dB"] for row in rows],
+              f"{row['sizes']['rate']:g}", f"{row['quality']['psnr']:.2f} dB",
+              f"{row['quality']['held_out_psnr']:.2f} dB", f"{row['seconds']:.1f} s"] for row in rows],
         )  # fmt: skip
     deviations = list(dict.fromkeys(row["sizes"]["deviation"] for row in rows))
     cells = []
     for case, arm in dict.fromkeys((row["case"], row["candidate"]) for row in rows):
-        found = [row["quality"]["held_out_psnr"] for row in rows if (row["case"], row["candidate"]) == (case, arm)]
-        spread = f"{max(found) - min(found):.2f} dB"
-        cells.append([case.removeprefix("sape: "), arm, *(f"{value:.2f} dB" for value in found), spread])
-    return markdown(["picture", "features", *(f"std {deviation:g}" for deviation in deviations), "spread"], cells)
+        of_arm = [row for row in rows if (row["case"], row["candidate"]) == (case, arm)]
+        found = [row["quality"]["held_out_psnr"] for row in of_arm]
+        cells.append([case.removeprefix("sape: "), arm, f"{of_arm[0]['sizes']['rate']:g}",
+                      *(f"{value:.2f} dB" for value in found), f"{max(found) - min(found):.2f} dB"])  # fmt: skip
+    return markdown(["picture", "features", "rate", *(f"std {one:g}" for one in deviations), "spread"], cells)
 
 
-def sape_rows(case: str, pixels: Tensor, deviations: tuple[float, ...], n_steps: int) -> list[Row]:
-    """Plain, by place and by one level, at each standard deviation."""
-    order = torch.randperm(pixels.shape[0] * pixels.shape[1], generator=torch.Generator().manual_seed(SEED))
-    is_train = torch.zeros(len(order), dtype=torch.bool)
-    is_train[order[: len(order) // 4]] = True
-    rows = []
-    for deviation in deviations:
-        for arm in ("plain", "SAPE", "SAPE, one level"):
-            nested = {"otype": "RandomFourier", "n_features": N_FREQUENCIES, "sigma": 2 * deviation}
-            encoding = {"otype": "SAPE", "nested": nested, "scope": "Global" if "one" in arm else "Spatial"}
-            field = _field(encoding, NETWORK, pixels)
-            assert isinstance(field.encoding, SAPE)
-            if arm == "plain":
-                field.encoding.level.fill_(N_FREQUENCIES)
-            sizes = {"deviation": deviation, "arm": "SAPE"}
-            rows.append(_row(case, arm, field, pixels, is_train, n_steps, sizes))
-    return rows
+Found = tuple[dict[str, Any], dict[str, float], float]
+"""Sizes, figures, CPU seconds."""
 
 
-def cam_rows(case: str, pixels: Tensor, n_steps: int) -> list[Row]:
-    """The four arms, each as wide as the parameters of the last allow."""
-    rows_of, columns_of = (torch.arange(n) % 2 == 0 for n in pixels.shape[:2])
-    is_train = (rows_of[:, None] & columns_of).flatten()
+def _sape(of: Picture, arm: str, rate: float, n_steps: int, deviation: float) -> Found:
+    """Plain, by place, or by one level, at a standard deviation; a quarter of the pixels is trained."""
+    n_pixels = of.width * of.height
+    is_train = torch.zeros(n_pixels, dtype=torch.bool)
+    is_train[torch.randperm(n_pixels, generator=torch.Generator().manual_seed(SEED))[: n_pixels // 4]] = True
+    nested = {"otype": "RandomFourier", "n_features": N_FREQUENCIES, "sigma": 2 * deviation}
+    encoding = {"otype": "SAPE", "nested": nested, "resolution": max(3, of.width // CELL),
+                "scope": "Global" if arm == "SAPE, one level" else "Spatial"}  # fmt: skip
+    field = _field(encoding, SAPE_NETWORK, of)
+    assert isinstance(field.encoding, SAPE)
+    frequencies = field.encoding.encoding
+    assert isinstance(frequencies, RandomFourier)
+    half_normal = torch.randn(N_FREQUENCIES, 1, generator=torch.Generator().manual_seed(SEED)) * 2 * deviation
+    frequencies.frequencies.copy_(torch.nn.functional.normalize(frequencies.frequencies, dim=-1) * half_normal)
+    if arm == "plain":
+        field.encoding.level.fill_(N_FREQUENCIES)
+    return _fitted(field, of, is_train, rate, n_steps, {"deviation": deviation})
+
+
+def _cam(of: Picture, arm: str, rate: float, n_steps: int, _: float) -> Found:
+    """An arm as wide as the parameters of the last allow; every second pixel each way is trained."""
+    rows, columns = (torch.arange(n) % 2 == 0 for n in (of.height, of.width))
     encoding = {"otype": "RandomFourier", "n_features": N_FREQUENCIES, "sigma": CAM_DEVIATION}
-    wanted = n_trained(_field(encoding, NETWORK | {"modulation": GRIDS}, pixels))
-    rows = []
-    for arm, modulation in MODULATIONS.items():
-        network = NETWORK | {"modulation": modulation, "output_activation": "Sigmoid"}
-        widths = range(32, 160)
-        network["n_neurons"] = min(widths, key=lambda width: abs(_count(encoding, network, width, pixels) - wanted))
-        field = _field(encoding, network, pixels)
-        sizes = {"n_neurons": network["n_neurons"], "arm": "CAM"}
-        rows.append(_row(case, arm, field, pixels, is_train, n_steps, sizes))
-    return rows
+
+    def count(network: Config) -> int:
+        with torch.device("meta"):
+            return n_trained(_field(encoding, network, of))
+
+    wanted = count(CAM_NETWORK | {"modulation": GRIDS})
+    network = CAM_NETWORK | {"modulation": MODULATIONS[arm]}
+    width = min(range(32, 160), key=lambda n: abs(count(network | {"n_neurons": n}) - wanted))
+    field = _field(encoding, network | {"n_neurons": width}, of)
+    return _fitted(field, of, (rows[:, None] & columns).flatten(), rate, n_steps, {"n_neurons": width})
 
 
 def n_trained(field: ImageField) -> int:
@@ -122,48 +154,27 @@ def n_trained(field: ImageField) -> int:
     return n_all
 
 
-def shrunk(picture: Picture, side: int) -> Tensor:
-    """(height, width, channels) from 0 to 1, the longest side so many pixels, each the mean of its part."""
-    height, width, n_channels = picture.pixels.shape
-    pixels = picture.values(torch.arange(height * width)).view(1, height, width, n_channels).movedim(-1, 1)
-    factor = side / max(height, width)
-    size = round(height * factor), round(width * factor)
-    small: Tensor = torch.nn.functional.interpolate(pixels, size=size, mode="area")
-    return small[0].movedim(0, -1).contiguous()
-
-
-def _field(encoding: dict[str, Any], network: dict[str, Any], pixels: Tensor) -> ImageField:
-    height, width, n_channels = pixels.shape
+def _field(encoding: dict[str, Any], network: dict[str, Any], of: Picture) -> ImageField:
+    height, width, n_channels = of.pixels.shape
     described: dict[str, Any] = {"otype": "ImageField", "encoding": encoding, "network": network}
     described |= {"width": width, "height": height, "n_channels": n_channels}
     made: ImageField = build("field", described, generator=torch.Generator().manual_seed(SEED))
     return made
 
 
-def _count(encoding: dict[str, Any], network: dict[str, Any], width: int, pixels: Tensor) -> int:
-    with torch.device("meta"):
-        return n_trained(_field(encoding, network | {"n_neurons": width}, pixels))
-
-
-def _row(
-    case: str, arm: str, field: ImageField, pixels: Tensor, is_train: Tensor, n_steps: int, sizes: dict[str, Any]
-) -> Row:
-    """One fit on all training pixels a step, at a tenth of the rate after half and a hundredth after three quarters."""
-    height, width, n_channels = pixels.shape
-    index = torch.arange(height * width)
-    places = torch.stack([index % width, index // width], -1) + 0.5
-    values = pixels.view(-1, n_channels)
+def _fitted(
+    field: ImageField, of: Picture, is_train: Tensor, rate: float, n_steps: int, sizes: dict[str, Any]
+) -> Found:
+    """One fit on all training pixels a step, at a constant rate."""
+    index = torch.arange(of.width * of.height)
+    places, values = torch.stack([index % of.width, index // of.width], -1) + 0.5, of.values(index)
     batch = places[is_train], values[is_train]
-    config = {
-        "optimizer": {"otype": "Adam", "learning_rate": 3e-3, "l2_reg": 0.0},
-        "loss": {"otype": "L2"},
-        "fit": {"n_steps": n_steps},
-    }
+    config = {"optimizer": adam(rate), "loss": {"otype": "L2"}, "fit": {"n_steps": n_steps}}
     draw: Callable[[int], tuple[Tensor, Tensor]] = lambda step: batch  # noqa: E731
     advance = step_of(field, config, draw).advance
     start = time.process_time()
     for step in range(n_steps):
-        advance(step, 0.1 ** ((2 * step >= n_steps) + (4 * step >= 3 * n_steps)))
+        advance(step, 1.0)
     seconds = time.process_time() - start
     with torch.no_grad():
         error = (field.color(places).clamp(0, 1) - values).square().mean(-1)
@@ -171,13 +182,5 @@ def _row(
         "psnr": -10 * math.log10(float(error[is_train].mean())),
         "held_out_psnr": -10 * math.log10(float(error[~is_train].mean())),
     }
-    sizes = sizes | {"pixels": height * width, "steps": n_steps, "parameters": n_trained(field)}
-    told = sizes.get("deviation", sizes["parameters"])
-    say(f"{case:10} {arm:22} {told:>8g}  held out {figures['held_out_psnr']:6.2f} dB, trained "
-        f"{figures['psnr']:6.2f} dB, {seconds:6.1f} s")  # fmt: skip
-    rate = n_steps * int(is_train.sum()) / seconds
-    return Row("methods", case, arm, sizes, seconds, 0.0, rate, quality=figures)
-
-
-def _noise() -> Tensor:
-    return torch.from_numpy(np.random.default_rng(0).random((12, 16, 3)).astype(np.float32))
+    sizes = sizes | {"side": of.width, "n_steps": n_steps, "rate": rate, "n_trained_pixels": len(batch[0])}
+    return sizes | {"parameters": n_trained(field)}, figures, seconds

@@ -28,12 +28,16 @@ from fieldforge.apps.fit.options import Options
 from fieldforge.apps.fit.placement import raster_places
 from fieldforge.apps.fit.recipe import Config
 from fieldforge.apps.fit.samplers import RasterDraw
+from fieldforge.apps.fit.slices import Slice
 from fieldforge.apps.render.audio import sample
 from fieldforge.apps.sounds import Clip, read_sound
 from fieldforge.apps.sounds.quality import decibels, figures_of, snr
 from fieldforge.devices import arrived, home
 from fieldforge.fields.kinds.audio import AudioField
 from fieldforge.registry import build
+
+N_SLICES = 4
+"""Stretches that choosers of settings look at."""
 
 
 @dataclass(kw_only=True)
@@ -162,6 +166,22 @@ class AudioJob(Job[AudioField]):
 
     def places(self, seed: int) -> tuple[Tensor, Tensor]:
         return raster_places(self.clip.samples, seed)
+
+    @property
+    def full_side(self) -> int:
+        return self.clip.n_samples
+
+    def slices(self, side: int) -> list[Slice]:
+        """All samples where they are so few, else up to `N_SLICES` stretches of so many in a row, evenly through the
+        clip: at the clip's own rate, since fewer samples a second would fold the high tones of a field onto low ones.
+        """
+        clip, found = self.clip, []
+        n = min(side, clip.n_samples)
+        last = clip.n_samples - n
+        for first in np.unique(np.linspace(0, last, N_SLICES).round().astype(int)) if last else [0]:
+            moments = (torch.arange(int(first), int(first) + n, dtype=torch.float64) + 0.5) / clip.sample_rate
+            found.append(Slice(moments[:, None], torch.from_numpy(clip.samples[first : first + n])))
+        return found
 
     def metadata(self) -> dict[str, Any]:
         clip = self.clip

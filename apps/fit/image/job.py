@@ -35,7 +35,7 @@ from fieldforge.apps.fit.placement import raster_places
 from fieldforge.apps.fit.recipe import SECTIONS, Config
 from fieldforge.apps.fit.samplers import PixelDraw, permute
 from fieldforge.apps.fit.selections.base import SelectedDraw, Selection
-from fieldforge.apps.fit.slices import Slice
+from fieldforge.apps.fit.slices import Slice, centers, square
 from fieldforge.apps.images import ImageError, Picture, read_image
 from fieldforge.apps.metrics import Metrics
 from fieldforge.apps.metrics import psnr as psnr_of
@@ -218,11 +218,8 @@ class ImageJob(Job[ImageField]):
         picture = self.picture
         shorter = min(picture.width, picture.height)
         side = min(side, shorter)
-        pixels = torch.from_numpy(block_means(picture, max(1, shorter // (2 * side)))).permute(2, 0, 1)[None]
-        square = torch.nn.functional.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
-        center = (torch.arange(side) + 0.5) / side
-        y, x = torch.meshgrid(center * picture.height, center * picture.width, indexing="ij")
-        return [Slice(torch.stack([x, y], -1), square[0].permute(1, 2, 0))]
+        pixels = torch.from_numpy(block_means(picture, max(1, shorter // (2 * side))))
+        return [Slice(centers(picture.width, picture.height, side), square(pixels, side))]
 
     def places(self, seed: int) -> tuple[Tensor, Tensor]:
         return raster_places(self.picture.pixels, seed)

@@ -10,9 +10,13 @@ Representations"), and the scores of NINT (arXiv 2511.15487).
 
 The share of pixels grows, and they are chosen less and less often. The schedules are those of the released code: the
 ratio "step" ends at start + 0.9 (1 - start) and never reaches 1; "incremental" chooses before every step in the first
-quarter of a fit, then every 10, 20, 30, 40, 50 steps in fifths of the rest. "decremental" is its mirror image, our
-reading of a name. The paper takes all selected pixels in each step; with a batch smaller than the picture, the batch
-shrinks by the share instead. ``mode="random"`` is the control: the same numbers, without looking.
+quarter of a fit, then every 10, 20, 30, 40, 50 steps in fifths of the rest, of fits of 5000 steps. In a fit of 400
+those intervals are a tenth of it: the pixels that were chosen are learnt, all others are forgotten, and the whole
+picture gets no better for hundreds of steps (`data/studies/methods.md`). So intervals are in proportion to the fit
+unless `interval` says otherwise. "decremental" is the mirror image, our reading of a name.
+
+The paper takes all selected pixels in each step; with a batch smaller than the picture, the batch shrinks by the share
+instead. ``mode="random"`` is the control: the same numbers, without looking.
 """
 
 from __future__ import annotations
@@ -51,27 +55,33 @@ def ratio_at(ratio: str, start: float, step: int, n_steps: int) -> float:
     return start + grown * (1 - start)
 
 
-def is_due(refresh: str, step: int, n_steps: int) -> bool:
+def is_due(refresh: str, step: int, n_steps: int, interval: int | None = None) -> bool:
     """Whether pixels are chosen before a step.
 
+    Args:
+        refresh: "dense", "incremental" or "decremental".
+        step, n_steps: of the fit.
+        interval: the first of the five, in steps; None: a 500th of the fit, so 10 steps of the paper's 5000.
+
     Example:
-        >>> [step for step in range(400) if is_due("incremental", step, 400)][98:106]
+        >>> [step for step in range(400) if is_due("incremental", step, 400, 10)][98:106]
         [98, 99, 100, 110, 120, 130, 140, 150]
     """
     if refresh == "dense":
         return True
-    first, interval = _phase(step if refresh == "incremental" else n_steps - 1 - step, n_steps)
+    interval = interval or max(1, round(n_steps / 500))
+    first, interval = _phase(step if refresh == "incremental" else n_steps - 1 - step, n_steps, interval)
     if refresh == "incremental":
         return (step - first) % interval == 0
     # counted from the end: the mirrored phase begins where its last step lies
     return step == 0 or (n_steps - 1 - step - first) % interval == 0
 
 
-def _phase(step: int, n_steps: int) -> tuple[int, int]:
+def _phase(step: int, n_steps: int, interval: int) -> tuple[int, int]:
     """The first step of the phase that a step is in, and its interval."""
     bounds = [0, *(round(n_steps * (0.25 + 0.15 * i)) for i in range(5))]
     number = max(i for i, bound in enumerate(bounds) if step >= bound)
-    return bounds[number], max(1, 10 * number)
+    return bounds[number], max(1, interval * number)
 
 
 @register("selection", "INT")
@@ -82,6 +92,7 @@ class INT(Selection):
         start: the share at the beginning.
         ratio: how it grows: "constant", "linear", "step", "cosine", or "reverse_cosine", which falls from 1 to it.
         refresh: when pixels are chosen: "dense", "incremental" or "decremental".
+        interval: steps between choices after the first quarter, at first; None: a 500th of the fit.
         mode: "top"; "random": any k, the control; "mix": a part of them at random, since the most wrong pixels of a
             noisy picture are its noise.
         random_share: of the pixels of "mix", drawn at random.
@@ -95,17 +106,19 @@ class INT(Selection):
         start: float = 0.2,
         ratio: Literal["constant", "linear", "step", "cosine", "reverse_cosine"] = "step",
         refresh: Literal["dense", "incremental", "decremental"] = "incremental",
+        interval: int | None = None,
         mode: Literal["top", "random", "mix"] = "top",
         random_share: float = 0.1,
     ) -> None:
         self.start = expect_float("start", start, 0.0, 1.0, open_low=True)
         self.ratio = expect_choice("ratio", ratio, RATIOS)
         self.refresh = expect_choice("refresh", refresh, REFRESHES)
+        self.interval = None if interval is None else expect_int("interval", interval, 1, 10**9)
         self.mode = expect_choice("mode", mode, MODES)
         self.random_share = expect_float("random_share", random_share, 0.0, 1.0)
 
     def is_due(self, step: int, n_steps: int) -> bool:
-        return is_due(self.refresh, step, n_steps)
+        return is_due(self.refresh, step, n_steps, self.interval)
 
     def select(self, pool: Pool, n_steps: int, carried: dict[str, Tensor]) -> Tensor:
         k = max(1, round(ratio_at(self.ratio, self.start, pool.step, n_steps) * pool.n))
@@ -165,8 +178,15 @@ class NINT(Selection):
 
 
 def largest(scores: Tensor, k: int) -> Tensor:
-    """The indices of the k largest, of equal ones the first; NaN counts as large."""
-    return scores.nan_to_num(nan=math.inf, posinf=math.inf).sort(descending=True, stable=True).indices[:k]
+    """The indices of the k largest, of equal ones the first, in ascending order; NaN counts as large."""
+    scores = scores.nan_to_num(nan=math.inf, posinf=math.inf)
+    if not 0 < k < len(scores):
+        return torch.arange(max(0, min(k, len(scores))))
+    bound = scores.kthvalue(len(scores) - k + 1).values  # a tenth of the time of sorting all of them
+    above = scores > bound
+    equal = (scores == bound).nonzero().squeeze(1)
+    above[equal[: k - int(above.sum())]] = True
+    return above.nonzero().squeeze(1)
 
 
 def add_random(chosen: Tensor, pool: Pool, n: int) -> Tensor:

@@ -11,6 +11,7 @@ sees both diagonals; it is our deviation. Of one axis both are |rfft| by k.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -47,18 +48,15 @@ def spectrum(values: Any, n_bins: int = 64, form: str = "classic") -> np.ndarray
         raise ValueError(f"values: expected (n, n_channels) or (n, n, n_channels), got {array.shape}")
     if not np.isfinite(array).all():
         return np.full(n_bins, np.nan)
-    axes = tuple(range(array.ndim - 1))
-    array = array - array.mean(axes)
-    # what rounding leaves of a constant is no spectrum
-    array[..., np.abs(array).max(axes) <= 1e-12 * np.abs(np.asarray(values, np.float64)).max(axes)] = 0
-    if array.ndim == 2:
-        amplitude = np.abs(np.fft.rfft(array, axis=0)).sum(-1)
-        found = np.bincount(np.arange(len(amplitude)), amplitude, n_bins + 1)
-    else:
-        amplitude = np.abs(np.fft.fft2(array, axes=(0, 1))).sum(-1)
-        index, weight = _bins(len(array), form)
-        found = np.bincount(index.ravel(), (amplitude * weight).ravel(), n_bins + 1)
-    found = found[1 : n_bins + 1]
+    planes = np.ascontiguousarray(np.moveaxis(array, -1, 0))  # channel by channel
+    axes = tuple(range(1, array.ndim))
+    largest = np.abs(planes).max(axes)
+    planes = planes - planes.mean(axes, keepdims=True)
+    planes[np.abs(planes).max(axes) <= 1e-12 * largest] = 0  # what rounding leaves of a constant is no spectrum
+    transformed = np.fft.rfftn(planes, axes=axes).reshape(len(planes), -1)
+    coefficient, index, weight = _terms(len(array), array.ndim - 1, n_bins, form)
+    amplitude = np.abs(transformed[:, coefficient]).sum(0)
+    found = np.bincount(index, amplitude * weight, n_bins + 1)[1:]
     total = found.sum()
     return found / total if total > 0 else found
 
@@ -76,12 +74,20 @@ def wasserstein(p: np.ndarray, q: np.ndarray) -> float:
     return float(np.abs(np.cumsum(p / total[0] - q / total[1])).sum())
 
 
-def _bins(n: int, form: str) -> tuple[np.ndarray, np.ndarray]:
-    """The bin of each coefficient, and 1, 1/2 or 0: each pair of conjugates counts once."""
+@functools.lru_cache(maxsize=16)
+def _terms(n: int, n_axes: int, n_bins: int, form: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the bins 1 to n_bins are sums of: numbers of coefficients of rfftn, flat, their bins and their weights."""
+    if n_axes == 1:
+        index = np.arange(1, min(n // 2, n_bins) + 1)
+        return index, index, np.ones(len(index))
     i, j = np.meshgrid(np.arange(n), np.arange(n), indexing="ij")
+    # each pair of conjugates counts once
     weight = np.where(i + j < n, 1.0, np.where(i + j == n, 0.5, 0.0))
     weight[0, n // 2 + 1 :] = 0.0  # in the row and the column of zeros the conjugates lie beside each other
     weight[n // 2 + 1 :, 0] = 0.0
-    if form == "folded":
-        i, j = np.minimum(i, n - i), np.minimum(j, n - j)
-    return i + j, weight
+    index = np.minimum(i, n - i) + np.minimum(j, n - j) if form == "folded" else i + j
+    counts = (weight > 0) & (index > 0) & (index <= n_bins)
+    i, j, index, weight = i[counts], j[counts], index[counts], weight[counts]
+    is_left_out = j > n // 2  # of those rfftn has the conjugate alone
+    i, j = np.where(is_left_out, -i % n, i), np.where(is_left_out, n - j, j)
+    return i * (n // 2 + 1) + j, index, weight

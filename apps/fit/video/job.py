@@ -26,6 +26,7 @@ from fieldforge.apps.fit.options import Options
 from fieldforge.apps.fit.placement import raster_places
 from fieldforge.apps.fit.recipe import Config
 from fieldforge.apps.fit.samplers import RasterDraw, permute
+from fieldforge.apps.fit.slices import Slice, centers, square
 from fieldforge.apps.fit.video.presets import preset
 from fieldforge.apps.fit.video.report import write_report
 from fieldforge.apps.metrics import psnr as psnr_of
@@ -33,6 +34,9 @@ from fieldforge.apps.render.film import frame_quality
 from fieldforge.apps.videos import Film, read_film
 from fieldforge.fields.kinds.video import VideoField
 from fieldforge.registry import build
+
+N_SLICES = 4
+"""Frames that choosers look at; the paper of FreSh takes 10."""
 
 
 @dataclass(kw_only=True)
@@ -159,6 +163,22 @@ class VideoJob(Job[VideoField]):
 
     def places(self, seed: int) -> tuple[Tensor, Tensor]:
         return raster_places(self.film.frames, seed)
+
+    @property
+    def full_side(self) -> int:
+        return max(self.film.width, self.film.height)
+
+    def slices(self, side: int) -> list[Slice]:
+        """Up to `N_SLICES` frames, evenly through the film, each resampled to a square: side, at most the shorter."""
+        film = self.film
+        side = min(side, film.width, film.height)
+        found = []
+        for number in np.unique(np.linspace(0, film.n_frames - 1, 2 * N_SLICES + 1).round().astype(int)[1::2]):
+            places = centers(film.width, film.height, side)
+            moment = torch.full_like(places[..., :1], film.time(int(number)))
+            values = square(torch.from_numpy(film.frame(int(number))), side)
+            found.append(Slice(torch.cat([places, moment], -1), values))
+        return found
 
     def metadata(self) -> dict[str, Any]:
         film = self.film
