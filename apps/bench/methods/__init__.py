@@ -22,6 +22,7 @@ PARTS: dict[str, str] = {
     "sape": "exposure",
     "cam": "exposure",
     "networks": "networks",
+    "best": "best",
 }
 """Part -> module of this room."""
 
