@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
@@ -17,3 +18,9 @@ class Slice(NamedTuple):
     """(*shape, n_input_dims) world coordinates of the field; one axis of samples, or rows and columns."""
     values: Tensor
     """(*shape, n_channels) of the signal."""
+
+
+def answers(field: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
+    """(*shape, d) world points -> (*shape, n_channels); of a shape too, whose distances have no axis of channels."""
+    said = field(points)
+    return said if said.ndim == points.ndim else said[..., None]
