@@ -1,19 +1,18 @@
 """``fieldforge bench signals``: presets of sounds and films after equal CPU seconds of one thread.
 
-The learning-rate schedule of each goes down to its end: a short trial says how many steps fit into the budget. Quality
-is that of the stored field. One seed.
+Quality is that of the stored field. One seed.
 """
 
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fieldforge.apps.bench.equal_time import fit_for
 from fieldforge.apps.bench.harness import Row, one_thread, save, say
 from fieldforge.apps.fit.audio.job import AudioJob
 from fieldforge.apps.fit.job import Job, Plan
@@ -70,27 +69,11 @@ def _cases(data: Path | None, is_quick: bool) -> list[tuple[str, Callable[[], Jo
 
 
 def _row(name: str, job: Job[Any], preset: str, seconds: float) -> Row:
-    n_trial = 5
-    start = time.process_time()
-    _train(job, preset, 1)
-    first = time.process_time() - start
-    start = time.process_time()
-    _train(job, preset, 1 + n_trial)
-    pace = max(1e-5, (time.process_time() - start - first) / n_trial)
-    n_steps = max(2, int(seconds / pace))
     with tempfile.TemporaryDirectory() as scratch:
-        result = job.run(Plan(preset=preset, steps=n_steps, output=Path(scratch) / "x.field", progress="quiet"))
+        result, spent, pace = fit_for(job, Plan(preset=preset, output=Path(scratch) / "x.field"), seconds)
     figures = {key: value for key, value in result.summary().items() if isinstance(value, (int, float))}
     batch_size = result.config["fit"]["batch_size"]
     sizes = {**job.metadata(), "batch_size": batch_size, "budget": seconds, "training_step": result.training_step}
     quality = f"SNR {result.figure('snr'):6.2f} dB" if "snr" in figures else f"PSNR {result.figure('psnr'):6.2f} dB"
-    say(f"{name:8} {preset:9} {quality}  {n_steps:6} steps of {batch_size}  {result.n_bytes or 0:>9,} bytes")
-    return Row("signals", name, preset, sizes, seconds, 0.0, batch_size / pace, quality=figures)
-
-
-def _train(job: Job[Any], preset: str, n_steps: int) -> None:
-    """Some steps and nothing else."""
-    config, _ = job.run_config(Plan(preset=preset, steps=n_steps))
-    with job.training(job.make_field(config, 0), config, 0, ()) as training:
-        for step in range(n_steps):
-            training.advance(step, 1.0)
+    say(f"{name:8} {preset:9} {quality}  {result.state.step:6} steps of {batch_size}  {result.n_bytes or 0:>9,} bytes")
+    return Row("signals", name, preset, sizes, spent, 0.0, batch_size / pace, quality=figures)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fieldforge.apps.fit.job import Plan
+
 Sections = Mapping[str, Any]
 
 
@@ -32,6 +34,12 @@ class Method:
     size: str = "network.n_neurons"
     sizes: tuple[int, int] = (4, 2048)
     tune: str = "none"
+
+    def plan(self, *, steps: int | None = None) -> Plan:
+        """What is asked of a fit by this method."""
+        return Plan(
+            preset=self.preset, config=self.sections, overrides=self.overrides, steps=steps, tune=self.tune
+        )  # fmt: skip
 
 
 TABLE = ("encoding.log2_hashmap_size", (4, 24))

@@ -150,11 +150,7 @@ class Race:
                 yield found
 
     def _config(self, job: Job[Any], method: Method) -> Config:
-        plan = Plan(
-            preset=method.preset, config=method.sections, overrides=method.overrides, steps=self.budget.steps,
-            tune=method.tune,
-        )  # fmt: skip
-        config, _ = job.run_config(plan)
+        config, _ = job.run_config(method.plan(steps=self.budget.steps))
         if self.budget.parameters is not None:
             if method.tune != "none":
                 raise ValueError("params: auto chooses what a field is made of by itself; compare it without --params")

@@ -184,6 +184,11 @@ def make_step(
         why_plain: a reason known beforehand why the step cannot be fused.
     """
     parameters = Parameters.of(fitted, [fitted.network])
+    if not parameters.matrix and not parameters.other:
+        raise ConfigError(
+            f"network.otype: {fitted.network.otype} after the encoding {fitted.encoding.otype} has no parameters, so "
+            "there is nothing to train; an encoding with tables, such as HashGrid, or a network such as MLP has some"
+        )
     optimizer: Optimizer = build("optimizer", config["optimizer"], path="optimizer", parameters=parameters)
     loss = build("loss", config["loss"], path="loss")
     if not isinstance(loss, Loss):

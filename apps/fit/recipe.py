@@ -19,6 +19,18 @@ Config = dict[str, Any]
 SECTIONS = ("encoding", "network", "loss", "optimizer", "schedule", "fit")
 """What a run file holds."""
 
+ONLY_OF = {
+    "selection": "chooses among all pixels of a picture, so it is of image fits alone",
+    "gradient_transform": "weighs all residuals of a picture at once, so it is of image fits alone",
+    "dir_encoding": "is of the directions of rays, so it is of scene fits alone",
+    "rgb_encoding": "is of the colours along rays, so it is of scene fits alone",
+    "rgb_network": "is of the colours along rays, so it is of scene fits alone",
+    "sampler": "says where along a ray a field is asked, so it is of scene fits alone",
+    "ray_losses": "are of samples along rays, so they are of scene fits alone",
+    "radiance": "says how densities come about, so it is of scene fits alone",
+}
+"""Why other fits have no such section."""
+
 
 def adam(rate: float, beta2: float = 0.999, epsilon: float = 1e-8, l2_reg: float = 0.0) -> Config:
     """The table of an Adam that the fused step knows."""
@@ -65,7 +77,9 @@ def layered(
             notices += fill(given)
         resolved |= given
     resolved = apply_overrides(resolved, overrides)
-    for section in resolved.keys() - set(sections):
+    for section in sorted(resolved.keys() - set(sections)):
+        if section in ONLY_OF:
+            raise ConfigError(f"{section}: {ONLY_OF[section]}; this fit reads {', '.join(sections)}")
         raise ConfigError(
             f"{section}: such a fit has no such section{did_you_mean(section, sections)}; known: {', '.join(sections)}"
         )

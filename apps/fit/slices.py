@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -33,3 +34,9 @@ def centers(width: float, height: float, side: int) -> Tensor:
     center = (torch.arange(side) + 0.5) / side
     y, x = torch.meshgrid(center * height, center * width, indexing="ij")
     return torch.stack([x, y], -1)
+
+
+def answers(field: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
+    """(*shape, d) world points -> (*shape, n_channels); of a shape too, whose distances have no axis of channels."""
+    said = field(points)
+    return said if said.ndim == points.ndim else said[..., None]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from fieldforge.apps.fit.slices import answers
 from fieldforge.backends import use_backend
 
 LARGEST = 2**28
@@ -57,7 +58,7 @@ def jacobian(
                          f"{LARGEST // max(1, size)} points, or a smaller field, will do")  # fmt: skip
 
     def number(parameters: Parameters, one: Tensor, row: Tensor) -> Tensor:
-        said = functional_call(field, parameters, (one,))
+        said = answers(lambda x: functional_call(field, parameters, (x,)), one)
         return scalar(said).sum() if of is None else of(said, row)
 
     rows = points.new_zeros(len(points)) if beside is None else beside
@@ -76,7 +77,7 @@ def along(field: nn.Module, points: Tensor, direction: Parameters) -> Tensor:
     """(n, c): how the values at points (n, d) change when the parameters move along a direction."""
     named = {name: parameter for name, parameter in field.named_parameters() if name in direction}
     with use_backend("reference"), torch.enable_grad():
-        said = field(points)
+        said = answers(field, points)
         # the pull-back is linear in what it pulls: its derivative along the direction is the push-forward
         weight = torch.zeros_like(said, requires_grad=True)
         pulled = torch.autograd.grad(said, list(named.values()), weight, create_graph=True, allow_unused=True)
@@ -90,7 +91,7 @@ def gradient(field: nn.Module, points: Tensor, weight: Tensor) -> Parameters:
     """The gradient of the sum of values * weight, (n, c) each, in the trainable parameters."""
     named = {name: parameter for name, parameter in field.named_parameters() if parameter.requires_grad}
     with torch.enable_grad():
-        total = (field(points) * weight).sum()
+        total = (answers(field, points) * weight).sum()
         found = torch.autograd.grad(total, list(named.values()), allow_unused=True)
     return {name: torch.zeros_like(parameter) if one is None else one
             for (name, parameter), one in zip(named.items(), found, strict=True)}  # fmt: skip

@@ -56,7 +56,7 @@ class DotProduct(Network):
         if n_input_dims < least:
             raise ValueError(
                 f"n_basis: {n_output_dims} outputs by {n_basis} coefficients, and the values themselves, are {least} "
-                f"numbers, and the input has {n_input_dims}"
+                f"numbers, and the input has {n_input_dims}; a smaller n_basis or more features will do"
             )
         self.output_activation = expect_real_activation("output_activation", output_activation)
         self.smoothness = self.output_activation.smoothness

@@ -38,7 +38,10 @@ class Sum(Network):
         self.n_input_dims = expect_int("n_input_dims", n_input_dims, 1)
         self.n_output_dims = expect_int("n_output_dims", n_output_dims, 1)
         if n_input_dims % n_output_dims:
-            raise ValueError(f"n_output_dims: {n_input_dims} features cannot be {n_output_dims} equal blocks")
+            raise ValueError(
+                f"n_output_dims: {n_input_dims} features cannot be {n_output_dims} equal blocks; an encoding of "
+                f"{n_output_dims}, {2 * n_output_dims}, ... features can"
+            )
 
     def forward(self, features: Tensor, *, modulate: Modulation | None = None) -> Tensor:
         """(*batch, n_input_dims) -> (*batch, n_output_dims); there is no hidden layer to modulate."""

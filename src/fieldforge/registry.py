@@ -163,7 +163,10 @@ def build(kind: str, config: str | Mapping[str, Any], *, path: str = "", **conte
     try:
         return entry.factory(**given, **options)
     except (ValueError, TypeError) as error:
-        raise ConfigError(_join(path, str(error))) from error
+        message = str(error)
+        if message.partition(":")[0] in given:  # no key of the file is wrong: such a part cannot stand here
+            message = f"otype: {entry.name} does not fit here: {message}"
+        raise ConfigError(_join(path, message)) from error
 
 
 def resolve(kind: str, config: str | Mapping[str, Any], *, path: str = "") -> tuple[Entry, dict[str, Any]]:

@@ -30,6 +30,7 @@ PARTS: dict[str, str] = {
     "bases": "bases",
     "redshift": "random_networks",
     "reparameterisation": "reparameterisation",
+    "best": "best",
 }
 """Part -> module of this room."""
 

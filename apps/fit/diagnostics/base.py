@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fieldforge.apps.fit.slices import Slice
+from fieldforge.apps.fit.slices import Slice, answers
 from fieldforge.backends import use_backend
 from fieldforge.fields.kinds.base import Field
 from fieldforge.fields.networks.base import Network
@@ -51,7 +51,7 @@ def picture(field: Field, grid: Slice, owner: Diagnostic) -> tuple[Tensor, Tenso
     if grid.points.ndim != 3:
         raise ValueError(f"{owner.otype}: needs a lattice of rows and columns, not of {grid.points.ndim - 1} axis")
     with torch.no_grad():
-        said = field(grid.points)
+        said = answers(field, grid.points)
     return said.double().cpu(), grid.values.double().cpu()
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fieldforge.apps.fit.slices import Slice
+from fieldforge.apps.fit.slices import Slice, answers
 from fieldforge.apps.fit.tune.spectra import spectrum, wasserstein
 from fieldforge.checks import expect_int
 
@@ -106,7 +106,7 @@ def choose_by_spectrum(
             apart = []
             for one, goal in zip(slices, wanted, strict=True):
                 with torch.no_grad():
-                    said = field(one.points).detach().cpu().double().numpy()
+                    said = answers(field, one.points).detach().cpu().double().numpy()
                 apart.append(wasserstein(spectrum(said, n_bins, form), goal))
             n_passes += 1
             found[number].append(float(np.mean(apart)))
