@@ -239,6 +239,10 @@ class Job(ABC, Generic[F]):
         """What the user should know of the signal before it is fitted."""
         return []
 
+    def provenance(self) -> dict[str, Any]:
+        """What else the header of the file says of the run, which a checkpoint need not agree with."""
+        return {}
+
     def complete(self, given: Config) -> list[str]:
         """Fill in what a tiny-cuda-nn file leaves to the program, in place; returns notices."""
         return []
@@ -402,7 +406,7 @@ class Job(ABC, Generic[F]):
                 observe=observe,
                 evaluate=None if target is None else evaluate,
                 look=look,
-                stages=Stages(fitted, carried_by(advance)),
+                stages=Stages(fitted, carried_by(advance), [advance]),
                 checkpoints=Checkpoints(path) if path is not None else None,
                 identity=identity,
                 resume=plan.resume,
@@ -430,6 +434,7 @@ class Job(ABC, Generic[F]):
             | trained_as(result.config)
             | {"seed": plan.seed, "training_step": result.training_step}
             | self.identity()
+            | self.provenance()
             | tuned,
         }
 

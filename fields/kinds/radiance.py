@@ -293,9 +293,12 @@ class RadianceField(SceneField):
             raise ValueError(f"directions: expected one for each point {tuple(points.shape)}, got {directions.shape}")
         unit, is_inside = self.place(points, times)
         geometry = self.outputs(unit)
+        return self.density_of(geometry, is_inside), self.color_of(unit, geometry, directions, photos)
+
+    def color_of(self, unit: Tensor, geometry: Tensor, directions: Tensor, photos: Tensor | None = None) -> Tensor:
+        """(*batch, 3) colour along (*batch, 3) directions, of what `place` and `geometry` give."""
         directions = directions.to(geometry.dtype)
         features = [geometry, self.code(directions, photos)]
         if self.rgb_encoding is not None:
             features.insert(1, self.rgb_encoding(unit.to(geometry.dtype)))
-        color = read(self.rgb_network, torch.cat(features, -1), 0.5 * directions + 0.5)
-        return self.density_of(geometry, is_inside), color
+        return read(self.rgb_network, torch.cat(features, -1), 0.5 * directions + 0.5)
