@@ -15,6 +15,7 @@ from fieldforge.apps.cli.words import UsageError, print_json
 from fieldforge.apps.evaluate_recordings import FILM_MEANING, SOUND_MEANING, of_film, of_sound
 from fieldforge.apps.mesh import extract, load_shape, progress_bar
 from fieldforge.apps.render.radiance import eye_of
+from fieldforge.apps.render.refined import in_its_world
 from fieldforge.apps.render.remembered import remembered
 from fieldforge.apps.scenes import read_scene
 from fieldforge.apps.scenes.digest import expect_same_scene
@@ -111,6 +112,7 @@ def _evaluate_scene(field: SceneField, metadata: dict[str, Any], options: argpar
     downscale = int(remembered(metadata, "signal.downscale", 1, least=1, most=64))
     scene = read_scene(options.source, downscale=downscale, allow_missing=options.allow_missing)
     expect_same_scene(scene, metadata, is_forced=options.force)
+    scene = in_its_world(scene, metadata)
     with use_backend(options.backend), progress_bar("rendering", is_silent=options.json) as observe:
         rows = evaluate_views(field, eye_of(field, metadata), scene, downscale=downscale, observe=observe)
     means = means_of(rows)

@@ -17,13 +17,11 @@ OF_DATA = (
     "operators",
     "space",
     "dynamic",
-    "networks",
-    "exposure",
     "planes",
     "signals",
 )
 """Suites that measure on files of a folder."""
-OF_PARTS = ("scene", "scene_models", "collections", "weights", "generate", "spectra")
+OF_PARTS = ("scene", "scene_models", "collections", "weights", "generate", "methods")
 """Suites on files of a folder of which parts can be measured alone."""
 SUITES = ("cpu", "encodings", "image", *OF_DATA, *OF_PARTS, "report")
 

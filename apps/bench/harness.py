@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-ONE_BY_ONE = ("scene", "scene_models", "networks", "collections", "weights", "generate", "spectra")
+ONE_BY_ONE = ("scene", "scene_models", "collections", "weights", "generate", "methods")
 """Suites of which each case may be measured in a run of its own, or is kept when it is there."""
 
 
@@ -117,6 +117,22 @@ def latest(folder: Path, suite: str) -> list[dict[str, Any]]:
         case = row["case"] if suite in ONE_BY_ONE else ""
         newest[case] = max(row["time"], newest.get(case, ""))
     return [row for row in rows if row["time"] == newest[row["case"] if suite in ONE_BY_ONE else ""]]
+
+
+def folder_of(data: Path | None) -> Path:
+    """The folder of the shared material.
+
+    Raises:
+        ValueError: none was given.
+    """
+    if data is None:
+        raise ValueError("data: give the folder that holds images, meshes and scenes, --data FOLDER")
+    return data
+
+
+def markdown(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (headings, ["---"] * len(headings), *cells))
 
 
 def say(text: str) -> None:

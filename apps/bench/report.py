@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fieldforge.apps.bench import operators_page, scene_page, spectra_page, weights_page
+from fieldforge.apps.bench import methods, operators_page, scene_page, weights_page
 from fieldforge.apps.bench.cpu.table import limits_line, lines, memory_line
 from fieldforge.apps.bench.harness import latest, say
 
@@ -29,12 +29,14 @@ def write_tables(folder: Path, readme: Path) -> None:
         name = match.group(1)
         if name not in TABLES:
             raise ValueError(f"{readme}: the mark bench:{name} names no table; known: {', '.join(TABLES)}")
-        rows = latest(folder, name)
+        suite, _, part = name.partition(".")
+        rows = [row for row in latest(folder, suite) if row["case"].startswith(f"{part}: ") or not part]
         if not rows:
-            raise ValueError(f"{folder}: has no rows of {name}; run fieldforge bench {name} first")
+            only = f" --only {part}" if part else ""
+            raise ValueError(f"{folder}: has no rows of {name}; run fieldforge bench {suite}{only} first")
         return f"<!-- bench:{name} -->\n{TABLES[name](rows)}\n<!-- /bench -->"
 
-    written = re.sub(r"<!-- bench:(\w+) -->.*?<!-- /bench -->", table, text, flags=re.DOTALL)
+    written = re.sub(r"<!-- bench:([\w.]+) -->.*?<!-- /bench -->", table, text, flags=re.DOTALL)
     if written != text:
         readme.write_text(written)
     say(f"{readme}: {'tables rewritten' if written != text else 'tables are up to date'}")
@@ -171,30 +173,6 @@ def _scene_models(rows: Rows) -> str:
     return "\n".join([*lines, "", _about(rows, f"one thread, {rows[0]['sizes']['budget']:.0f} s of its CPU time each")])
 
 
-def _networks(rows: Rows) -> str:
-    """A table for each work: after equal steps, after equal time, in the order of the latter."""
-    lines: list[str] = []
-    for case in dict.fromkeys(row["case"] for row in rows):
-        of_case = [row for row in rows if row["case"] == case]
-        sizes = of_case[0]["sizes"]
-        of_picture = sizes["unit"] == "dB"
-        figure = "PSNR" if of_picture else "root of the mean square error"
-        headings = [case, "parameters", "rate", f"{figure} after {sizes['steps']} steps",
-                    f"after {sizes['seconds']} s of CPU time", "steps in that time"]  # fmt: skip
-        lines += [_line(headings), _line(["---"] * len(headings))]
-        for row in sorted(of_case, key=lambda row: row["quality"]["at_time"] * (-1 if of_picture else 1)):
-            q = row["quality"]
-            said = [
-                (f"{q[when]:.2f} dB ({q[f'{when}_low']:.2f} to {q[f'{when}_high']:.2f})" if of_picture
-                 else f"{q[when]:.3g} ({q[f'{when}_low']:.3g} to {q[f'{when}_high']:.3g})")
-                for when in ("at_steps", "at_time")
-            ]  # fmt: skip
-            lines.append(_line([row["candidate"], f"{q['parameters']:,}", f"{q['rate']:g}", *said,
-                                f"{q['steps_in_time']:.0f}"]))  # fmt: skip
-        lines.append("")
-    return "\n".join([*lines, _about(rows, "one thread, median (least to greatest) of three seeds")])
-
-
 def _space(rows: Rows) -> str:
     headings = ["space", "PSNR", "SSIM", "above the box", "training"]
     lines = [_line(headings), _line(["---"] * len(headings))]
@@ -233,26 +211,11 @@ def _collections(rows: Rows) -> str:
     return "\n".join([*lines, "", _about(rows, "two cores")])
 
 
-def _exposure(rows: Rows) -> str:
-    """Held-out PSNR by deviation and its spread for SAPE; trained and held out for CAM."""
-    of_sape = [row for row in rows if row["sizes"]["arm"] == "SAPE"]
-    deviations = list(dict.fromkeys(row["sizes"]["deviation"] for row in of_sape))
-    heads = ["picture", "features", *(f"std {deviation:g}" for deviation in deviations), "spread"]
-    lines = [_line(heads), _line(["---"] * len(heads))]
-    for case, arm in dict.fromkeys((row["case"], row["candidate"]) for row in of_sape):
-        found = [row["quality"]["held_out_psnr"] for row in of_sape if (row["case"], row["candidate"]) == (case, arm)]
-        lines.append(_line([case, arm, *(f"{value:.2f} dB" for value in found), f"{max(found) - min(found):.2f} dB"]))
-    lines += ["", _line(["picture", "network", "parameters", "trained pixels", "held out"]), _line(["---"] * 5)]
-    for row in rows:
-        if row["sizes"]["arm"] == "CAM":
-            q = row["quality"]
-            cells = [row["case"], row["candidate"], f"{row['sizes']['parameters']:,}"]
-            lines.append(_line([*cells, f"{q['psnr']:.2f} dB", f"{q['held_out_psnr']:.2f} dB"]))
-    return "\n".join([*lines, "", _about(rows, "one thread")])
+def _methods(part: str) -> Callable[[Rows], str]:
+    def table(rows: Rows) -> str:
+        return "\n".join([methods.claim_of(part).table(part, rows), "", _about(rows, "one thread, CPU time")])
 
-
-def _spectra(rows: Rows) -> str:
-    return "\n\n".join([spectra_page.tables(rows, _line), _about(rows, "one thread, CPU time")])
+    return table
 
 
 def _generate(rows: Rows) -> str:
@@ -301,12 +264,9 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "operators": _operators,
     "scene": _scene,
     "space": _space,
-    "exposure": _exposure,
     "scene_models": _scene_models,
     "collections": _collections,
     "generate": _generate,
-    "networks": _networks,
-    "spectra": _spectra,
     "weights": _weights,
-}
-"""Suite -> how its table is made."""
+} | {f"methods.{part}": _methods(part) for part in methods.PARTS}
+"""Suite, or suite and part -> how its table is made."""

@@ -26,6 +26,7 @@ def parser() -> Parser:
         seeing.add_render,
         seeing.add_mesh,
         seeing.add_export,
+        seeing.add_import,
         telling.add_evaluate,
         telling.add_info,
         seeing.add_view,

@@ -1,4 +1,4 @@
-"""`fieldforge render`, `mesh`, `export` and `view`: fields to what can be looked at."""
+"""`fieldforge render`, `mesh`, `export`, `import` and `view`: fields to what can be looked at, and from elsewhere."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from fieldforge.apps.cli.words import Commands, add_command
 
 SIDES = ("front", "back", "left", "right", "top", "iso", "turntable")
 """From where a shape can be seen by name."""
+ENGINES = ("auto", "dense", "occupied", "passes")
+"""`fieldforge.apps.render.radiance.ENGINES`, without importing what renders."""
 
 
 def add_render(commands: Commands) -> None:
@@ -44,6 +46,11 @@ def add_render(commands: Commands) -> None:
         help="where a video flies along: orbit, spiral, interpolate (through the cameras of the photos), or a camera "
         "path in JSON of nerfstudio, instant-ngp or nerfbaselines; default: orbit, or spiral where all photos look the "
         "same way",
+    )  # fmt: skip
+    scene.add_argument(
+        "--engine", choices=ENGINES, default="auto",
+        help="dense: every sample in the box; occupied: those where something is; passes: those, a few at a time until "
+        "a ray ends; default: passes for fields of many small networks, occupied for others",
     )  # fmt: skip
     scene.add_argument("--force", action="store_true", help="of --split: even if the field was fitted to other photos")
     scene.add_argument(
@@ -108,13 +115,21 @@ def _mesh(options: argparse.Namespace) -> int:
 
 
 def add_export(commands: Commands) -> None:
-    export = add_command(commands, "export", _export, "turn the field of a scene into a coloured cloud or mesh")
-    export.add_argument("field", type=Path, help=".field file of a scene")
+    export = add_command(
+        commands,
+        "export",
+        _export,
+        "turn the field of a scene into a coloured cloud or mesh, or any into parameters of tiny-cuda-nn",
+    )
+    export.add_argument("field", type=Path, help=".field file of a scene; of a picture or shape too for tiny-cuda-nn")
     export.add_argument(
         "-o", "--output", type=Path, required=True,
-        help="PLY file of a cloud of points; of a mesh where its name says so (mesh.ply), or OBJ, STL, OFF or GLB",
+        help="PLY file of a cloud of points; of a mesh where its name says so (mesh.ply), or OBJ, STL, OFF or GLB; or "
+        "NPY file of parameters as tiny-cuda-nn keeps them, with their JSON beside it",
     )  # fmt: skip
-    export.add_argument("--to", choices=("cloud", "mesh"), help="what to make; default: as the name of the file says")
+    export.add_argument(
+        "--to", choices=("cloud", "mesh", "tcnn"), help="what to make; default: as the name of the file says"
+    )  # fmt: skip
     export.add_argument(
         "--crop", type=values.box, metavar="X0,Y0,Z0,X1,Y1,Z1", help="only what is in this box, in world units"
     )  # fmt: skip
@@ -143,6 +158,23 @@ def _export(options: argparse.Namespace) -> int:
     from fieldforge.apps.export.command import export_command
 
     return export_command(options)
+
+
+def add_import(commands: Commands) -> None:
+    read = add_command(commands, "import", _import, "turn a network of instant-ngp or tiny-cuda-nn into a field")
+    read.add_argument("file", type=Path, help="snapshot (.msgpack, .ingp), or parameters of tiny-cuda-nn (.npy)")
+    read.add_argument("-o", "--output", type=Path, required=True, help=".field file")
+    read.add_argument("--size", type=values.size, metavar="WxH", help="of a picture: its pixels")
+    vector = read.add_argument_group("of parameters")
+    vector.add_argument("--config", type=Path, metavar="FILE", help="JSON with the sections encoding and network")
+    vector.add_argument("--kind", choices=("image", "shape"), help="what the network is of")
+    read.add_argument("--quiet", action="store_true", help="say nothing but errors")
+
+
+def _import(options: argparse.Namespace) -> int:
+    from fieldforge.apps.importing.command import import_command
+
+    return import_command(options)
 
 
 def add_view(commands: Commands) -> None:

@@ -38,7 +38,7 @@ class Answers(NamedTuple):
 
 def n_features(field: SceneField) -> int:
     """How many features a field has beside the density's number; 0: no split is known."""
-    if not isinstance(field, RadianceField):
+    if not isinstance(field, RadianceField) or field.partition is not None:
         return 0
     if isinstance(field.rgb_network, Basis):
         return field.rgb_network.n_basis
@@ -57,17 +57,21 @@ def answers(
         color, features: whether they are wanted; features of a field that has some.
     """
     if not isinstance(field, RadianceField):
-        density, seen = field.radiance(points, directions)
-        return Answers(log_of(density * side), seen if color else None, None)
+        density, shown = field.radiance(points, directions)
+        return Answers(log_of(density * side), shown if color else None, None)
     unit, is_inside = field.place(points)
-    geometry = field.outputs(unit)
+    seen: Tensor | None = None
+    if color:
+        geometry, seen = field.geometry_and_color(unit, directions)
+    else:
+        geometry = field.outputs(unit)
     number = geometry[..., 0] + field.density_shift if field.density_shift else geometry[..., 0]
     if field.density_activation == "softplus":  # far below 0 it is the exponential, which has a logarithm there
         number = torch.where(number < -15, number, functional.softplus(number.clamp(min=-16)).log())
     log_density = torch.where(is_inside, number + math.log(side * field.density_scale / field.longest_side), NOTHING)
     return Answers(
         log_density,
-        field.color_of(unit, geometry, directions) if color else None,
+        seen,
         _features(field, unit, geometry) if features else None,
     )
 

@@ -18,7 +18,9 @@ from fieldforge.fields.networks.basis import Basis
 def with_head(config: Config, teacher: SceneField) -> Config:
     """A preset's tables with as many features as a teacher has, and its colour network where that reads the same."""
     splits = _has_basis(config) or ("rgb_encoding" not in config and _n_geometry(config) > 1)
-    if not (splits and isinstance(teacher, RadianceField)) or teacher.appearance:
+    if not splits or "partition" in config or not isinstance(teacher, RadianceField):
+        return config
+    if teacher.partition is not None or teacher.appearance:
         return config
     theirs = teacher.config()
     if isinstance(teacher.rgb_network, Basis):
@@ -40,7 +42,7 @@ def with_head(config: Config, teacher: SceneField) -> Config:
 @torch.no_grad()
 def copy_head(student: RadianceField, teacher: SceneField) -> bool:
     """Give a student its teacher's numbers where both have the same colour network, or the same behind a matrix."""
-    if not isinstance(teacher, RadianceField):
+    if not isinstance(teacher, RadianceField) or student.partition is not None or teacher.partition is not None:
         return False
     if student.dir_encoding.config() != teacher.dir_encoding.config():
         return False

@@ -57,7 +57,7 @@ class ImageConversion(ConversionJob[ImageField]):
     signal = "image"
     target = "teacher_psnr"
     options = FitOptions
-    sections = SECTIONS
+    sections = (*SECTIONS, "partition")
 
     @property
     def field(self) -> ImageField:
@@ -73,6 +73,7 @@ class ImageConversion(ConversionJob[ImageField]):
 
     def make_field(self, config: Config, seed: int) -> ImageField:
         described = self.field.config() | {"encoding": config["encoding"], "network": config["network"]}
+        described["partition"] = config.get("partition")
         made: ImageField = build("field", described, generator=torch.Generator().manual_seed(seed))
         return made
 

@@ -37,8 +37,6 @@ class Rules:
         alpha_length: a typical sample, in sides of the box. KiloNeRF's 0.0211 is that in its scenes.
         density_weight, color_weight: of points, beside each other.
         points_weight: of both while pixels are learnt, beside the pixels' 1.
-        view_norm: on the sum of the norms (not their squares, as KiloNeRF's code has it) of the colour network's
-            parameters, while pixels of photos are learnt: against colours that only one photo shows.
     """
 
     features: float = 0.1
@@ -51,7 +49,6 @@ class Rules:
     density_weight: float = 1.0
     color_weight: float = 1.0
     points_weight: float = 0.01
-    view_norm: float = 0.0
 
     def __post_init__(self) -> None:
         expect_float("features", self.features, 0.0, 1.0)
@@ -63,7 +60,7 @@ class Rules:
         expect_float("clip_low", self.clip_low, -1e4, 1e4)
         expect_float("clip_high", self.clip_high, self.clip_low, 1e4, open_low=True)
         expect_float("alpha_length", self.alpha_length, 0.0, 1.0, open_low=True)
-        for name in ("density_weight", "color_weight", "points_weight", "view_norm"):
+        for name in ("density_weight", "color_weight", "points_weight"):
             expect_float(name, getattr(self, name), 0.0, 1e6)
 
     def stage(self, step: int, n_steps: int) -> int:

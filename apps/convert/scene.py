@@ -98,8 +98,10 @@ class SceneConversion(ConversionJob[RadianceField]):
 
     def ground(self, preset_name: str) -> Config:
         width = remembered(self.teacher.metadata, "signal.width", 200, least=1, most=2**20)
-        height = remembered(self.teacher.metadata, "signal.height", width, least=1, most=2**20)
-        found = preset(preset_name, Seen(int(max(width, height)), self.told.field.background is not None))
+        tall = remembered(self.teacher.metadata, "signal.height", width, least=1, most=2**20)
+        x, y, z = (high - low for low, high in zip(*self.box, strict=True))
+        seen = Seen(int(max(width, tall)), self.told.field.background is not None, (x, y, z))
+        found = preset(preset_name, seen)
         kept = {key: value for key, value in found.items() if key not in ("sampler", "ray_losses")}
         kept = {"distillation": {}, **kept}
         return with_head(kept, self.told.field) if self.head == "teacher" else kept

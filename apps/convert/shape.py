@@ -83,7 +83,7 @@ class ShapeConversion(ConversionJob[ShapeField]):
     signal = "shape"
     target = "teacher_iou"
     options = ShapeOptions
-    sections = SECTIONS
+    sections = (*SECTIONS, "partition")
 
     def __init__(self, teacher: Teacher, to: str, chosen: Student, *, command: str = "") -> None:
         super().__init__(teacher, to, chosen, command=command)
@@ -113,6 +113,7 @@ class ShapeConversion(ConversionJob[ShapeField]):
 
     def make_field(self, config: Config, seed: int) -> ShapeField:
         described = self.teacher.field.config() | {"encoding": config["encoding"], "network": config["network"]}
+        described["partition"] = config.get("partition")
         described.pop("sphere", None)
         made: ShapeField = build("field", described, generator=torch.Generator().manual_seed(seed))
         return made

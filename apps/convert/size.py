@@ -56,12 +56,27 @@ def fitting(
     return config, said
 
 
-def _turned(config: Config, keys: Sequence[str], value: int) -> Config:
-    """With keys no larger than a value."""
-    return apply_overrides(config, [f"{key}={min(value, _value(config, key) or value)}" for key in keys])
+def _turned(config: Config, keys: Sequence[str], most: int) -> Config:
+    """With keys no larger than a value; of several numbers in a key, the largest, and the others in proportion."""
+    overrides = list[str]()
+    for key in keys:
+        value = _at(config, key)
+        if isinstance(value, list):
+            factor = min(1.0, most / max(value))
+            overrides.append(f"{key}={[max(1, round(one * factor)) for one in value]}")
+        else:
+            overrides.append(f"{key}={min(most, value)}")
+    return apply_overrides(config, overrides)
 
 
-def _value(config: Any, key: str) -> int | None:
+def _value(config: Config, key: str) -> int | None:
+    found = _at(config, key)
+    numbers = found if isinstance(found, list) else [found]
+    is_whole = all(isinstance(one, int) and not isinstance(one, bool) for one in numbers)
+    return max(numbers) if numbers and is_whole else None
+
+
+def _at(config: Any, key: str) -> Any:
     for name in key.split("."):
         config = config.get(name) if isinstance(config, dict) else None
-    return config if isinstance(config, int) and not isinstance(config, bool) else None
+    return config

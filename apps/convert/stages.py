@@ -122,7 +122,7 @@ class DistillationStep(RayStep):
         value = float(loss.detach())
         if not math.isfinite(value):
             return value, value
-        if self.stage == PIXELS and (extra := self._penalties(step)) is not None:
+        if self.stage == PIXELS and (extra := penalty(self.regularizers, self.student, step)) is not None:
             loss = loss + extra
         if loss.requires_grad:  # not where no ray meets anything
             loss.backward()
@@ -180,13 +180,6 @@ class DistillationStep(RayStep):
         teacher = self.teacher.field
         assert isinstance(teacher, RadianceField)
         return root_mean_square(self.student.behind(directions) - teacher.behind(directions))
-
-    def _penalties(self, step: int) -> Tensor | None:
-        found = penalty(self.regularizers, self.student, step)
-        if not (self.rules.view_norm and self.has_photos):
-            return found
-        norms = torch.stack([parameter.norm() for parameter in self.student.rgb_network.parameters()]).sum()
-        return self.rules.view_norm * norms + (0.0 if found is None else found)
 
     def eye(self, field: SceneField) -> Eye:
         assert isinstance(field, RadianceField)

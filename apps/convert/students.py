@@ -65,6 +65,12 @@ SCENE: dict[str, Student] = {
         "densegrid", turns=(_sides("encoding.base_resolution", "rgb_encoding.base_resolution", least=4), _CELLS)
     ),
     "pref": Student("pref", turns=(_sides(), _WIDTHS, _CELLS)),
+    "kilonerf": Student(
+        "kilonerf",
+        # each network sees its own cell at points alone, as the authors', before it sees pixels
+        {"distillation": {"features": 0.0, "points": 0.5, "along_rays": 0.5, "density": "alpha"}},
+        turns=(Turn(("partition.resolution",), 1), _WIDTHS, _CELLS),
+    ),
     "mimlp": Student("mimlp", turns=(_WIDTHS, _CELLS)),
 }
 
@@ -80,8 +86,11 @@ _NETWORK: dict[str, Any] = {
 
 IMAGES: dict[str, Student] = {name: _of(method) for name, method in IMAGE.items() if method.tune == "none"}
 IMAGES["mlp"] = IMAGES.pop("pe")
+_KILO = Student("kilonerf", turns=(Turn(("partition.resolution",), 1), _WIDTHS))
+IMAGES["kilonerf"] = _KILO
 
 SHAPES: dict[str, Student] = {name: _of(method) for name, method in SHAPE.items()} | {
+    "kilonerf": _KILO,
     "mlp": Student(
         "siren",
         {"encoding": {"otype": "Frequency", "n_frequencies": 6}, "network": _NETWORK},

@@ -1,4 +1,4 @@
-"""``fieldforge export``: the field of a scene to a coloured cloud or a coloured mesh."""
+"""``fieldforge export``: the field of a scene to a coloured cloud or a coloured mesh; any to tiny-cuda-nn's numbers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fieldforge.apps.export.box import Box, written
 from fieldforge.apps.export.cloud import cloud_of
 from fieldforge.apps.export.surface import surface_of
 from fieldforge.apps.fit.command import expect_another_file, expect_writable
+from fieldforge.apps.importing.command import export_vector
 from fieldforge.apps.mesh import FORMATS, progress_bar, write_mesh
 from fieldforge.apps.render.flight import cameras_of_photos
 from fieldforge.apps.render.moment import Moment
@@ -32,6 +33,8 @@ MOST_POINTS = 50_000_000
 
 def export_command(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    if options.to == "tcnn" or (options.to is None and options.output.suffix.lower() == ".npy"):
+        return _parameters(options)
     is_mesh = _is_mesh(options)
     expect_writable(options.output)
     expect_another_file(options.output, options.field)
@@ -52,6 +55,21 @@ def export_command(options: argparse.Namespace) -> int:
         if is_mesh:
             return _mesh(field, eye, box, level, options)
         return _cloud(field, eye, metadata, box, level, options)
+
+
+def _parameters(options: argparse.Namespace) -> int:
+    """As tiny-cuda-nn keeps them."""
+    for name in ("crop", "level", "n", "data", "time", "resolution"):
+        if getattr(options, name) is not None:
+            raise UsageError(f"--{name}: is of clouds and meshes, and {options.output} is neither")
+    if options.output.suffix.lower() != ".npy":
+        raise UsageError(f"{options.output}: parameters of tiny-cuda-nn go to a .npy file")
+    expect_writable(options.output)
+    expect_another_file(options.output, options.field)
+    beside, n = export_vector(load_field(options.field)[0], options.output)
+    if not options.quiet:
+        print(f"{options.output}: {n:,} numbers in tiny-cuda-nn's order; their configuration is {beside}")
+    return 0
 
 
 def _mesh(field: SceneField, eye: SceneEye, box: Box, level: float, options: argparse.Namespace) -> int:

@@ -41,6 +41,7 @@ SECTIONS: dict[str, str | dict[str, str | None]] = {
     "optimizer": "optimizer",
     "schedule": "schedule",
     "field": "field",
+    "partition": "partition",
     "dir_encoding": "encoding",
     "rgb_encoding": "encoding",
     "rgb_network": "network",

@@ -37,7 +37,8 @@ ONLY_IMAGES: dict[str, object] = {"scale": None, "crop": None, "bits": None}
 ONLY_SOUNDS: dict[str, object] = {"rate": None}
 ONLY_SHAPES: dict[str, object] = {"view": None, "mode": None, "up": "y", "frames": None, "shadows": False}
 N_FRAMES = 120
-ONLY_SCENES: dict[str, object] = {"split": None, "data": None, "path": None, "fps": None, "force": False, "time": None}
+ONLY_SCENES: dict[str, object] = {"split": None, "data": None, "path": None, "fps": None, "force": False, "time": None,
+                               "engine": "auto"}  # fmt: skip
 """Options that one kind of field has, with the value that means nobody asked."""
 _NOT_OF_FILMS = ONLY_SOUNDS | {
     name: unset for name, unset in (ONLY_SHAPES | ONLY_SCENES).items() if name not in ("fps", "time", "frames")

@@ -12,6 +12,7 @@ import torch
 
 from fieldforge.apps.cli.words import UsageError
 from fieldforge.apps.render.camera_paths import Flight, read_camera_path
+from fieldforge.apps.render.refined import in_its_world
 from fieldforge.apps.render.remembered import remembered, remembered_cameras, remembered_up
 from fieldforge.apps.scenes import read_scene
 from fieldforge.fields.kinds.scene import SceneField
@@ -126,6 +127,7 @@ def cameras_of_photos(metadata: Mapping[str, Any], data: Path | None) -> Cameras
     pinholes; None where it remembers none."""
     if data is not None:
         scene = read_scene(data, downscale=int(remembered(metadata, "signal.downscale", 1, least=1, most=64)))
+        scene = in_its_world(scene, metadata)
         return scene.cameras.select(scene.of("train")).to(torch.float32)
     poses, (width, height) = remembered_cameras(metadata), _photo_size(metadata)
     if poses is None:

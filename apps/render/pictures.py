@@ -38,7 +38,7 @@ class Comparison(NamedTuple):
 
 
 def look(
-    eye: SceneEye, cameras: Cameras, view: int, *, time: float | None = None, n_rays_at_once: int = 2**13
+    eye: SceneEye, cameras: Cameras, view: int, *, time: float | None = None, n_rays_at_once: int | None = None
 ) -> Picture:
     """What an eye sees from a camera of float32; nothing at all where its lens shows nothing.
 
@@ -54,7 +54,7 @@ def look(
     parts = list(
         render_in_parts(
             lambda first, last: tuple(row[first:last] for row in rays), len(shown), eye,
-            n_rays_at_once=n_rays_at_once,
+            n_rays_at_once=eye.n_rays_at_once if n_rays_at_once is None else n_rays_at_once,
         )
     )  # fmt: skip
     color = torch.zeros(len(origins), 3)

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from fieldforge.apps.render.remembered import remembered
 from fieldforge.backends import offer, provide
+from fieldforge.checks import expect_choice
 from fieldforge.encodings.grid import Grid
 from fieldforge.fields import fused
+from fieldforge.fields.cost import cost_of
 from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.fields.networks.mlp import MLP
@@ -24,6 +26,7 @@ from fieldforge.kernels.cpu_training import Moved
 from fieldforge.renderers import volume
 from fieldforge.renderers.marching import march
 from fieldforge.renderers.occupancy import OccupancyGrid
+from fieldforge.renderers.passes import render_in_passes
 
 
 def shape_of(field: RadianceField) -> RadianceShape | str:
@@ -140,16 +143,26 @@ def asked_along(
     return radiance, density
 
 
+ENGINES = ("auto", "dense", "occupied", "passes")
+"""How the rays of a RadianceField are looked along: "dense", every sample in the box in full, as NeRF was written;
+"occupied", samples in occupied cells, those that light reaches in full, natively where it can be; "passes", samples in
+occupied cells, a few at a time, until a ray ends, which suits fields of many small networks (KiloNeRF)."""
+
+
 class SceneEye(ABC):
     """Looks at the field of a scene along rays.
 
     Attributes:
         background: (3,) what stands behind everything.
+        engine: the way it looks, one of `ENGINES`, or "own".
+        n_rays_at_once: how many suit it.
         has_time: whether it takes a time for each ray, (R,) from 0 to 1, as a third argument.
         time: when it looks where it is told none.
     """
 
     background: Tensor
+    engine: str = "own"
+    n_rays_at_once: int = 2**13
     has_time: bool = False
     time: float = 0.0
 
@@ -157,13 +170,28 @@ class SceneEye(ABC):
     def __call__(self, origins: Tensor, directions: Tensor) -> volume.Seen:
         """What is seen along (R, 3) rays, without gradients."""
 
+    def multiply_adds(self, seen: volume.Seen) -> int | None:
+        """What a look took in the matrices of networks; None where nobody counts."""
+        return None
 
-def eye_of(field: SceneField, metadata: Mapping[str, Any]) -> SceneEye:
+
+def eye_of(field: SceneField, metadata: Mapping[str, Any], engine: str = "auto") -> SceneEye:
     """That looks at a field from a file as its training did, whose samples its header remembers.
+
+    Args:
+        field: from the file.
+        metadata: of the file.
+        engine: one of `ENGINES`; "auto" is "passes" for a field with a partition and "occupied" for others.
 
     Raises:
         TypeError: nobody knows how to look at such a field; `EYES` lists whom somebody does.
+        ValueError: no such engine, or it is asked for by name of a field that has its own way.
     """
+    expect_choice("engine", engine, ENGINES)
+    if engine != "auto":
+        if not isinstance(field, RadianceField):
+            raise ValueError(f"engine: a {field.otype} is looked at in its own way; give auto")
+        return occupancy_eye(field, metadata, engine)
     # these enter their eyes in the table, and need what is here
     import fieldforge.apps.render.inside_outside
     import fieldforge.apps.render.ndc
@@ -192,6 +220,7 @@ class Eye(SceneEye):
         background: (3,) behind everything; None is the field's own, or black.
         early_stop: least transmittance in front of a sample that is evaluated.
         time: when, of a field that has time, where a ray is not told its own.
+        engine: one of `ENGINES`.
     """
 
     def __init__(
@@ -205,8 +234,16 @@ class Eye(SceneEye):
         background: Tensor | None = None,
         early_stop: float = 1e-4,
         time: float = 0.0,
+        engine: str = "auto",
     ) -> None:
         self.field, self.early_stop, self.has_time, self.time = field, early_stop, field.has_time, time
+        self.engine = expect_choice("engine", engine, ENGINES)
+        if self.engine == "auto":
+            self.engine = "occupied" if field.partition is None else "passes"
+        if self.engine == "dense":
+            grid, self.early_stop = new_grid(field, field.occupancy or 4), 0.0
+        if self.engine == "passes" and field.partition is not None:
+            self.n_rays_at_once = 2**14  # the more points, the more of them each network has
         self.grid = occupancy_of(field) if grid is None else grid
         self.step = math.dist(*field.innermost) / 512 if step is None else step
         self.cone_angle = cone_angle_for(field.n_cascades) if cone_angle is None else cone_angle
@@ -223,6 +260,12 @@ class Eye(SceneEye):
             times = torch.full((len(origins),), self.time)
         is_own = self._is_own_background
         background = field.behind(directions) if is_own else self.background.expand(len(origins), 3)
+        if self.engine == "passes":
+            radiance, _ = asked_along(field, times)
+            return render_in_passes(
+                origins, directions, radiance, self.grid, step=self.step, cone_angle=self.cone_angle, near=self.near,
+                background=background, early_stop=self.early_stop, tell_rays=True,
+            )  # fmt: skip
         if self.renderer is None:
             radiance, density = asked_along(field, times)
             return volume.render(
@@ -237,15 +280,29 @@ class Eye(SceneEye):
         distance = torch.where(seen.opacity > 0, seen.depth / seen.opacity, math.inf)
         return volume.Seen(seen.color, distance, seen.opacity, samples.n_samples, seen.n_evaluated)
 
+    def multiply_adds(self, seen: volume.Seen) -> int | None:
+        """All samples in full that were evaluated; and the density of all that were marched, where that came first."""
+        cost = cost_of(self.field)
+        if cost is None:
+            return None
+        in_full = seen.n_evaluated * (cost.density + cost.color)
+        if self.engine == "passes" or (self.early_stop == 0 and self.renderer is None):
+            return in_full
+        alone = cost.density
+        if self.renderer is not None:  # it asks for the first number alone
+            n_in, n_out = self.renderer.shape.density.widths[-2:]
+            alone -= n_in * (n_out - 1)
+        return in_full + seen.n_marched * alone
 
-def occupancy_eye(field: RadianceField, metadata: Mapping[str, Any]) -> Eye:
+
+def occupancy_eye(field: RadianceField, metadata: Mapping[str, Any], engine: str = "auto") -> Eye:
     """That looks at a field through its occupied cells, with the samples that its file's header remembers."""
     across = remembered(metadata, "run.fit.samples_across", 512, least=1, most=4096)
     early_stop = remembered(metadata, "run.fit.early_stop", 1e-4, least=0, most=0.5)
     cone_angle = remembered(metadata, "run.fit.cone_angle", cone_angle_for(field.n_cascades), least=0, most=1)
     near = remembered(metadata, "run.fit.near", 0.0, least=0, most=1e15)
     step = math.dist(*field.innermost) / across
-    return Eye(field, step=step, cone_angle=cone_angle, near=near, early_stop=early_stop)
+    return Eye(field, step=step, cone_angle=cone_angle, near=near, early_stop=early_stop, engine=engine)
 
 
 EYES: dict[type[SceneField], Callable[[Any, Mapping[str, Any]], SceneEye]] = {RadianceField: occupancy_eye}

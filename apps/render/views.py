@@ -20,8 +20,9 @@ from fieldforge.apps.render.flight import flight_of
 from fieldforge.apps.render.normals import picture_normals
 from fieldforge.apps.render.pictures import Picture, compare, look
 from fieldforge.apps.render.radiance import SceneEye, eye_of
-from fieldforge.apps.render.refined import as_refined
+from fieldforge.apps.render.refined import as_refined, in_its_world
 from fieldforge.apps.render.remembered import remembered
+from fieldforge.apps.render.tally import Tally
 from fieldforge.apps.render.video import MAX_VIDEO_SIDE, VideoWriter
 from fieldforge.apps.scenes import Scene, read_scene
 from fieldforge.apps.scenes.digest import expect_same_scene
@@ -52,7 +53,7 @@ def render_scene(field: SceneField, metadata: dict[str, Any], options: argparse.
     )  # fmt: skip
     for note in () if options.quiet else flight.notes:
         print(note, file=sys.stderr)
-    eye, cameras = eye_of(field, metadata), flight.cameras
+    eye, cameras = Tally(_eye(field, metadata, options)), flight.cameras
     width, height = cameras.sizes[0].tolist()
     if not is_video:
         with progress_bar("rendering", is_silent=options.quiet) as observe:
@@ -76,6 +77,7 @@ def render_scene(field: SceneField, metadata: dict[str, Any], options: argparse.
                 observe((frame + 1) / len(cameras))
     if not options.quiet:
         print(f"{options.output}: {width}x{height} pixels{f', {len(cameras)} frames' if is_video else ''}")
+        print(eye.sentence(len(cameras) if is_video else 1))
     return 0
 
 
@@ -108,13 +110,13 @@ def _render_split(field: SceneField, metadata: dict[str, Any], options: argparse
     expect_same_scene(scene, metadata, is_forced=options.force)
     if field.has_time and scene.times is None:
         raise UsageError(f"--data {options.data}: its views have no times, and {options.field} changes with time")
-    scene = as_refined(scene, metadata)
+    scene = in_its_world(as_refined(scene, metadata), metadata)
     views = scene.of(options.split).tolist()
     if not views:
         raise UsageError(f"--split {options.split}: {options.data} has no such views")
     folder.mkdir(parents=True, exist_ok=True)
     expect_writable(folder / "metrics.json")
-    eye, rows = eye_of(field, metadata), list[dict[str, Any]]()
+    eye, rows = Tally(_eye(field, metadata, options)), list[dict[str, Any]]()
     with progress_bar("rendering", is_silent=options.quiet) as observe:
         for number, view in enumerate(views):
             found, name = compare(scene, view, eye), _file_name(scene, view)
@@ -132,14 +134,23 @@ def _render_split(field: SceneField, metadata: dict[str, Any], options: argparse
     means = {
         name: float(np.mean([row[name] for row in rows])) for name in ("psnr", "ssim") if rows[0][name] is not None
     }
-    (folder / "metrics.json").write_text(json.dumps({"mean": means, "views": rows}, indent=1) + "\n")
+    found = {"mean": means, "rendering": eye.summary(len(rows)), "views": rows}
+    (folder / "metrics.json").write_text(json.dumps(found, indent=1) + "\n")
     if not options.quiet:
         for row in [*rows, {"view": f"mean of {len(rows)}", "ssim": None, **means}]:
             similar = "" if row["ssim"] is None else f"  SSIM {row['ssim']:.4f}"
             print(f"{row['view']}: PSNR {row['psnr']:.2f} dB{similar}")
         more = {"depth": ", planar depth as EXR", "normals": ", normals in world axes as EXR"}.get(options.mode, "")
         print(f"{folder}: {len(rows)} views, metrics.json{more}")
+        print(eye.sentence(len(rows)))
     return 0
+
+
+def _eye(field: SceneField, metadata: dict[str, Any], options: argparse.Namespace) -> SceneEye:
+    try:
+        return eye_of(field, metadata, options.engine)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from None
 
 
 def _times(options: argparse.Namespace, n_frames: int) -> list[float]:

@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from fieldforge.checks import expect_int, expect_points
 from fieldforge.encodings.base import Encoding
 from fieldforge.fields import fused
-from fieldforge.registry import build, config_of
+from fieldforge.fields.partitions.base import Partition
+from fieldforge.fields.partitions.stacks import encode, for_cells
+from fieldforge.registry import ConfigError, build, config_of
 
 Box = tuple[tuple[float, ...], tuple[float, ...]]
 """The lowest and the highest corner of an axis-aligned box, in world units."""
@@ -34,7 +36,8 @@ class Field(nn.Module, ABC):
     ``outside``, one sentence on the answer outside the box.
 
     Attributes: ``box`` ((low, ...), (high, ...)) in world units; ``n_input_dims``, ``n_output_dims``; ``encoding``,
-    ``network``; ``smoothness``, the number of continuous derivatives of the answer in the coordinates inside the box.
+    ``network``; ``partition``, the cells that have networks of their own, or None; ``smoothness``, the number of
+    continuous derivatives of the answer in the coordinates inside the box.
 
     Args:
         box: lowest and highest corner.
@@ -42,6 +45,9 @@ class Field(nn.Module, ABC):
         network: a configuration, or a module already made. A field that is made of other fields has neither; it gives
             its own `smoothness`.
         n_output_dims: how many numbers the network gives per point.
+        partition: configuration of the cells that the box is cut into (`fieldforge.fields.partitions`), or a
+            `Partition`: encoding and network are then those of one cell, and every cell has its own; None is one
+            network for all.
         generator: source of the initial parameters; None is torch's own.
 
     Raises:
@@ -54,6 +60,7 @@ class Field(nn.Module, ABC):
 
     encoding: Encoding
     network: nn.Module
+    partition: Partition | None
     output_scale: Sequence[float] = ()
     """Factor and summand on each output of the network, for fields that have them; none: 1 and 0."""
     output_offset: Sequence[float] = ()
@@ -65,21 +72,40 @@ class Field(nn.Module, ABC):
         encoding: str | Mapping[str, Any] | Encoding | None,
         network: str | Mapping[str, Any] | nn.Module | None,
         n_output_dims: int,
+        partition: str | Mapping[str, Any] | Partition | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.box = box
+        self.partition = None
         self.n_input_dims, self.n_output_dims = len(box[0]), n_output_dims
         if encoding is None and network is None:
             return
-        self.encoding = part_of("encoding", encoding, Encoding, n_input_dims=self.n_input_dims, generator=generator)
+        if partition is not None:
+            self.partition = part_of("partition", partition, Partition, n_input_dims=self.n_input_dims)
+        self.encoding = self.part_of(
+            "encoding", encoding, Encoding, n_input_dims=self.n_input_dims, generator=generator
+        )
         sizes: dict[str, Any] = {"n_input_dims": self.encoding.n_output_dims, "n_output_dims": n_output_dims}
         read: dict[str, Any] = {"n_coordinates": self.n_input_dims, "channel_order": order_of(self.encoding)}
-        self.network = part_of("network", network, nn.Module, **sizes, **read, generator=generator)
+        self.network = self.part_of("network", network, nn.Module, **sizes, **read, generator=generator)
+
+    def part_of(self, key: str, part: Any, made: type, **context: Any) -> Any:
+        """As `part_of`; of a field with a partition, as every cell has it."""
+        one = part_of(key, part, made, **context)
+        if self.partition is None:
+            return one
+        try:
+            return for_cells(one, self.partition.n_cells)
+        except ValueError as error:
+            raise ConfigError(f"{key}.{error}") from None
 
     @property
     def smoothness(self) -> float:
-        """Continuous derivatives of the answer in the coordinates: those of its least smooth part."""
+        """Continuous derivatives of the answer in the coordinates: those of its least smooth part; -1 where cells
+        meet and do not agree."""
+        if self.partition is not None and self.partition.n_cells > 1:
+            return -1
         return min(self.encoding.smoothness, getattr(self.network, "smoothness", math.inf))
 
     @abstractmethod
@@ -100,7 +126,12 @@ class Field(nn.Module, ABC):
     def outputs(self, unit: Tensor) -> Tensor:
         """What the network says at points of the unit cube: (*batch, n_input_dims) -> (*batch, n_output_dims)."""
         parameter = next((p for p in self.parameters() if p.is_floating_point()), unit)
-        return fused.apply(self.encoding, self.network, unit.to(parameter.dtype))  # world points may be finer
+        unit = unit.to(parameter.dtype)  # world points may be finer
+        if self.partition is None:
+            return fused.apply(self.encoding, self.network, unit)
+        cells = self.partition.sort(unit.reshape(-1, unit.shape[-1]))
+        out = cells.restore(self.network(encode(self.encoding, cells), cells.offsets))
+        return out.view(*unit.shape[:-1], out.shape[-1])
 
     def show_level(self, max_level: int | None) -> None:
         """Answer from now on with the first levels of a network that has levels of detail (PINs); None: with all.

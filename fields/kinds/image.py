@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fieldforge.checks import expect_choice, expect_int
 from fieldforge.encodings.base import Encoding
 from fieldforge.fields.kinds.signal import SignalField
+from fieldforge.fields.partitions.base import Partition
 from fieldforge.registry import register
 
 _COLOR_SPACES: tuple[Literal["srgb"], Literal["linear"]] = ("srgb", "linear")
@@ -39,6 +40,7 @@ class ImageField(SignalField):
         color_space: "srgb", display-encoded values nominally in [0, 1]; or "linear", light, without upper limit.
         output_scale, output_offset: one number per channel (None: 1 and 0), so that a network whose outputs are
             about 1 in size can give a picture whose values are not; the standard deviation and the mean do well.
+        partition: cells with networks of their own, as for `Field`.
         generator: source of the initial parameters; None is torch's own.
 
     Example:
@@ -64,6 +66,7 @@ class ImageField(SignalField):
         color_space: Literal["srgb", "linear"] = "srgb",
         output_scale: Sequence[float] | None = None,
         output_offset: Sequence[float] | None = None,
+        partition: str | Mapping[str, Any] | Partition | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         width, height = expect_int("width", width, 1, MAX_SIDE), expect_int("height", height, 1, MAX_SIDE)
@@ -75,6 +78,7 @@ class ImageField(SignalField):
             n_channels=n_channels,
             output_scale=output_scale,
             output_offset=output_offset,
+            partition=partition,
             generator=generator,
         )
         self.width, self.height = width, height

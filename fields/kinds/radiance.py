@@ -32,6 +32,8 @@ from fieldforge.encodings.base import Encoding
 from fieldforge.fields.fused import read
 from fieldforge.fields.kinds.base import part_of
 from fieldforge.fields.kinds.scene import ColorSpace, SceneField
+from fieldforge.fields.partitions.base import Partition
+from fieldforge.fields.partitions.stacks import encode
 from fieldforge.fields.space import Space
 from fieldforge.registry import register
 
@@ -107,6 +109,8 @@ class RadianceField(SceneField):
             ``bricks`` beside the parameters (64 bits for 4 x 4 x 4 cells, `fieldforge.renderers.occupancy`); 0 is none.
         n_cascades: such records, each of a box twice the size of the one before: around the box of a Contraction, which
             is the smallest; in the space Box the largest is the box.
+        partition: cells of the cube that the encodings read, with networks of their own, as for `Field`: every cell has
+            an encoding, a network, an rgb_encoding and an rgb_network (KiloNeRF).
         generator: source of the initial parameters; None is torch's own.
 
     Example:
@@ -145,13 +149,14 @@ class RadianceField(SceneField):
         n_photos: int = 0,
         occupancy: int = 0,
         n_cascades: int = 1,
+        partition: str | Mapping[str, Any] | Partition | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         n_geometry = expect_int("n_geometry", n_geometry, 1, 256)
         duration = expect_float("duration", duration, 0.0, 1.0)
         super().__init__(
             low=low, high=high, color_space=color_space, background=background, has_time=duration > 0,
-            encoding=encoding, network=network, n_output_dims=n_geometry, generator=generator,
+            encoding=encoding, network=network, n_output_dims=n_geometry, partition=partition, generator=generator,
         )  # fmt: skip
         self.duration = duration
         self.appearance = expect_int("appearance", appearance, 0, 256)
@@ -162,7 +167,7 @@ class RadianceField(SceneField):
         self.rgb_encoding: Encoding | None = None
         n_colors = n_geometry + self.dir_encoding.n_output_dims + self.appearance
         if rgb_encoding is not None:
-            self.rgb_encoding = part_of(
+            self.rgb_encoding = self.part_of(
                 "rgb_encoding",
                 rgb_encoding,
                 Encoding,
@@ -172,7 +177,7 @@ class RadianceField(SceneField):
             )
             n_colors += self.rgb_encoding.n_output_dims
         sizes: dict[str, Any] = {"n_input_dims": n_colors, "n_output_dims": 3, "n_coordinates": 3}  # directions
-        self.rgb_network: nn.Module = part_of(
+        self.rgb_network: nn.Module = self.part_of(
             "rgb_network", rgb_network, nn.Module, **sizes, generator=generator, kind="network"
         )
         if self.appearance:
@@ -292,13 +297,40 @@ class RadianceField(SceneField):
         if directions.shape != points.shape:
             raise ValueError(f"directions: expected one for each point {tuple(points.shape)}, got {directions.shape}")
         unit, is_inside = self.place(points, times)
-        geometry = self.outputs(unit)
-        return self.density_of(geometry, is_inside), self.color_of(unit, geometry, directions, photos)
+        geometry, color = self.geometry_and_color(unit, directions, photos)
+        return self.density_of(geometry, is_inside), color
 
-    def color_of(self, unit: Tensor, geometry: Tensor, directions: Tensor, photos: Tensor | None = None) -> Tensor:
-        """(*batch, 3) colour along (*batch, 3) directions, of what `place` and `geometry` give."""
+    def geometry_and_color(
+        self, unit: Tensor, directions: Tensor, photos: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What the first network says, and the colours (*batch, 3) along (*batch, 3) directions.
+
+        Args:
+            unit: from `place`.
+            directions, photos: as for `radiance`.
+
+        Returns:
+            (*batch, n_geometry), of a field with a partition the first of them alone, (*batch, 1); and (*batch, 3).
+        """
+        if self.partition is not None:
+            return self._in_cells(unit, directions, photos)
+        geometry = self.outputs(unit)
         directions = directions.to(geometry.dtype)
         features = [geometry, self.code(directions, photos)]
         if self.rgb_encoding is not None:
             features.insert(1, self.rgb_encoding(unit.to(geometry.dtype)))
-        return read(self.rgb_network, torch.cat(features, -1), 0.5 * directions + 0.5)
+        return geometry, read(self.rgb_network, torch.cat(features, -1), 0.5 * directions + 0.5)
+
+    def _in_cells(self, unit: Tensor, directions: Tensor, photos: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`geometry_and_color` of a field with a partition, whose points are sorted once for both networks."""
+        assert self.partition is not None
+        batch, dtype = unit.shape[:-1], next(self.network.parameters()).dtype
+        code = self.code(directions.to(dtype), photos)
+        cells = self.partition.sort(unit.to(dtype).reshape(-1, unit.shape[-1]))
+        geometry = self.network(encode(self.encoding, cells), cells.offsets)
+        features = [geometry, cells.arrange(code.reshape(-1, code.shape[-1]))]
+        if self.rgb_encoding is not None:
+            features.insert(1, encode(self.rgb_encoding, cells))
+        color = self.rgb_network(torch.cat(features, -1), cells.offsets)
+        found = cells.restore(torch.cat([geometry[:, :1], color], -1)).view(*batch, 4)
+        return found[..., :1], found[..., 1:]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fieldforge.checks import expect_choice, expect_float
 from fieldforge.encodings.base import Encoding
 from fieldforge.fields.kinds.base import Field
+from fieldforge.fields.partitions.base import Partition
 
 ColorSpace = Literal["srgb", "linear"]
 
@@ -29,7 +30,8 @@ class SceneField(Field):
         color_space: "srgb", display-encoded colours; or "linear", light.
         background: the colour behind the scene, where one belongs to it; None leaves that to the renderer.
         has_time: whether the field is asked at times, from 0 to 1, which are then the last coordinate of its box.
-        encoding, network, n_output_dims: of the field's own, as for `Field`; None where it is made of other fields.
+        encoding, network, n_output_dims, partition: of the field's own, as for `Field`; None where it is made of other
+            fields.
         generator: source of the initial parameters; None is torch's own.
     """
 
@@ -47,6 +49,7 @@ class SceneField(Field):
         encoding: str | Mapping[str, Any] | Encoding | None = None,
         network: str | Mapping[str, Any] | nn.Module | None = None,
         n_output_dims: int = 1,
+        partition: str | Mapping[str, Any] | Partition | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         box = corner("low", low), corner("high", high)
@@ -54,8 +57,9 @@ class SceneField(Field):
             raise ValueError(f"high: expected each number above that of low, {box[0]}, got {box[1]}")
         world = ((*box[0], 0.0), (*box[1], 1.0)) if has_time else box
         super().__init__(
-            box=world, encoding=encoding, network=network, n_output_dims=n_output_dims, generator=generator
-        )
+            box=world, encoding=encoding, network=network, n_output_dims=n_output_dims, partition=partition,
+            generator=generator,
+        )  # fmt: skip
         self.low, self.high = list(box[0]), list(box[1])
         self.color_space: ColorSpace = expect_choice("color_space", color_space, ("srgb", "linear"))
         self.background = None if background is None else list(corner("background", background))

@@ -25,6 +25,7 @@ from fieldforge.encodings.base import Encoding
 from fieldforge.fields import operators
 from fieldforge.fields.geometric import draw_sphere
 from fieldforge.fields.kinds.base import Field
+from fieldforge.fields.partitions.base import Partition
 from fieldforge.registry import register
 
 
@@ -39,6 +40,7 @@ class ShapeField(Field):
         network: configuration of the network, or a module.
         low: lowest corner of the cube, in world units.
         side: its side, in world units.
+        partition: cells with networks of their own, as for `Field`.
         generator: source of the initial parameters; None is torch's own.
     """
 
@@ -52,6 +54,7 @@ class ShapeField(Field):
         network: str | Mapping[str, Any] | nn.Module,
         low: Sequence[float] = (-1.0, -1.0, -1.0),
         side: float = 2.0,
+        partition: str | Mapping[str, Any] | Partition | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         if isinstance(low, str) or not isinstance(low, Sequence) or len(low) != 3:
@@ -62,8 +65,9 @@ class ShapeField(Field):
         if not all(a < b and math.isfinite(b) for a, b in zip(self_low, high, strict=True)):
             raise ValueError(f"side: {side:g} is lost beside coordinates of {max(map(abs, self_low)):g}")
         super().__init__(
-            box=(tuple(self_low), high), encoding=encoding, network=network, n_output_dims=1, generator=generator
-        )
+            box=(tuple(self_low), high), encoding=encoding, network=network, n_output_dims=1, partition=partition,
+            generator=generator,
+        )  # fmt: skip
         self.low, self.side = self_low, self_side
 
     @abstractmethod
@@ -85,7 +89,13 @@ class ShapeField(Field):
     @property
     def finest_cell(self) -> float:
         """Side of the encoding's finest cells in world units; of one without cells, 1/256 of the cube."""
-        return (self.encoding.finest_cell or 1 / 256) * self.side
+        finest = self.encoding.finest_cell
+        if finest is None:
+            return self.side / 256
+        if self.partition is not None:
+            low, high = self.partition.boxes()
+            finest *= float((high - low).min())
+        return finest * self.side
 
     def gradient(self, points: Tensor, method: str = "autodiff", **options: Any) -> Tensor:
         """Gradient of `level` at world points, (*batch, 3); not of unit length. See `operators.gradient`.
@@ -150,7 +160,7 @@ class SDFField(DistanceField):
     """Signed distance to a surface: negative inside.
 
     Args:
-        encoding, network, low, side, generator: as for `ShapeField`.
+        encoding, network, low, side, partition, generator: as for `ShapeField`.
         sphere: radius in sides of the cube of the sphere in its middle whose distance the untrained field is, see
             `fieldforge.fields.geometric`; 0: none, the network as it is drawn.
 
@@ -171,10 +181,15 @@ class SDFField(DistanceField):
         low: Sequence[float] = (-1.0, -1.0, -1.0),
         side: float = 2.0,
         sphere: float = 0.0,
+        partition: str | Mapping[str, Any] | Partition | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(encoding=encoding, network=network, low=low, side=side, generator=generator)
+        super().__init__(
+            encoding=encoding, network=network, low=low, side=side, partition=partition, generator=generator
+        )
         self.sphere = expect_float("sphere", sphere, 0.0, 1.0)
+        if sphere and self.partition is not None:
+            raise ValueError("sphere: is of one network for the whole cube; a field with a partition goes without")
         if sphere:
             draw_sphere(self.encoding, self.network, sphere, generator)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fieldforge.checks import expect_float
 from fieldforge.encodings.base import Encoding
 from fieldforge.fields.kinds.base import Box, Field
+from fieldforge.fields.partitions.base import Partition
 
 
 class SignalField(Field):
@@ -28,6 +29,7 @@ class SignalField(Field):
         n_channels: numbers at a point.
         output_scale, output_offset: one number per channel; None: 1 and 0.
         generator: source of the initial parameters; None is torch's own.
+        partition: as for `Field`.
     """
 
     _scale: Tensor
@@ -43,9 +45,11 @@ class SignalField(Field):
         output_scale: Sequence[float] | None,
         output_offset: Sequence[float] | None,
         generator: torch.Generator | None,
+        partition: str | Mapping[str, Any] | Partition | None = None,
     ) -> None:
         super().__init__(
-            box=box, encoding=encoding, network=network, n_output_dims=n_channels, generator=generator
+            box=box, encoding=encoding, network=network, n_output_dims=n_channels, partition=partition,
+            generator=generator,
         )  # fmt: skip
         self.n_channels = n_channels
         self.output_scale = _per_channel("output_scale", output_scale, 1.0, n_channels)

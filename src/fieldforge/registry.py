@@ -47,6 +47,7 @@ HOMES: dict[str, str] = {
     "modulation": "fieldforge.fields.modulation",
     "reparameterisation": "fieldforge.fields.reparameterisation",
     "space": "fieldforge.fields.space",
+    "partition": "fieldforge.fields.partitions",
     "field": "fieldforge.fields.kinds",
     "codec": "fieldforge.fields.weightspace.codecs",
     "weight_network": "fieldforge.fields.weightspace.networks",

@@ -25,16 +25,14 @@ from fieldforge.encodings.grid import HashGrid
     [
         "clouds",
         "encodings",
-        "exposure",
         "image",
-        "networks",
+        "methods",
         "operators",
         "presets",
         "scene",
         "scene_models",
         "shape",
         "signals",
-        "spectra",
     ],
 )
 def test_suites_run_quickly_and_leave_no_rows(suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

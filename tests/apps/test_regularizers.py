@@ -131,4 +131,4 @@ def test_the_section_is_a_list_of_tables() -> None:
 
 
 def test_all_of_them_are_here() -> None:
-    assert available("regularizer") == ["L1", "Parseval", "TotalVariation"]
+    assert available("regularizer") == ["L1", "Parseval", "TotalVariation", "ViewBranchNorm"]

@@ -124,7 +124,7 @@ class ImageJob(Job[ImageField]):
     signal = "image"
     target = "psnr"
     options = FitOptions
-    sections = (*SECTIONS, "selection", "gradient_transform")
+    sections = (*SECTIONS, "partition", "selection", "gradient_transform")
 
     def __init__(self, source: Source, *, report: Path | None = None) -> None:
         self.picture, self.report = _as_picture(source), report
@@ -164,6 +164,7 @@ class ImageJob(Job[ImageField]):
         height, width, n_channels = self.picture.pixels.shape
         described = {"otype": "ImageField", "encoding": config["encoding"], "network": config["network"]}
         described |= {"width": width, "height": height, "n_channels": n_channels}
+        described |= {"partition": config.get("partition")}
         described |= {"color_space": self.picture.color_space}
         if self.picture.color_space == "linear":  # light has any size; what the network gives should be about 1
             described["output_scale"] = [self._magnitude] * n_channels

@@ -109,6 +109,33 @@ def _fourier(width: int, height: int) -> Config:
     return config
 
 
+CELL = 64
+"""Pixels along a side of a cell that has a network of its own."""
+
+
+def _kilonerf(width: int, height: int) -> Config:
+    """A picture as a grid of small networks (after KiloNeRF; Reiser et al. 2021), cells of some 64 x 64 pixels.
+
+    A step costs the same whatever the size of the picture, and every network sees all of its pixels as often.
+    """
+    n_x, n_y = (max(1, round(side / CELL)) for side in (width, height))
+    n_pixels = width * height
+    batch_size = min(2**16, max(2**13, n_pixels // 16))
+    return {
+        "partition": {"otype": "UniformGrid", "resolution": [n_x, n_y]},
+        "encoding": {"otype": "Frequency", "n_frequencies": 6},  # up to two pixels
+        "network": {"otype": "MLP", "n_neurons": 32, "n_hidden_layers": 2, "activation": "ReLU", "has_bias": True},
+        "loss": {"otype": "L2"},
+        "optimizer": adam(5e-3, beta2=0.99, epsilon=1e-15),
+        "schedule": {"otype": "ConstantThenLinear"},
+        "fit": {
+            "n_steps": max(400, math.ceil(40 * n_pixels / batch_size)),
+            "batch_size": batch_size,
+            "storage": "float16",
+        },
+    }
+
+
 PRESETS: dict[str, Callable[[int, int], Config]] = {
     "fast": lambda width, height: _grid(width, height, epochs=8, entries=0.5),
     "balanced": lambda width, height: _grid(width, height, epochs=26, entries=0.5),
@@ -122,5 +149,6 @@ PRESETS: dict[str, Callable[[int, int], Config]] = {
     # The authors' depth; with one layer more the astronaut stands at 10.5 instead of 17.8 dB after 250 steps.
     "wire": _coordinates("WIRE", rate=5e-3, n_hidden_layers=3),
     "ffn": _fourier,
+    "kilonerf": _kilonerf,
 }
 """Name -> configuration of a (width, height) picture."""

@@ -1,10 +1,11 @@
-"""What a regularizer is: a weight on something that an encoding says of its parameters.
+"""What a regularizer is: a weight on something that the parameters of a field say.
 
-Encodings say what they have (`fieldforge.encodings.base.Encoding.penalties`); one without it is refused.
+Most ask an encoding, which says what it has (`fieldforge.encodings.base.Encoding.penalties`); others are refused.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -17,10 +18,33 @@ from fieldforge.registry import ConfigError, build, config_of
 PARTS = ("encoding", "rgb_encoding")
 
 
-class Regularizer:
-    """weight * penalty of an encoding, added to the loss.
+class Regularizer(ABC):
+    """A number that is added to the loss.
 
-    Class attributes: ``otype``; ``name``, of the penalty in `Encoding.penalties`.
+    Class attributes: ``otype``. Attributes: ``weight``; ``until``, steps in which it counts, where 0 is all.
+    """
+
+    otype: ClassVar[str]
+    weight: float
+    until: int
+
+    @abstractmethod
+    def __call__(self, field: nn.Module) -> Tensor:
+        """The penalty with its weight.
+
+        Raises:
+            ValueError: the field has nothing to be asked.
+        """
+
+    def config(self) -> dict[str, Any]:
+        """What rebuilds it."""
+        return config_of(self)
+
+
+class EncodingPenalty(Regularizer):
+    """weight * penalty of an encoding.
+
+    Class attributes: ``name``, of the penalty in `Encoding.penalties`.
 
     Args:
         weight: factor, at least 0.
@@ -28,7 +52,6 @@ class Regularizer:
         until: steps in which it counts; 0 is all.
     """
 
-    otype: ClassVar[str]
     name: ClassVar[str]
 
     def __init__(
@@ -52,10 +75,6 @@ class Regularizer:
             has = f"has {', '.join(known)}" if known else "has none"
             raise ValueError(f"otype: {self.otype} needs an encoding with {self.name}, and {encoding.otype} {has}")
         return self.weight * known[self.name]()
-
-    def config(self) -> dict[str, Any]:
-        """What rebuilds it."""
-        return config_of(self)
 
 
 def regularizers_of(config: Mapping[str, Any], field: nn.Module) -> list[Regularizer]:

@@ -7,12 +7,12 @@
 
 from __future__ import annotations
 
-from fieldforge.apps.fit.regularizers.base import Regularizer
+from fieldforge.apps.fit.regularizers.base import EncodingPenalty
 from fieldforge.registry import register
 
 
 @register("regularizer", "TotalVariation")
-class TotalVariation(Regularizer):
+class TotalVariation(EncodingPenalty):
     """The mean squared difference of neighbours, summed over axes and tables.
 
     Example:
@@ -25,7 +25,7 @@ class TotalVariation(Regularizer):
 
 
 @register("regularizer", "L1")
-class L1(Regularizer):
+class L1(EncodingPenalty):
     """The mean of absolute entries, summed over tables."""
 
     otype = "L1"
@@ -33,7 +33,7 @@ class L1(Regularizer):
 
 
 @register("regularizer", "Parseval")
-class Parseval(Regularizer):
+class Parseval(EncodingPenalty):
     """The mean square of the gradient of the features, from their spectrum."""
 
     otype = "Parseval"

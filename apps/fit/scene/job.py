@@ -43,8 +43,8 @@ from fieldforge.apps.scenes.digest import digest_of
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.registry import ConfigError, build
 
-PARTS = ("encoding", "network", "dir_encoding", "rgb_encoding", "rgb_network")
-"""Sections that are parts of the field; a run may leave out rgb_encoding."""
+PARTS = ("partition", "encoding", "network", "dir_encoding", "rgb_encoding", "rgb_network")
+"""Sections that are parts of the field; a run may leave out partition and rgb_encoding."""
 SECTIONS = (*PARTS, "radiance", "sampler", "loss", "ray_losses", "regularizers", "optimizer", "schedule", "fit")
 BACKGROUND_NETWORK: Config = {
     "otype": "MLP",
@@ -158,7 +158,9 @@ class SceneJob(Job[SceneField]):
         ]
 
     def preset(self, name: str) -> Config:
-        found = preset(name, Seen(int(self.scene.photos.sizes.max()), self.scene.has_alpha))
+        low, high = self.scene.bounds.box.tolist()
+        x, y, z = (b - a for a, b in zip(low, high, strict=True))
+        found = preset(name, Seen(int(self.scene.photos.sizes.max()), self.scene.has_alpha, (x, y, z)))
         return found if self.scene.times is None else with_time(found)
 
     def settle(self, config: Config) -> list[str]:

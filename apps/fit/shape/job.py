@@ -28,7 +28,7 @@ from fieldforge.apps.fit.losses.shape_base import ShapeLoss
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.options import ShapeOptions
 from fieldforge.apps.fit.progress import Silent
-from fieldforge.apps.fit.recipe import Config
+from fieldforge.apps.fit.recipe import SECTIONS, Config
 from fieldforge.apps.fit.shape.presets import KINDS, preset
 from fieldforge.apps.fit.shape.step import ShapeStep, SurfaceDraw, WithDistances, turn_outward
 from fieldforge.apps.fit.slices import Slice
@@ -123,6 +123,7 @@ class ShapeJob(Job[ShapeField]):
     signal = "shape"
     target = "iou"
     options = ShapeOptions
+    sections = (*SECTIONS, "partition")
 
     def __init__(self, source: str | Path | Mesh | Cloud, *, kind: str = "sdf", smooth_derivatives: int = 0) -> None:
         self.kind = expect_choice("kind", kind, KINDS)
@@ -166,6 +167,7 @@ class ShapeJob(Job[ShapeField]):
     def make_field(self, config: Config, seed: int) -> ShapeField:
         described = {"otype": KINDS[self.kind], "encoding": config["encoding"], "network": config["network"]}
         described |= {"low": list(self.surface.cube.low), "side": self.surface.cube.side}
+        described |= {"partition": config.get("partition")}
         sphere = ShapeOptions.of(config["fit"]).sphere
         if sphere and self.kind != "sdf":
             raise ConfigError(f"fit.sphere: is for signed distances, --kind sdf, not {self.kind}")
@@ -410,4 +412,6 @@ def shape_step(
 
 def in_unit_cube(fitted: ShapeField) -> ShapeField:
     """The same parameters over the unit cube."""
-    return type(fitted)(encoding=fitted.encoding, network=fitted.network, low=(0.0, 0.0, 0.0), side=1.0)
+    return type(fitted)(
+        encoding=fitted.encoding, network=fitted.network, low=(0.0, 0.0, 0.0), side=1.0, partition=fitted.partition
+    )

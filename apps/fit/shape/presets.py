@@ -84,6 +84,16 @@ def _coordinates(activation: str | Config, *, rate: float) -> Callable[[], Confi
     return make
 
 
+def _kilonerf() -> Config:
+    """A cube as a grid of small networks (after KiloNeRF; Reiser et al. 2021)."""
+    return _grid(n_steps=2000, log2_size=12, finest=64, n_levels=2) | {
+        "partition": {"otype": "UniformGrid", "resolution": 8},
+        "encoding": {"otype": "Frequency", "n_frequencies": 4},
+        "network": {"otype": "MLP", "n_neurons": 32, "n_hidden_layers": 2, "activation": "ReLU", "has_bias": True},
+        "optimizer": adam(2e-3, beta2=0.99, epsilon=1e-15),
+    }
+
+
 PRESETS: dict[str, Callable[[], Config]] = {
     "fast": lambda: _grid(n_steps=400, log2_size=16, finest=256, n_levels=8),
     "balanced": lambda: _grid(n_steps=2400, log2_size=18, finest=512, n_levels=10),
@@ -92,6 +102,7 @@ PRESETS: dict[str, Callable[[], Config]] = {
     "tiny": lambda: _grid(n_steps=1600, log2_size=12, finest=128, n_levels=7, storage="int8"),
     "siren": _coordinates({"otype": "Sine", "omega": 30.0}, rate=1e-4),
     "finer": _coordinates("FINER", rate=1e-4),
+    "kilonerf": _kilonerf,
 }
 """Name -> configuration."""
 

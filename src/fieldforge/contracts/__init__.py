@@ -12,4 +12,5 @@ from fieldforge.contracts.field import check_field as check_field
 from fieldforge.contracts.generator import check_denoiser as check_denoiser
 from fieldforge.contracts.generator import check_generator as check_generator
 from fieldforge.contracts.network import check_network as check_network
+from fieldforge.contracts.partition import check_partition as check_partition
 from fieldforge.contracts.weight_network import check_weight_network as check_weight_network

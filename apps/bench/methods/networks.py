@@ -1,4 +1,4 @@
-"""``fieldforge bench networks``: kinds of networks at equal parameters, after equal steps and after equal time.
+"""Kinds of networks at equal parameters, after equal steps and after equal time.
 
 A picture of 128 pixels a side behind the same Fourier features for all, or behind the same small grid for the two heads
 that need one, and two functions of two numbers that have a formula. Sizes are chosen so that numbers of parameters
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fieldforge.apps.bench.harness import Row, one_thread, save, say
+from fieldforge.apps.bench.harness import Row, markdown, say
 from fieldforge.apps.fit.loop import PlainStep
 from fieldforge.apps.fit.optimizers.base import Parameters
 from fieldforge.apps.fit.recipe import adam
@@ -185,7 +185,7 @@ def tuned(work: Work, arm: Arm, rates: Sequence[float]) -> float:
     return min(errors, key=lambda rate: errors[rate] if math.isfinite(errors[rate]) else math.inf)
 
 
-def measure(name: str, work: Work, tune: Work, is_quick: bool) -> list[Row]:
+def compared(name: str, work: Work, tune: Work, is_quick: bool) -> list[Row]:
     """All networks on one work, with the rates that another one likes."""
     rows = []
     decibels = work.target > 4000  # of a picture; of a function the root of the mean square
@@ -201,22 +201,17 @@ def measure(name: str, work: Work, tune: Work, is_quick: bool) -> list[Row]:
         pace = statistics.median(look.steps_in_time for look in looks)
         quality["steps_in_time"] = pace
         sizes = {"steps": work.steps, "seconds": work.seconds, "unit": "dB" if decibels else "rmse"}
-        rows.append(Row("networks", name, candidate, sizes, work.seconds / pace, 0.0, BATCH * pace / work.seconds,
-                        quality=quality))  # fmt: skip
+        one_step, pixels = work.seconds / pace, BATCH * pace / work.seconds
+        rows.append(Row("methods", f"networks: {name}", candidate, sizes, one_step, 0.0, pixels, quality=quality))
         say(f"{name:18} {candidate:20} {quality['at_steps']:8.4g} after {work.steps} steps  "
             f"{quality['at_time']:8.4g} after {work.seconds} s ({pace:.0f} steps)  rate {rate:g}, "
             f"{looks[0].n_parameters} parameters")  # fmt: skip
     return rows
 
 
-def run(folder: Path, data: Path | None, *, is_quick: bool) -> None:
-    """Tune, train, print, and keep the rows of each work when they are there, unless `is_quick`.
-
-    Args:
-        folder: of the rows.
-        data: folder that holds images/skimage, for `coffee.png`, on which rates are tuned.
-    """
-    steps, seconds = (2, 0.001) if is_quick else (100, 0.4)
+def measure(part: str, data: Path | None, *, is_quick: bool) -> Iterator[list[Row]]:
+    """All networks on each work; rates are tuned on `coffee.png` of images/skimage, and on a function of their own."""
+    steps, seconds = (2, 0.001) if is_quick else (300, 2.0)
     own = Path("data/images/astronaut.png")
     other = own if is_quick else (data or DATA) / "images/skimage/coffee.png"
     side = 16 if is_quick else SIDE
@@ -224,7 +219,28 @@ def run(folder: Path, data: Path | None, *, is_quick: bool) -> None:
     works |= {"picture": picture(own, side, steps, seconds)}
     tune = {name: function(TUNED_ON, steps, 0.0) for name in works} | {"picture": picture(other, side, steps, 0.0)}
     for name in ("picture", "x y") if is_quick else works:
-        with one_thread():
-            rows = measure(name, works[name], tune[name], is_quick)
-        if not is_quick:
-            save(folder, "networks", rows)
+        yield compared(name, works[name], tune[name], is_quick)
+
+
+def table(part: str, rows: Sequence[dict[str, Any]]) -> str:
+    """A table for each work: after equal steps, after equal time, in the order of the latter."""
+    lines: list[str] = []
+    for case in dict.fromkeys(row["case"] for row in rows):
+        of_case = [row for row in rows if row["case"] == case]
+        sizes = of_case[0]["sizes"]
+        of_picture = sizes["unit"] == "dB"
+        figure = "PSNR" if of_picture else "root of the mean square error"
+        headings = [case.removeprefix("networks: "), "parameters", "rate", f"{figure} after {sizes['steps']} steps",
+                    f"after {sizes['seconds']:g} s of CPU time", "steps in that time"]  # fmt: skip
+        cells = []
+        for row in sorted(of_case, key=lambda row: row["quality"]["at_time"] * (-1 if of_picture else 1)):
+            q = row["quality"]
+            said = [
+                (f"{q[when]:.2f} dB ({q[f'{when}_low']:.2f} to {q[f'{when}_high']:.2f})" if of_picture
+                 else f"{q[when]:.3g} ({q[f'{when}_low']:.3g} to {q[f'{when}_high']:.3g})")
+                for when in ("at_steps", "at_time")
+            ]  # fmt: skip
+            cells.append([row["candidate"], f"{q['parameters']:,}", f"{q['rate']:g}", *said,
+                          f"{q['steps_in_time']:.0f}"])  # fmt: skip
+        lines += [markdown(headings, cells), ""]
+    return "\n".join(lines[:-1])

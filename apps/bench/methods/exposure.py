@@ -1,4 +1,4 @@
-"""``fieldforge bench exposure``: does what opens by place (SAPE) or changes by place (CAM) pay, on a small picture.
+"""Does what opens by place (SAPE) or changes by place (CAM) pay, on a small picture.
 
 SAPE: a quarter of the pixels, at random, is the training set; frequencies of four standard deviations. The arms are one
 field, one seed, one set of frequencies; "plain" has every block open from the start. What is judged is the spread of
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fieldforge.apps.bench.harness import Row, one_thread, save, say
+from fieldforge.apps.bench.harness import Row, markdown, say
 from fieldforge.apps.fit.image.job import step_of
 from fieldforge.apps.images import Picture, read_image
 from fieldforge.encodings.sape import SAPE
@@ -49,22 +49,32 @@ MODULATIONS: dict[str, dict[str, Any] | None] = {
 SEED = 0
 
 
-def run(folder: Path, data: Path | None, *, is_quick: bool) -> None:
-    """Fit, print, and keep the rows unless `is_quick`.
+def measure(part: str, data: Path | None, *, is_quick: bool) -> Iterator[list[Row]]:
+    """SAPE or CAM on each picture of `PHOTOS`."""
+    for name in PHOTOS:
+        pixels = _noise() if is_quick else shrunk(read_image(FOLDER / name), SIDE)
+        case, n_steps = f"{part}: {Path(name).stem}", 2 if is_quick else N_STEPS
+        if part == "sape":
+            yield sape_rows(case, pixels, DEVIATIONS[: 1 if is_quick else None], n_steps)
+        else:
+            yield cam_rows(case, pixels, n_steps)
 
-    Args:
-        folder: of the rows.
-        data: folder that holds `PHOTOS`; None is `FOLDER`, of this repository.
-    """
-    rows: list[Row] = []
-    with one_thread():
-        for name in PHOTOS:
-            pixels = _noise() if is_quick else shrunk(read_image((data or FOLDER) / name), SIDE)
-            case, n_steps = Path(name).stem, 2 if is_quick else N_STEPS
-            rows += sape_rows(case, pixels, DEVIATIONS[: 1 if is_quick else None], n_steps)
-            rows += cam_rows(case, pixels, n_steps)
-    if not is_quick:
-        say(f"rows: {save(folder, 'exposure', rows)}")
+
+def table(part: str, rows: Sequence[dict[str, Any]]) -> str:
+    """Held-out PSNR by deviation and its spread for SAPE; trained and held out for CAM."""
+    if part == "cam":
+        return markdown(
+            ["picture", "network", "parameters", "trained pixels", "held out"],
+            [[row["case"].removeprefix("cam: "), row["candidate"], f"{row['sizes']['parameters']:,}",
+              f"{row['quality']['psnr']:.2f} dB", f"{row['quality']['held_out_psnr']:.2f} dB"] for row in rows],
+        )  # fmt: skip
+    deviations = list(dict.fromkeys(row["sizes"]["deviation"] for row in rows))
+    cells = []
+    for case, arm in dict.fromkeys((row["case"], row["candidate"]) for row in rows):
+        found = [row["quality"]["held_out_psnr"] for row in rows if (row["case"], row["candidate"]) == (case, arm)]
+        spread = f"{max(found) - min(found):.2f} dB"
+        cells.append([case.removeprefix("sape: "), arm, *(f"{value:.2f} dB" for value in found), spread])
+    return markdown(["picture", "features", *(f"std {deviation:g}" for deviation in deviations), "spread"], cells)
 
 
 def sape_rows(case: str, pixels: Tensor, deviations: tuple[float, ...], n_steps: int) -> list[Row]:
@@ -166,7 +176,7 @@ def _row(
     say(f"{case:10} {arm:22} {told:>8g}  held out {figures['held_out_psnr']:6.2f} dB, trained "
         f"{figures['psnr']:6.2f} dB, {seconds:6.1f} s")  # fmt: skip
     rate = n_steps * int(is_train.sum()) / seconds
-    return Row("exposure", case, arm, sizes, seconds, 0.0, rate, quality=figures)
+    return Row("methods", case, arm, sizes, seconds, 0.0, rate, quality=figures)
 
 
 def _noise() -> Tensor:

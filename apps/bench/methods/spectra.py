@@ -1,25 +1,27 @@
-"""``fieldforge bench spectra``: FreSh, INT and IGA on small pictures, each beside its controls.
+"""FreSh, INT and IGA on small pictures, each beside its controls.
 
     fresh   every candidate trained, and the one that spectra chose: does the choice match a sweep?
     auto    four families: what their first steps and what their spectra say, and how they end
     int     all pixels, random ones and the most wrong ones, in equal steps and about equal time
     iga     vanilla, vanilla with IGA's learning rate (the control), IGA
 
-`--only PART` measures one of these. Networks are 64 units wide, so that all of it takes some minutes.
+Networks are 64 units wide, so that all of it takes some minutes.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from fieldforge.apps.bench.harness import Row, one_thread, save, say
-from fieldforge.apps.fit.image.job import ImageJob, fit, measure
+from fieldforge.apps.bench.harness import Row, folder_of, say
+from fieldforge.apps.bench.methods import spectra_page
+from fieldforge.apps.fit.image.job import ImageJob, fit
+from fieldforge.apps.fit.image.job import measure as quality_of
 from fieldforge.apps.fit.job import Plan, Training
 from fieldforge.apps.fit.recipe import Config, adam
 from fieldforge.apps.fit.tune.family import PILOT, pilot
@@ -32,41 +34,25 @@ PICTURES = ("skimage/astronaut.png", "skimage/camera.png", "kodak/kodim01.png")
 SMALL = ("network.n_neurons=64", "network.n_hidden_layers=3", "fit.batch_size=4096", "fit.storage=float32")
 FAMILIES = ("siren", "ffn", "finer", "balanced")
 N_VALUES = 12
-PARTS = ("fresh", "auto", "int", "iga")
 
 
-def run(folder: Path, data: Path | None, *, is_quick: bool, only: Sequence[str] = ()) -> None:
-    """Measure, print, and keep the rows unless `is_quick`, after each case.
+def measure(part: str, data: Path | None, *, is_quick: bool) -> Iterator[list[Row]]:
+    """One part on each picture; IGA on the first alone, at half the side."""
+    measured: dict[str, Callable[[Picture, str], list[Row]]] = {
+        "fresh": _fresh,
+        "auto": _auto,
+        "int": _int,
+        "iga": _iga,
+    }
+    side = 16 if is_quick else 64 if part == "iga" else 128
+    for name in PICTURES[: 1 if is_quick or part == "iga" else None]:
+        picture = _noise(side) if is_quick else square(read_image(folder_of(data) / "images" / name), side)
+        yield measured[part](picture, "quick" if is_quick else Path(name).stem)
 
-    Args:
-        folder: of the rows.
-        data: folder that holds `PICTURES`.
-        only: parts, all if there are none.
 
-    Raises:
-        ValueError: no folder given, or no part of that name.
-    """
-    for part in only:
-        if part not in PARTS:
-            raise ValueError(f"only: expected some of {', '.join(PARTS)}, got {part!r}")
-    if data is None and not is_quick:
-        raise ValueError(f"data: give the folder that holds {PICTURES[0]} and the others, --data FOLDER")
-
-    def keep(rows: list[Row]) -> None:
-        if not is_quick:
-            save(folder, "spectra", rows)
-
-    measured: dict[str, Callable[[Picture, str], list[Row]]] = {"fresh": _fresh, "auto": _auto, "int": _int}
-    with one_thread():
-        for name in PICTURES[: 1 if is_quick else None]:
-            side = 16 if is_quick else 128
-            picture = _noise(side) if is_quick or data is None else square(read_image(data / name), side)
-            for part, measure_part in measured.items():
-                if not only or part in only:
-                    keep(measure_part(picture, "quick" if is_quick else Path(name).stem))
-        if not only or "iga" in only:
-            picture = _noise(16) if is_quick or data is None else square(read_image(data / PICTURES[0]), 64)
-            keep(_iga(picture, "quick" if is_quick else Path(PICTURES[0]).stem))
+def table(part: str, rows: Sequence[dict[str, Any]]) -> str:
+    """See `spectra_page`."""
+    return spectra_page.TABLES[part](rows)
 
 
 def square(picture: Picture, side: int) -> Picture:
@@ -121,7 +107,7 @@ def _fresh(picture: Picture, name: str) -> list[Row]:
                      "sweep": {str(value): round(one, 3) for value, one in psnr.items()},
                      "distances": {str(value): round(d.mean, 4) for value, d in
                                    zip(found.setting.values, found.choice.distances, strict=True)}}  # fmt: skip
-            rows.append(Row("spectra", f"fresh {name}", f"{preset}, {form}", sizes, seconds, 0.0, 0.0, quality=said))
+            rows.append(Row("methods", f"fresh: {name}", f"{preset}, {form}", sizes, seconds, 0.0, 0.0, quality=said))
     return rows
 
 
@@ -150,7 +136,7 @@ def _auto(picture: Picture, name: str) -> list[Row]:
         end = fit(picture, config=config, progress="quiet")
         said = {"distance": found.distance, "psnr_pilot": after, "psnr": end.psnr}
         say(f"auto  {name:10} {preset:8} distance {found.distance:6.3f}  pilot {after:6.2f} dB  end {end.psnr:6.2f} dB")
-        rows.append(Row("spectra", f"auto {name}", preset, {"config": config}, end.seconds, 0.0, 0.0, quality=said))
+        rows.append(Row("methods", f"auto: {name}", preset, {"config": config}, end.seconds, 0.0, 0.0, quality=said))
     return rows
 
 
@@ -187,7 +173,7 @@ def _int(picture: Picture, name: str) -> list[Row]:
             "arm": arms[arm][1] or {},
             "curve": [[s, round(t, 3), round(p, 3)] for s, t, p in curve],
         }
-        rows.append(Row("spectra", f"int {name}", arm, sizes, end[1], 0.0, 0.0, quality=said))
+        rows.append(Row("methods", f"int: {name}", arm, sizes, end[1], 0.0, 0.0, quality=said))
     return rows
 
 
@@ -204,7 +190,7 @@ def _curve(job: ImageJob, config: Config, n_steps: int) -> list[tuple[int, float
             seconds += time.process_time() - start
             if (step + 1) % every == 0 or step + 1 == n_steps:
                 with torch.no_grad():
-                    found.append((step + 1, seconds, measure(job.picture, field)[0]))
+                    found.append((step + 1, seconds, quality_of(job.picture, field)[0]))
     return found
 
 
@@ -238,5 +224,5 @@ def _iga(picture: Picture, name: str) -> list[Row]:
             say(f"iga   {name:10} {backbone:6} {arm:22} {said['psnr']:6.2f} dB (best {said['best']:6.2f}) after "
                 f"{n_steps} steps, {said['seconds']:6.2f} s of CPU")  # fmt: skip
             sizes = {"config": config, "side": picture.width, "n_steps": n_steps}
-            rows.append(Row("spectra", f"iga {backbone}", arm, sizes, said["seconds"], 0.0, 0.0, quality=said))
+            rows.append(Row("methods", f"iga: {backbone}", arm, sizes, said["seconds"], 0.0, 0.0, quality=said))
     return rows

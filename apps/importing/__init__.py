@@ -1,0 +1,1 @@
+"""Networks that were trained elsewhere: instant-ngp's snapshots and tiny-cuda-nn's parameter vectors, both ways."""
