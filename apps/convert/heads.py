@@ -7,6 +7,8 @@ features, and is given as many features as its teacher has.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from fieldforge.apps.fit.recipe import Config
@@ -22,7 +24,7 @@ def with_head(config: Config, teacher: SceneField) -> Config:
         return config
     if teacher.partition is not None or teacher.appearance:
         return config
-    theirs = teacher.config()
+    theirs = _given(teacher.config())
     if isinstance(teacher.rgb_network, Basis):
         n = teacher.rgb_network.n_basis
         if _has_basis(config):
@@ -59,6 +61,13 @@ def copy_head(student: RadianceField, teacher: SceneField) -> bool:
         return False
     ours.load_state_dict(its.state_dict())
     return True
+
+
+def _given(config: Any) -> Any:
+    """Without keys whose value is nothing, which a run file cannot say."""
+    if isinstance(config, dict):
+        return {key: _given(value) for key, value in config.items() if value is not None}
+    return [_given(value) for value in config] if isinstance(config, list) else config
 
 
 def _n_geometry(config: Config) -> int:

@@ -119,6 +119,8 @@ class ConversionJob(Job[F]):
         command: the words that asked for it.
     """
 
+    asked = "target"
+
     def __init__(self, teacher: Teacher, to: str, chosen: Student, *, command: str = "") -> None:
         self.teacher, self.to, self.chosen, self.command = teacher, to, chosen, command
 

@@ -167,11 +167,13 @@ class Job(ABC, Generic[F]):
     """A signal to fit.
 
     Class attributes: ``signal``, its name in files and messages; ``target``, the figure that a fit can be asked to
-    reach; ``options``, what checks the section ``fit``; ``sections``, what its run file holds.
+    reach, and ``asked``, the option for it where that has another name; ``options``, what checks the section ``fit``;
+    ``sections``, what its run file holds.
     """
 
     signal: ClassVar[str]
     target: ClassVar[str]
+    asked: ClassVar[str] = ""
     options: ClassVar[type[Options]]
     sections: ClassVar[tuple[str, ...]] = SECTIONS
     tuned: dict[str, Any] | None = None
