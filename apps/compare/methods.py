@@ -49,6 +49,19 @@ _LARGE: Sections = {"n_neurons": 256, "n_hidden_layers": 4, "has_bias": True}
 
 _FOURIER: Sections = {"otype": "RandomFourier", "n_features": 256}
 
+
+def _centers(n_dims: int, grid: Sections, **keys: Any) -> Method:
+    """Centres that follow the signal beside a small grid; `--params` counts what is trained, not places and shapes."""
+    place = {"n_dims_to_encode": n_dims, "dims_to_encode_begin": 0}
+    nested = [{"otype": "NeuRBF", **keys, **place}, {"otype": "HashGrid", **grid, **place}]
+    network = _network(n_neurons=64, n_hidden_layers=2, activation="ReLU", has_bias=True)
+    sections = {"encoding": {"otype": "Composite", "nested": nested}, **network}
+    return Method("balanced", sections, size="encoding.nested[0].n_centers", sizes=(8, 2**20))
+
+
+_TWO_LEVELS: Sections = {"n_levels": 2, "log2_hashmap_size": 12, "base_resolution": 16, "per_level_scale": 4.0}
+_COARSE: Sections = {"n_levels": 8, "n_features_per_level": 1, "log2_hashmap_size": 12, "per_level_scale": 1.4}
+
 IMAGE: dict[str, Method] = {
     "siren": Method("siren"),
     "spder": Method("spder"),
@@ -78,6 +91,7 @@ IMAGE: dict[str, Method] = {
     "sape": Method("ffn", {"encoding": {"otype": "SAPE", "nested": {**_FOURIER, "sigma": 20.0}, "resolution": 64}}),
     "cam": Method("ffn", overrides=("network.modulation.otype=CAM",)),
     "rbf": Method("balanced", _network("RBF", n_neurons=64), size=TABLE[0], sizes=TABLE[1]),
+    "neurbf": _centers(2, _TWO_LEVELS, n_centers=2048),
     "pins": Method(
         "siren",
         {"encoding": {"otype": "Frequency", "n_frequencies": 8}, **_network("PINs")},
@@ -102,6 +116,7 @@ SOUND: dict[str, Method] = {
 
 SHAPE: dict[str, Method] = {
     "hashgrid": _grid(),
+    "neurbf": _centers(3, _COARSE, n_centers=2048, n_neighbors=8, n_features=16, low_frequency=1.0, high_frequency=8.0),
     "siren": Method("siren"),
     "finer": Method("finer"),
 }

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from fieldforge.apps.compare.methods import Method
 from fieldforge.apps.fit.config import apply_overrides
-from fieldforge.apps.fit.job import Job
 from fieldforge.apps.fit.recipe import Config
+from fieldforge.fields.kinds.base import Field
 
 MAX_OVER = 1.02
 """A method may have so many times the parameters asked for; sizes are whole numbers."""
 
 
-def parameters_of(job: Job[Any], config: Config) -> int:
+class Maker(Protocol):
+    """What makes fields of configurations: a job, for one."""
+
+    def make_field(self, config: Config, seed: int) -> Field: ...
+
+
+def parameters_of(job: Maker, config: Config) -> int:
     """Trainable numbers of the field of a configuration, without allocating them."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in job.make_field(config, 0).parameters())
 
 
-def sized(job: Job[Any], config: Config, method: Method, n_parameters: int) -> Config:
+def sized(job: Maker, config: Config, method: Method, n_parameters: int) -> Config:
     """The configuration with the largest size that has no more than so many parameters (2 % more are let pass).
 
     Raises:

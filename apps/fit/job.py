@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypedDict, TypeVar
 
 import torch
+from torch import Tensor
 
 from fieldforge.apps.fit.diagnostics.watching import Watch, named
 from fieldforge.apps.fit.loop import Budget, Figure, Hook, Progress, State, Step, averages_in_place, settle, train
 from fieldforge.apps.fit.optimizers.base import Optimizer
 from fieldforge.apps.fit.options import Options
+from fieldforge.apps.fit.placement import place_centers
 from fieldforge.apps.fit.progress import Silent, observer
 from fieldforge.apps.fit.recipe import SECTIONS, Config, bytes_of, layered, shrink
 from fieldforge.apps.fit.slices import Slice
@@ -212,6 +214,17 @@ class Job(ABC, Generic[F]):
         """
         raise ConfigError(f"a {self.signal} has no regular samples, so neither --tune nor --diagnose can look at it")
 
+    def places(self, seed: int) -> tuple[Tensor, Tensor]:
+        """Where the signal has something to tell, for centres that follow it: points (n, d) of the field's unit cube,
+        and weights (n,), see `fieldforge.apps.fit.placement`.
+
+        Raises:
+            ConfigError: such a signal does not say.
+        """
+        raise ConfigError(
+            f"placement: a {self.signal} does not say where centres are of use; placement=Even does not ask"
+        )
+
     def families(self) -> Mapping[str, str]:
         """Presets that --encoding auto chooses from, by the name of their family; none: it cannot."""
         return {}
@@ -337,6 +350,7 @@ class Job(ABC, Generic[F]):
     def _run(self, config: Config, plan: Plan, target: float | None, notes: list[str], observe: Silent) -> Fit[F]:
         path = None if plan.output is None else Path(plan.output)
         fitted = self.make_field(config, plan.seed)
+        place_centers(fitted, self.places, plan.seed)
         identity = {
             "config": config, self.signal: self.digest, "seed": plan.seed, "seconds": plan.seconds, self.target: target
         } | self.identity()  # fmt: skip

@@ -1,8 +1,8 @@
 """SKAN: functions of one variable from a pool of bases, of which each node comes to keep one.
 
     {"otype": "SKAN", "n_neurons": 16, "n_hidden_layers": 2, "bases": ["b_spline", "gaussian", "switch", "chebyshev",
-     "jacobi", "relu_square", "silu"], "select_from": 0.5, "prune_at": 0.8, "final_temperature": 0.1, "entropy": 0.001,
-     "output_activation": "None"}
+     "jacobi", "gram", "relu_square", "wavelet", "silu"], "select_from": 0.5, "prune_at": 0.8,
+     "final_temperature": 0.1, "entropy": 0.001, "output_activation": "None"}
 
 In the style of S-KAN ("Activation space selectable KANs", arXiv 2408.08338): the paper has a pool of bases for each
 node, a weighted combination of them, and three phases: full training, selective training, pruning. Its selection rule
@@ -17,8 +17,10 @@ are 0, and the rest is fine-tuned. What was chosen stands in a buffer and in the
 
 Bases, after x -> tanh(x), which keeps polynomials bounded (but for the SiLU, which reads x): cubic B-splines of 5
 intervals; 8 Gaussians (FastKAN); 8 reflected switches 1 - tanh² (FasterKAN); Chebyshev polynomials to degree 4; Jacobi
-polynomials (alpha = beta = 1) to degree 3; 8 products of squared ReLUs (ReLU-KAN); the SiLU. Of the pool in the
-authors' repository Gram polynomials and wavelets are not here.
+polynomials (alpha = beta = 1) to degree 3; Gram polynomials to degree 3, orthonormal over 8 equidistant points; 8
+products of squared ReLUs (ReLU-KAN); 7 Mexican hats in three octaves (Wav-KAN); the SiLU. That is the pool of the
+authors' repository, whose Gram polynomials have factors and whose wavelets have places and widths that are learnt: here
+coefficients are all that is.
 """
 
 from __future__ import annotations
@@ -64,6 +66,25 @@ def _jacobi(x: Tensor) -> Tensor:
     return torch.stack([torch.ones_like(x), 2 * x, 3.75 * x**2 - 0.75, 7 * x**3 - 3 * x], -1)
 
 
+def _gram(x: Tensor) -> Tensor:
+    """To degree 3, of mean square 1 over `N_CENTERS` equidistant points of [-1, 1] and orthogonal there.
+
+    p_n+1 = x p_n - b_n p_n-1 with b_n = n² (N² - n²) / ((4 n² - 1) (N - 1)²); of p_n that mean is b_1 b_2 ... b_n.
+    """
+    n_points = N_CENTERS
+    b = [n**2 * (n_points**2 - n**2) / ((4 * n**2 - 1) * (n_points - 1) ** 2) for n in (1, 2, 3)]
+    values = [torch.ones_like(x), x]
+    for one in b[:2]:
+        values.append(x * values[-1] - one * values[-2])
+    return torch.stack([value / math.sqrt(math.prod(b[:n])) for n, value in enumerate(values)], -1)
+
+
+def _wavelet(x: Tensor) -> Tensor:
+    """(1 - t²) exp(-t² / 2) for [-1, 1], its halves and its quarters; t goes from -2 to 2 over each."""
+    t = [2 * (x - ((2 * i + 1) / n - 1)) * n for n in (1, 2, 4) for i in range(n)]
+    return torch.stack([(1 - one**2) * torch.exp(-0.5 * one**2) for one in t], -1)
+
+
 def _relu_square(x: Tensor) -> Tensor:
     """(relu(1 - t) relu(1 + t))², two steps of the centres wide, 1 in the middle."""
     t = _centers(x) / 2
@@ -76,7 +97,9 @@ BASES: dict[str, tuple[Callable[[Tensor], Tensor], int, float]] = {
     "switch": (lambda x: 1 - torch.tanh(_centers(x)) ** 2, N_CENTERS, math.inf),
     "chebyshev": (_chebyshev, 5, math.inf),
     "jacobi": (_jacobi, 4, math.inf),
+    "gram": (_gram, 4, math.inf),
     "relu_square": (_relu_square, N_CENTERS, 1),
+    "wavelet": (_wavelet, 7, math.inf),
     "silu": (lambda x: functional.silu(x)[..., None], 1, math.inf),
 }
 """Name -> (*batch, n) to (*batch, n, m), m, and its continuous derivatives."""

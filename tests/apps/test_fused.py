@@ -198,6 +198,23 @@ def test_hooks_see_and_veto_the_fused_step_as_the_plain_one() -> None:
 
 
 @needs_native
+@pytest.mark.parametrize("optimizer", [ADAM % "", SGD % ""])
+def test_a_layer_with_a_pace_of_its_own_keeps_it(optimizer: str) -> None:
+    """Native rules have no factor, so that such a step is a plain one."""
+    moved = {}
+    for factor in (1.0, 3.0):
+        config, field = untrained(PICTURE, [f"optimizer={optimizer}"])
+        layer = field.network.layers[1]
+        layer.learning_rate_factors = {"weight": factor}
+        before = layer.weight.detach().clone()
+        training = step_of(field, config, PixelDraw(PICTURE, FitOptions(batch_size=64), 0))
+        assert "pace of their own" in training.why_not_fused
+        training.advance(0, 1.0)
+        moved[factor] = layer.weight.detach() - before
+    torch.testing.assert_close(moved[3.0], 3 * moved[1.0], atol=1e-6, rtol=1e-3)
+
+
+@needs_native
 @pytest.mark.parametrize("optimizer", ["Adam", "EMA of Adam", "Composite of both"])
 def test_an_interrupted_fit_ends_with_the_bits_of_one_that_was_not(
     optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -28,6 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "DenseGrid": LATTICE,
     "Grid": LATTICE,
     "HashGrid": LATTICE,
+    "NeuRBF": {"n_centers": 30, "n_features": 6, "high_frequency": 8.0, "resolution": 7},
     "KPlanes": {"resolution": 8, "n_features": 3, "time_resolution": 5},
     "PREF": {"resolution": 6, "n_features": 2},
     "RandomFourier": {"n_features": 16},

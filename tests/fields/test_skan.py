@@ -39,7 +39,7 @@ def test_every_basis_is_its_formula(name: str) -> None:
 def test_a_layer_is_the_loop(generator: torch.Generator) -> None:
     layer = made(n_hidden_layers=0).double().layers[0]
     with torch.no_grad():
-        layer.logits.copy_(torch.randn(2, 7, generator=generator))
+        layer.logits.copy_(torch.randn(2, len(BASES), generator=generator))
     x = torch.randn(4, 3, generator=generator, dtype=torch.float64)
     expected = []
     for point in x.tolist():
@@ -81,7 +81,7 @@ def test_three_phases(generator: torch.Generator) -> None:
     network = made(entropy=0.0)
     layer = network.layers[0]
     with torch.no_grad():
-        layer.logits.copy_(torch.randn(3, 7, generator=generator))
+        layer.logits.copy_(torch.randn(3, len(BASES), generator=generator))
     temperatures = []
     for step in (0, 49, 50, 65, 79):
         network.on_step(step, 100)
@@ -103,7 +103,7 @@ def test_three_phases(generator: torch.Generator) -> None:
 def test_the_entropy_falls_in_the_second_phase_by_its_gradient(generator: torch.Generator) -> None:
     layer = made(n_hidden_layers=0).double().layers[0]
     with torch.no_grad():
-        layer.logits.copy_(torch.randn(2, 7, generator=generator))
+        layer.logits.copy_(torch.randn(2, len(BASES), generator=generator))
     logits = layer.logits.detach().clone().requires_grad_()
     share = torch.softmax(logits / 0.3, -1)
     (slope,) = torch.autograd.grad(-(share * share.log()).sum(), logits)
@@ -130,7 +130,7 @@ def test_pruning_can_be_left_out() -> None:
     [
         ({"bases": []}, "network.bases: expected some of b_spline, .* each once, got none"),
         ({"bases": ["silu", "SiLU"]}, "each once, got silu, SiLU"),
-        ({"bases": ["gram"]}, "network.bases: expected one of b_spline.*got 'gram'"),
+        ({"bases": ["fourier"]}, "network.bases: expected one of b_spline.*got 'fourier'"),
         ({"select_from": 0.9, "prune_at": 0.5}, "network.prune_at: expected a finite number of at least 0.9"),
     ],
 )

@@ -183,7 +183,29 @@ def pool(name: str, x: float) -> list[float]:
         "switch": lambda: [1 / math.cosh(w) ** 2 for w in ways],
         "chebyshev": lambda: [math.cos(n * math.acos(t)) for n in range(5)],
         "jacobi": lambda: [1.0, 2 * t, (15 * t * t - 3) / 4, 7 * t**3 - 3 * t],
+        "gram": lambda: gram(t, 3, 8),
+        "wavelet": lambda: [mexican_hat(2 * n * (t - (2 * i + 1 - n) / n)) for n in (1, 2, 4) for i in range(n)],
         "relu_square": lambda: [max(0.0, 1 - w / 2) ** 2 * max(0.0, 1 + w / 2) ** 2 for w in ways],
         "silu": lambda: [silu(x)],
     }
     return values[name]()
+
+
+def mexican_hat(t: float) -> float:
+    """The second derivative of a Gaussian, turned over."""
+    return (1 - t * t) * math.exp(-t * t / 2)
+
+
+def gram(x: float, degree: int, n_points: int) -> list[float]:
+    """Powers of x made orthonormal one after another over equidistant points of [-1, 1] (Gram and Schmidt)."""
+    at = [-1 + 2 * i / (n_points - 1) for i in range(n_points)]
+    done: list[list[float]] = []  # values at the points, then at x
+    for n in range(degree + 1):
+        values = [p**n for p in [*at, x]]
+        for _ in range(2):  # twice is enough
+            for other in done:
+                share = sum(a * b for a, b in zip(values[:-1], other[:-1], strict=True)) / n_points
+                values = [a - share * b for a, b in zip(values, other, strict=True)]
+        length = math.sqrt(sum(v * v for v in values[:-1]) / n_points)
+        done.append([v / length for v in values])
+    return [values[-1] for values in done]

@@ -24,6 +24,12 @@ PARTS: dict[str, str] = {
     "networks": "networks",
     "spder": "pictures",
     "cameraman": "pictures",
+    "neurbf": "neurbf",
+    "injection": "injection",
+    "pairs": "pairs",
+    "bases": "bases",
+    "redshift": "random_networks",
+    "reparameterisation": "reparameterisation",
 }
 """Part -> module of this room."""
 

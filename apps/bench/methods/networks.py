@@ -185,12 +185,12 @@ def tuned(work: Work, arm: Arm, rates: Sequence[float]) -> float:
     return min(errors, key=lambda rate: errors[rate] if math.isfinite(errors[rate]) else math.inf)
 
 
-def compared(name: str, work: Work, tune: Work, is_quick: bool) -> list[Row]:
+def compared(name: str, work: Work, rates: dict[str, float], is_quick: bool) -> list[Row]:
     """All networks on one work, with the rates that another one likes."""
     rows = []
     decibels = work.target > 4000  # of a picture; of a function the root of the mean square
     for candidate, arm in work.arms.items():
-        rate = RATES[0] if is_quick else tuned(tune, arm, RATES)
+        rate = rates[candidate]
         looks = [train(work, arm, rate, seed) for seed in range(1 if is_quick else N_SEEDS)]
         quality: dict[str, float] = {"parameters": looks[0].n_parameters, "rate": rate}
         for when in ("at_steps", "at_time"):
@@ -211,15 +211,22 @@ def compared(name: str, work: Work, tune: Work, is_quick: bool) -> list[Row]:
 
 def measure(part: str, data: Path | None, *, is_quick: bool) -> Iterator[list[Row]]:
     """All networks on each work; rates are tuned on `coffee.png` of images/skimage, and on a function of their own."""
-    steps, seconds = (2, 0.001) if is_quick else (300, 2.0)
+    steps, seconds = (2, 0.001) if is_quick else (300, 4.0)
     own = Path("data/images/astronaut.png")
     other = own if is_quick else (data or DATA) / "images/skimage/coffee.png"
     side = 16 if is_quick else SIDE
     works = {name: function(name, steps, 0.5 * seconds) for name in FUNCTIONS if name != TUNED_ON}
     works |= {"picture": picture(own, side, steps, seconds)}
-    tune = {name: function(TUNED_ON, steps, 0.0) for name in works} | {"picture": picture(other, side, steps, 0.0)}
+    tune = {"function": function(TUNED_ON, steps, 0.0), "picture": picture(other, side, steps, 0.0)}
+    rates: dict[str, dict[str, float]] = {}
     for name in ("picture", "x y") if is_quick else works:
-        yield compared(name, works[name], tune[name], is_quick)
+        kind = "picture" if name == "picture" else "function"
+        if kind not in rates:
+            rates[kind] = {
+                candidate: RATES[0] if is_quick else tuned(tune[kind], arm, RATES)
+                for candidate, arm in tune[kind].arms.items()
+            }
+        yield compared(name, works[name], rates[kind], is_quick)
 
 
 def table(part: str, rows: Sequence[dict[str, Any]]) -> str:

@@ -25,6 +25,7 @@ from fieldforge.apps.fit.fused import make_step
 from fieldforge.apps.fit.job import Fit, Job, Plan, PlanKeywords, Training
 from fieldforge.apps.fit.loop import LOSS, Figure, Hook
 from fieldforge.apps.fit.options import Options
+from fieldforge.apps.fit.placement import raster_places
 from fieldforge.apps.fit.recipe import Config
 from fieldforge.apps.fit.samplers import RasterDraw
 from fieldforge.apps.render.audio import sample
@@ -157,6 +158,9 @@ class AudioJob(Job[AudioField]):
 
     def measure(self, fitted: AudioField, tell: Callable[[str], None]) -> dict[str, float | None]:
         return figures_of(self.clip.samples, sample(fitted))
+
+    def places(self, seed: int) -> tuple[Tensor, Tensor]:
+        return raster_places(self.clip.samples, seed)
 
     def metadata(self) -> dict[str, Any]:
         clip = self.clip

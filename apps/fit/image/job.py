@@ -31,6 +31,7 @@ from fieldforge.apps.fit.loop import Figure, Hook, psnr
 from fieldforge.apps.fit.losses.squared import L2
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.options import FitOptions
+from fieldforge.apps.fit.placement import raster_places
 from fieldforge.apps.fit.recipe import SECTIONS, Config
 from fieldforge.apps.fit.samplers import PixelDraw, permute
 from fieldforge.apps.fit.selections.base import SelectedDraw, Selection
@@ -214,6 +215,9 @@ class ImageJob(Job[ImageField]):
         center = (torch.arange(side) + 0.5) / side
         y, x = torch.meshgrid(center * picture.height, center * picture.width, indexing="ij")
         return [Slice(torch.stack([x, y], -1), square[0].permute(1, 2, 0))]
+
+    def places(self, seed: int) -> tuple[Tensor, Tensor]:
+        return raster_places(self.picture.pixels, seed)
 
     def metadata(self) -> dict[str, Any]:
         height, width, n_channels = self.picture.pixels.shape

@@ -22,6 +22,7 @@ from torch.optim.adam import adam as torch_adam
 from fieldforge.apps.fit.optimizers.base import (
     BELOW_ONE,
     LARGEST,
+    OWN_PACE,
     Optimizer,
     Parameters,
     decayed,
@@ -142,6 +143,8 @@ class Adam(Optimizer):
     def moved(self) -> list[Moved] | str:
         if type(self) is not Adam:
             return super().moved()
+        if self.parameters.factors:
+            return OWN_PACE
         if self._n_entry_updates and self.optimize_non_matrix_params:
             return "Adam skips the entries of a table whose gradient is zero (skip_zero_grad_non_matrix_params)"
         return [Moved(first, second) for first, second in zip(self._first, self._second, strict=True)]

@@ -22,6 +22,9 @@ from fieldforge.registry import build, config_of
 LARGEST = 3.0e38
 """What a float32 can hold; every learning rate, decay and magnitude lies below."""
 
+OWN_PACE = "some parameters learn at a pace of their own (learning_rate_factors)"
+"""Why no step of theirs is made elsewhere: a `Rule` has no factor."""
+
 MOST_STEPS = 2**32 - 1
 """tiny-cuda-nn counts steps in 32 bits."""
 

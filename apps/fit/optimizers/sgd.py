@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fieldforge.apps.fit.optimizers.base import LARGEST, Optimizer, Parameters
+from fieldforge.apps.fit.optimizers.base import LARGEST, OWN_PACE, Optimizer, Parameters
 from fieldforge.checks import expect_float
 from fieldforge.kernels.cpu_training import Moved, Mover, Rule
 from fieldforge.registry import register
@@ -44,7 +44,9 @@ class SGD(Optimizer):
                 weight.sub_(rate * (weight.grad + self.l2_reg * weight))
 
     def moved(self) -> list[Moved] | str:
-        return [Moved() for _ in self.parameters] if type(self) is SGD else super().moved()
+        if type(self) is not SGD:
+            return super().moved()
+        return OWN_PACE if self.parameters.factors else [Moved() for _ in self.parameters]
 
     def rules(self) -> list[Rule]:
         rule = Rule(Mover.SGD, rate=self.learning_rate * self.learning_rate_factor, l2=self.l2_reg)

@@ -27,6 +27,7 @@ from fieldforge.apps.fit.loop import LOSS, Figure, Hook, Progress, State
 from fieldforge.apps.fit.losses.shape_base import ShapeLoss
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.options import ShapeOptions
+from fieldforge.apps.fit.placement import N_PLACES
 from fieldforge.apps.fit.progress import Silent
 from fieldforge.apps.fit.recipe import SECTIONS, Config
 from fieldforge.apps.fit.shape.presets import KINDS, preset
@@ -263,6 +264,13 @@ class ShapeJob(Job[ShapeField]):
             points = torch.from_numpy(self.surface.cube.to_world(unit)).float().view(side, side, 3)
             found.append(Slice(points, torch.from_numpy(np.asarray(value)).float().view(side, side, 1)))
         return found
+
+    def places(self, seed: int) -> tuple[Tensor, Tensor]:
+        """Points all over the cube, weighted by one over their distance to the surface."""
+        points = np.random.default_rng(seed).random((N_PLACES, 3))
+        nearest = 0.5 * N_PLACES ** (-1 / 3)  # about half the way from point to point
+        weights = 1 / (np.abs(self.truth.unsigned_distance(points)) + nearest)
+        return torch.from_numpy(points).float(), torch.from_numpy(weights)
 
     def metadata(self) -> dict[str, Any]:
         surface = self.surface

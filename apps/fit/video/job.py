@@ -23,6 +23,7 @@ from fieldforge.apps.fit.fused import make_step
 from fieldforge.apps.fit.job import Fit, Job, Plan, PlanKeywords, Training
 from fieldforge.apps.fit.loop import Figure, Hook, psnr
 from fieldforge.apps.fit.options import Options
+from fieldforge.apps.fit.placement import raster_places
 from fieldforge.apps.fit.recipe import Config
 from fieldforge.apps.fit.samplers import RasterDraw, permute
 from fieldforge.apps.fit.video.presets import preset
@@ -155,6 +156,9 @@ class VideoJob(Job[VideoField]):
             tell(f"measuring all {n_pixels / 1e6:.0f} million pixels of {film.n_frames} frames")
         self.frame_psnr = frame_quality(film, fitted)
         return {"psnr": round(float(np.mean(self.frame_psnr)), 4), "worst_frame_psnr": round(min(self.frame_psnr), 4)}
+
+    def places(self, seed: int) -> tuple[Tensor, Tensor]:
+        return raster_places(self.film.frames, seed)
 
     def metadata(self) -> dict[str, Any]:
         film = self.film
