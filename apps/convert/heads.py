@@ -10,11 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 from fieldforge.apps.fit.recipe import Config
 from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.fields.networks.basis import Basis
+from fieldforge.registry import config_of
 
 
 def with_head(config: Config, teacher: SceneField) -> Config:
@@ -50,14 +52,15 @@ def copy_head(student: RadianceField, teacher: SceneField) -> bool:
         return False
     if student.background_network is not None and teacher.background_network is not None:
         student.background_network.load_state_dict(teacher.background_network.state_dict())
-    ours, its = student.rgb_network, teacher.rgb_network
+    ours: nn.Module = student.rgb_network
+    its: nn.Module = teacher.rgb_network
     if isinstance(ours, Basis) and isinstance(its, Basis):
         if (ours.n_basis, ours.n_frequencies, ours.n_direct) != (its.n_basis, its.n_frequencies, its.n_direct):
             return False
         ours, its = ours.nested, its.nested
     elif isinstance(ours, Basis) or isinstance(its, Basis) or student.rgb_encoding or teacher.rgb_encoding:
         return False
-    if type(ours) is not type(its) or ours.config() != its.config() or _shapes(ours) != _shapes(its):
+    if type(ours) is not type(its) or config_of(ours) != config_of(its) or _shapes(ours) != _shapes(its):
         return False
     ours.load_state_dict(its.state_dict())
     return True
@@ -78,5 +81,5 @@ def _has_basis(config: Config) -> bool:
     return isinstance(config["rgb_network"], dict) and config["rgb_network"].get("otype") == "Basis"
 
 
-def _shapes(module: torch.nn.Module) -> list[tuple[str, torch.Size]]:
+def _shapes(module: nn.Module) -> list[tuple[str, torch.Size]]:
     return [(name, tensor.shape) for name, tensor in module.state_dict().items()]

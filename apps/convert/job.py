@@ -171,5 +171,5 @@ class ConversionJob(Job[F]):
         header: Mapping[str, Any] = {"run": config, "signal": self.metadata(), "more": self.identity()}
         return self.stored_bytes(config) + 2 * len(json.dumps(header)) + len(self.command) + HISTORY_BYTES
 
-    def result(self, **parts: Any) -> Conversion:
+    def result(self, **parts: Any) -> Any:
         return Conversion(teacher=self.teacher, to=self.to, **parts)

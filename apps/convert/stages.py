@@ -168,8 +168,9 @@ class DistillationStep(RayStep):
         return loss, (shown.detach() - target).square().mean(), per_ray
 
     def _composite(self, samples: Any, found: Answers, field: SceneField, rays: Rays) -> Tensor:
-        is_learned = isinstance(field, RadianceField) and field.background_network is not None
-        background = field.behind(rays.directions) if is_learned else rays.background  # type: ignore[union-attr]
+        background = rays.background
+        if isinstance(field, RadianceField) and field.background_network is not None:
+            background = field.behind(rays.directions)
         density = found.log_density.clamp(max=80).exp() / self.teacher.side
         assert found.color is not None
         return composite(samples, density, found.color, background=background).color

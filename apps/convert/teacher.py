@@ -27,7 +27,7 @@ from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.fields.kinds.shape import ShapeField
 from fieldforge.renderers.occupancy import OccupancyGrid
 
-KINDS: dict[str, type[Field]] = {"image": ImageField, "shape": ShapeField, "scene": SceneField}
+KINDS: dict[str, Any] = {"image": ImageField, "shape": ShapeField, "scene": SceneField}
 """What can be converted."""
 LOOKS = 4
 """Looks at every cell of a scene that does not remember where it is."""

@@ -473,3 +473,17 @@ def test_the_command_makes_a_field_and_its_header_tells_where_from(
     assert "is the file that is read" in capsys.readouterr().err
     assert main(["render", str(output), "-o", str(tmp_path / "x.png"), "--size", "16x12", "--quiet"]) == 0
     assert isinstance(Eye(load_field(output)[0]), Eye)  # type: ignore[arg-type]
+
+
+def test_the_page_of_conversions_shows_what_was_measured() -> None:
+    from fieldforge.apps.bench.convert_page import tables
+
+    quality = {"psnr": 31.5, "teachers_psnr": 32.0, "teacher_psnr": 35.0, "bytes": 5e5, "samples": 9.0}
+    cases = ("scratch: mlp", "matrix-mlp: pref", "staged: pixels", "rendering: teacher, dense")
+    rows = [
+        {"case": case, "candidate": case.split(": ")[1], "quality": quality, "seconds": 3.0} for case in cases
+    ]  # fmt: skip
+    said = tables(rows, lambda cells: f"| {' | '.join(cells)} |").splitlines()
+    assert said[3] == "| mlp | 31.50 |  |  |  |  |  | 31.50 |  |"
+    assert "| pixels | 31.50 dB | 32.00 dB | 35.00 dB | 3 s | 0.50 MB |" in said
+    assert said[-1] == "| teacher, dense | 31.50 dB | 3 s | 9.0 |  |"
