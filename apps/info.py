@@ -91,6 +91,11 @@ def describe(config: dict[str, Any], metadata: dict[str, Any], n_bytes: int) -> 
     for section in ("loss", "optimizer", "schedule", "fit"):
         if section in run:
             lines[section] = one_line(run[section])
+    if "parent" in run:
+        parent = run["parent"]
+        lines["converted from"] = f"{parent['name']}, {parent['otype']}, sha256 {str(parent['sha256'])[:16]}"
+    if "command" in run:
+        lines["command"] = str(run["command"])
     if "training_step" in run:
         lines["training step"] = str(run["training_step"])
     return lines

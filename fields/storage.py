@@ -60,6 +60,21 @@ def encode(module: nn.Module, storage: Storage = None) -> dict[str, Source]:
     return sources
 
 
+def stored_bytes(module: nn.Module, storage: Storage = None) -> int:
+    """Bytes of the tensors of a module in a file, which may be on the meta device; the header comes on top.
+
+    Example:
+        >>> stored_bytes(torch.nn.Linear(256, 2), "int8")  # 512 values, 2 steps; biases stay float32
+        528
+    """
+    state, total = module.state_dict(), 0
+    for name, dtype in _types(module, storage).items():
+        n, is_complex = state[name].numel(), dtype == torch.complex128
+        total += n * (16 if is_complex else dtype.itemsize)
+        total += 4 * -(-n // BLOCK) if dtype == torch.int8 and state[name].is_floating_point() else 0
+    return total
+
+
 def decode(stored: Iterable[Tensor], steps: Tensor | None) -> Iterator[Tensor]:
     """Flat stored pieces to flat values; `steps` are those of the whole parameter if it is stored as int8."""
     block = 0

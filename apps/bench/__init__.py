@@ -21,7 +21,7 @@ OF_DATA = (
     "signals",
 )
 """Suites that measure on files of a folder."""
-OF_PARTS = ("scene", "scene_models", "collections", "weights", "generate", "methods")
+OF_PARTS = ("scene", "scene_models", "collections", "weights", "generate", "methods", "convert")
 """Suites on files of a folder of which parts can be measured alone."""
 SUITES = ("cpu", "encodings", "image", *OF_DATA, *OF_PARTS, "report")
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-ONE_BY_ONE = ("scene", "scene_models", "collections", "weights", "generate", "methods")
+ONE_BY_ONE = ("scene", "scene_models", "collections", "weights", "generate", "methods", "convert")
 """Suites of which each case may be measured in a run of its own, or is kept when it is there."""
 
 

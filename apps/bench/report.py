@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fieldforge.apps.bench import methods, operators_page, scene_page, weights_page
+from fieldforge.apps.bench import convert_page, methods, operators_page, scene_page, weights_page
 from fieldforge.apps.bench.cpu.table import limits_line, lines, memory_line
 from fieldforge.apps.bench.harness import latest, say
 
@@ -237,6 +237,10 @@ def _generate(rows: Rows) -> str:
     return "\n".join([*lines, "", _about(rows, "one thread of a machine shared with other work")])
 
 
+def _convert(rows: Rows) -> str:
+    return "\n\n".join([convert_page.tables(rows, _line), _about(rows, "one thread, CPU time")])
+
+
 def _about(rows: Rows, how: str) -> str:
     row = rows[0]
     return (
@@ -266,6 +270,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "space": _space,
     "scene_models": _scene_models,
     "collections": _collections,
+    "convert": _convert,
     "generate": _generate,
     "weights": _weights,
 } | {f"methods.{part}": _methods(part) for part in methods.PARTS}

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from fieldforge.apps.cli import collections, comparing, fitting, seeing, telling, weights, weightspace
+from fieldforge.apps.cli import collections, comparing, converting, fitting, seeing, telling, weights, weightspace
 from fieldforge.apps.cli.words import Parser
 
 
@@ -22,6 +22,7 @@ def parser() -> Parser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
     for add in (
         fitting.add_fit,
+        converting.add_convert,
         seeing.add_render,
         seeing.add_mesh,
         seeing.add_export,

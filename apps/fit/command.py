@@ -58,7 +58,8 @@ def run_fit(
     elif not options.quiet:
         print(describe(result))
         if target is not None and result.figure(job.target) < target:
-            print(f"--{job.target} {target:g} was not reached in {result.state.step} steps; --steps allows more")
+            option = job.asked or job.target
+            print(f"--{option} {target:g} was not reached in {result.state.step} steps; --steps allows more")
         if result.state.n_rollbacks:
             print(f"the loss was not finite {result.state.n_rollbacks} times; the learning rate was halved each time")
     return 0

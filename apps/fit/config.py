@@ -51,6 +51,21 @@ SECTIONS: dict[str, str | dict[str, str | None]] = {
     "regularizers": "regularizer",
     "ray_losses": {"distortion": None, "opacity_entropy": None, "gradient_scaling": None},
     "radiance": {"n_geometry": None, "density_activation": None, "density_shift": None, "density_scale": None},
+    "distillation": dict.fromkeys(
+        (
+            "features",
+            "points",
+            "along_rays",
+            "density",
+            "clip_low",
+            "clip_high",
+            "alpha_length",
+            "density_weight",
+            "color_weight",
+            "points_weight",
+            "view_norm",
+        )
+    ),
     "distortion_map": {"resolution": None, "optimizer": "optimizer"},
     "generator": "generator",
     "codec": "codec",

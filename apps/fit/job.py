@@ -175,11 +175,13 @@ class Job(ABC, Generic[F]):
     """A signal to fit.
 
     Class attributes: ``signal``, its name in files and messages; ``target``, the figure that a fit can be asked to
-    reach; ``options``, what checks the section ``fit``; ``sections``, what its run file holds.
+    reach, and ``asked``, the option for it where that has another name; ``options``, what checks the section ``fit``;
+    ``sections``, what its run file holds.
     """
 
     signal: ClassVar[str]
     target: ClassVar[str]
+    asked: ClassVar[str] = ""
     options: ClassVar[type[Options]]
     sections: ClassVar[tuple[str, ...]] = SECTIONS
     tuned: dict[str, Any] | None = None
@@ -265,6 +267,10 @@ class Job(ABC, Generic[F]):
     def notices(self) -> list[str]:
         """What the user should know of the signal before it is fitted."""
         return []
+
+    def provenance(self) -> dict[str, Any]:
+        """What else the header of the file says of the run, which a checkpoint need not agree with."""
+        return {}
 
     def complete(self, given: Config) -> list[str]:
         """Fill in what a tiny-cuda-nn file leaves to the program, in place; returns notices."""
@@ -446,7 +452,7 @@ class Job(ABC, Generic[F]):
                 observe=observe,
                 evaluate=None if target is None else evaluate,
                 look=look,
-                stages=Stages(fitted, carried_by(advance)),
+                stages=Stages(fitted, carried_by(advance), [advance]),
                 checkpoints=Checkpoints(path) if path is not None else None,
                 identity=identity,
                 resume=plan.resume,
@@ -474,6 +480,7 @@ class Job(ABC, Generic[F]):
             | trained_as(result.config)
             | {"seed": plan.seed, "training_step": result.training_step}
             | self.identity()
+            | self.provenance()
             | tuned,
         }
 

@@ -12,6 +12,7 @@ from fieldforge.apps.fit.config import apply_overrides, read_run, validate
 from fieldforge.apps.fit.options import Options
 from fieldforge.checks import did_you_mean
 from fieldforge.fields.kinds.base import Field
+from fieldforge.fields.storage import stored_bytes
 from fieldforge.registry import ConfigError
 
 Config = dict[str, Any]
@@ -92,13 +93,11 @@ def layered(
 
 _HEADER_BYTES = 8192
 """What the header of a field file takes at most beside the parameters: configuration, figures, thinned history."""
-_BYTES_A_NUMBER = {"float64": 8.0, "float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "int8": 1 + 4 / 256}
 
 
 def bytes_of(skeleton: Field, config: Config) -> float:
     """An upper bound on the size of the file of a field."""
-    n_numbers = sum(tensor.numel() for tensor in skeleton.state_dict().values())
-    return n_numbers * _BYTES_A_NUMBER[config["fit"]["storage"]] + _HEADER_BYTES
+    return stored_bytes(skeleton, config["fit"]["storage"]) + _HEADER_BYTES
 
 
 def shrink(config: Config, size: Callable[[], float], max_bytes: int) -> None:

@@ -12,8 +12,9 @@ these changes belong to the field, whoever trains it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -24,13 +25,17 @@ class Stages:
     Args:
         root: the field.
         carried: further live tensors that later steps depend on, of a step that remembers (INT, IGA), by name.
+        told: what else has ``on_step`` and is no part of the field: a training step that changes on its way.
 
     Attributes:
         parts: all modules inside it that have ``on_step``, in their order.
         buffers: their buffers that a file holds, live, by name, and what is carried.
     """
 
-    def __init__(self, root: nn.Module | None = None, carried: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self, root: nn.Module | None = None, carried: Mapping[str, Tensor] | None = None, told: Sequence[Any] = ()
+    ) -> None:
+        self.told = [one for one in told if callable(getattr(one, "on_step", None))]
         named = [] if root is None else list(root.named_modules())
         self.parts = [part for _, part in named if callable(getattr(part, "on_step", None))]
         inside = {id(module) for part in self.parts for module in part.modules()}
@@ -46,6 +51,8 @@ class Stages:
     @contextmanager
     def at(self, step: int, n_steps: int) -> Iterator[None]:
         """Around one step of so many."""
+        for one in self.told:
+            one.on_step(step, n_steps)
         for part in self.parts:
             part.train()
             part.on_step(step, n_steps)

@@ -297,16 +297,30 @@ class RadianceField(SceneField):
         if directions.shape != points.shape:
             raise ValueError(f"directions: expected one for each point {tuple(points.shape)}, got {directions.shape}")
         unit, is_inside = self.place(points, times)
+        geometry, color = self.geometry_and_color(unit, directions, photos)
+        return self.density_of(geometry, is_inside), color
+
+    def geometry_and_color(
+        self, unit: Tensor, directions: Tensor, photos: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What the first network says, and the colours (*batch, 3) along (*batch, 3) directions.
+
+        Args:
+            unit: from `place`.
+            directions, photos: as for `radiance`.
+
+        Returns:
+            (*batch, n_geometry), of a field with a partition the first of them alone, (*batch, 1); and (*batch, 3).
+        """
         if self.partition is not None:
             code = self.code(directions.to(next(self.network.parameters()).dtype), photos)
-            return self._radiance_in_cells(unit, is_inside, code, None)
+            return self._in_cells(unit, code, None)
         geometry = self.outputs(unit)
         directions = directions.to(geometry.dtype)
         features = [geometry, self.code(directions, photos)]
         if self.rgb_encoding is not None:
             features.insert(1, self.rgb_encoding(unit.to(geometry.dtype)))
-        color = read(self.rgb_network, torch.cat(features, -1), 0.5 * directions + 0.5)
-        return self.density_of(geometry, is_inside), color
+        return geometry, read(self.rgb_network, torch.cat(features, -1), 0.5 * directions + 0.5)
 
     def radiance_along(self, points: Tensor, code: Tensor, rays: Tensor) -> tuple[Tensor, Tensor]:
         """`radiance` of a field with a partition, of many points along few rays.
@@ -325,14 +339,13 @@ class RadianceField(SceneField):
         if self.partition is None:
             raise ValueError("partition: this field has none; ask radiance()")
         unit, is_inside = self.place(points)
-        return self._radiance_in_cells(unit, is_inside, code, rays)
+        geometry, color = self._in_cells(unit, code, rays)
+        return self.density_of(geometry, is_inside), color
 
-    def _radiance_in_cells(
-        self, unit: Tensor, is_inside: Tensor, code: Tensor, rays: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """`radiance` of a field with a partition, whose points are sorted once for both networks."""
+    def _in_cells(self, unit: Tensor, code: Tensor, rays: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`geometry_and_color` of a field with a partition, whose points are sorted once for both networks."""
         assert self.partition is not None
         batch, dtype = unit.shape[:-1], next(self.network.parameters()).dtype
         flat, code = unit.to(dtype).reshape(-1, unit.shape[-1]), code.reshape(-1, code.shape[-1])
         found = in_cells(self, self.partition.sort(flat), code, rays).view(*batch, 4)
-        return self.density_of(found[..., :1], is_inside), found[..., 1:]
+        return found[..., :1], found[..., 1:]

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fieldforge.apps.convert.job import Conversion as Conversion
+    from fieldforge.apps.convert.job import convert as convert
     from fieldforge.apps.fit.audio.job import AudioFit as AudioFit
     from fieldforge.apps.fit.audio.job import fit_audio as fit_audio
     from fieldforge.apps.fit.collection.job import fit_collection as fit_collection
@@ -52,6 +54,7 @@ _HOMES = {
     "AudioField": "fields.kinds.audio",
     "AudioFit": "apps.fit.audio.job",
     "Collection": "fields.collection",
+    "Conversion": "apps.convert.job",
     "Encoding": "encodings.base",
     "HashGrid": "encodings.grid",
     "ImageField": "fields.kinds.image",
@@ -67,6 +70,7 @@ _HOMES = {
     "VideoFit": "apps.fit.video.job",
     "available": "registry",
     "build": "registry",
+    "convert": "apps.convert.job",
     "extract": "apps.mesh",
     "fit": "apps.fit.image.job",
     "fit_audio": "apps.fit.audio.job",

@@ -24,6 +24,7 @@ from fieldforge.encodings.grid import HashGrid
     "suite",
     [
         "clouds",
+        "convert",
         "encodings",
         "image",
         "methods",

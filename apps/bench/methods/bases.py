@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from fieldforge.apps.bench.harness import Row, folder_of, markdown, say
-from fieldforge.apps.bench.methods.spectra import square
+from fieldforge.apps.bench.methods.small import square
 from fieldforge.apps.bench.methods.training import Signal, best_of, best_rate, of_picture, train, with_optimizer
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.recipe import Config, adam

@@ -22,7 +22,7 @@ import torch
 
 from fieldforge.apps.bench.equal_time import Timed, fit_for
 from fieldforge.apps.bench.harness import Row, folder_of, markdown, say
-from fieldforge.apps.bench.methods.exposure import shrunk
+from fieldforge.apps.bench.methods.small import shrunk
 from fieldforge.apps.compare.methods import IMAGE, Method
 from fieldforge.apps.compare.size import parameters_of, with_rate
 from fieldforge.apps.fit.image.job import ImageJob

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from fieldforge.apps.bench.harness import Row, folder_of, markdown, say
-from fieldforge.apps.bench.methods.exposure import shrunk
+from fieldforge.apps.bench.methods.small import shrunk
 from fieldforge.apps.bench.scene import SCENES, SMALL, ball
 from fieldforge.apps.compare.size import parameters_of
 from fieldforge.apps.fit.job import Plan

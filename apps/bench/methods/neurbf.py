@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from fieldforge.apps.bench.harness import Row, folder_of, markdown, say
-from fieldforge.apps.bench.methods.exposure import shrunk
+from fieldforge.apps.bench.methods.small import shrunk
 from fieldforge.apps.fit.image.job import ImageJob
 from fieldforge.apps.fit.job import Plan
 from fieldforge.apps.fit.recipe import Config

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fieldforge.apps.bench.harness import folder_of
 from fieldforge.apps.fit.image.job import ImageJob
@@ -36,12 +37,26 @@ def picture(data: Path | None, name: str, side: int, *, is_quick: bool) -> Pictu
     """The middle of a photo, made so many pixels a side; noise where it should be quick."""
     if is_quick:
         return Picture.from_array(np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8))
-    photo = read_image(folder_of(data) / "images" / name)
+    return square(read_image(folder_of(data) / "images" / name), side)
+
+
+def square(photo: Picture, side: int) -> Picture:
+    """The middle of a photo, made so many pixels a side."""
     shorter = min(photo.width, photo.height)
     x, y = (photo.width - shorter) // 2, (photo.height - shorter) // 2
     middle = Picture.from_array(np.ascontiguousarray(photo.pixels[y : y + shorter, x : x + shorter]))
     values = ImageJob(middle).slices(side)[0].values.clamp(0, 1)
     return Picture.from_array((values * 255).round().to(torch.uint8).numpy())
+
+
+def shrunk(photo: Picture, side: int) -> Tensor:
+    """(height, width, channels) from 0 to 1, the longest side so many pixels, each the mean of its part."""
+    height, width, n_channels = photo.pixels.shape
+    pixels = photo.values(torch.arange(height * width)).view(1, height, width, n_channels).movedim(-1, 1)
+    factor = side / max(height, width)
+    size = round(height * factor), round(width * factor)
+    small: Tensor = torch.nn.functional.interpolate(pixels, size=size, mode="area")
+    return small[0].movedim(0, -1).contiguous()
 
 
 def pictures(data: Path | None, names: Sequence[str], side: int, *, is_quick: bool) -> Iterator[tuple[str, Picture]]:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fieldforge.apps.bench.methods.spectra import square
+from fieldforge.apps.bench.methods.small import square
 from fieldforge.apps.fit.fused import make_step
 from fieldforge.apps.fit.recipe import Config
 from fieldforge.apps.fit.stages import Stages

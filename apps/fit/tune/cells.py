@@ -52,7 +52,7 @@ def choose_cells(job: Job[Any], config: Config, seed: int) -> tuple[Config, str,
     assert whole.partition is not None
     n_cells, sides = whole.partition.n_cells, [b - a for a, b in zip(*whole.box, strict=True)]
     points, values = job.samples(min(2**20, max(2**14, SAMPLES * n_cells)), seed)
-    half = [-(-n // 2) for n in whole.partition.resolution]  # type: ignore[union-attr]
+    half = [-(-n // 2) for n in whole.partition.resolution]
     partition: Partition = KDTree(whole.n_input_dims, resolution=half)
     n_steps = max(FEWEST, round(ROUND * config["fit"]["n_steps"]))
     sizes: list[int] = []

@@ -1,0 +1,232 @@
+"""``fieldforge bench convert``: fields into other fields, on Lego at 100 pixels.
+
+Parts, each of which can be run alone (``--only matrix-hashgrid``), in one file of rows:
+
+- scratch: every kind from photos, in the CPU time that students have; kept as teachers of the parts below;
+- matrix-NAME: the teacher of that kind into every kind, without photos;
+- staged: hash grid into MLP in stages, at points and then pixels, at pixels alone; equal CPU time;
+- clipping: the same with the logarithm of the density cut as PVD cuts it, below only at -100, and not at all;
+- tenth: hash grid into MLP in a tenth of the CPU time that the MLP had from photos;
+- kilonerf: the MLP into KiloNeRF and on with photos, without the penalty on colours, and KiloNeRF from photos alone;
+- megabyte: Lego at 200 pixels in files of 1 MB, of three kinds.
+
+Time is CPU time of one thread; schedules and stages are stretched over it. Every field is measured as it is stored,
+over all held-out photos. Teachers stand in `fieldforge_convert` in the system's folder for temporary files, and are
+fitted where they are missing.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fieldforge.apps.bench.harness import Row, one_thread, save, say
+from fieldforge.apps.bench.scene import DATA, SCENES, SMALL, ball
+from fieldforge.apps.convert.job import ConversionJob, conversion_of
+from fieldforge.apps.convert.students import SCENE
+from fieldforge.apps.fit.job import Job, Plan
+from fieldforge.apps.fit.loop import settle
+from fieldforge.apps.fit.scene.job import SceneJob
+from fieldforge.apps.render.pictures import compare
+from fieldforge.apps.render.radiance import eye_of
+from fieldforge.apps.render.tally import Tally
+from fieldforge.apps.scenes import Scene, read_scene
+from fieldforge.checks import expect_choice
+from fieldforge.fields.file import load_field, round_to, save_field
+from fieldforge.registry import build
+
+KINDS = ("hashgrid", "mlp", "tensorf", "densegrid", "kplanes", "pref", "kilonerf")
+BUDGETS = {"mlp": 600.0, "kilonerf": 240.0}
+"""CPU seconds of training, of a teacher and of a student alike; 60 of the other kinds."""
+PARTS = ("scratch", *(f"matrix-{name}" for name in KINDS), "staged", "clipping", "tenth", "kilonerf", "megabyte")
+QUICK = ["fit.batch_size=128", "fit.samples_across=16", "fit.occupancy=8"]
+_STAGES = {
+    "features, points, pixels": [],
+    "points, pixels": ["distillation.features=0.0", "distillation.points=0.4"],
+    "pixels": ["distillation.features=0.0", "distillation.points=0.0"],
+    "pixels alone": ["distillation.features=0.0", "distillation.points=0.0", "distillation.points_weight=0.0"],
+}
+_CUTS = {
+    "-2 to 7": [],
+    "-100 to 7": ["distillation.clip_low=-100.0"],
+    "none": ["distillation.clip_low=-1e4", "distillation.clip_high=1e4"],
+}
+MEGABYTE = 1_000_000
+
+
+def run(folder: Path, data: Path | None, *, is_quick: bool, only: Sequence[str] = ()) -> None:
+    """Convert, measure, print, and keep each row when it is there, unless `is_quick`.
+
+    Args:
+        folder: of the rows.
+        data: folder that holds `lego_tiny100.npz` and, for megabyte, `lego`.
+        only: some of `PARTS`; none is all.
+
+    Raises:
+        SceneError, ValueError: no such part, or the scene is not there.
+    """
+    parts = [expect_choice("only", part, PARTS) for part in only] or list(PARTS)
+    work = Path(tempfile.mkdtemp()) if is_quick else Path(tempfile.gettempdir()) / "fieldforge_convert"
+    work.mkdir(exist_ok=True)
+    with one_thread():
+        bench = Bench(work, data or DATA, is_quick)
+        for part in parts[: 2 if is_quick and not only else None]:
+            for row in bench.rows(part):
+                if not is_quick:
+                    save(folder, "convert", [row])
+
+
+class Bench:
+    """What the parts share.
+
+    Args:
+        work: folder of the teachers.
+        data: of the scenes.
+        is_quick: tiny sizes, a ball instead of Lego.
+    """
+
+    def __init__(self, work: Path, data: Path, is_quick: bool) -> None:
+        self.work, self.data, self.is_quick = work, data, is_quick
+        self.source: Path | Scene = ball() if is_quick else data / SCENES[SMALL]
+        self.scene = self.source if isinstance(self.source, Scene) else read_scene(self.source)
+        self.kinds = ("hashgrid", "kplanes") if is_quick else KINDS
+
+    def rows(self, part: str) -> Iterator[Row]:
+        """Of one of `PARTS`, each when it is there."""
+        if part == "scratch":
+            yield from map(self._scratch, self.kinds)
+        elif part.startswith("matrix-"):
+            teacher = part.removeprefix("matrix-")
+            for name in self.kinds:
+                yield self._converted(part, name, teacher, name)
+        elif part in ("staged", "clipping"):
+            for arm, more in (_STAGES if part == "staged" else _CUTS).items():
+                yield self._converted(part, arm, "hashgrid", "mlp", more=more, seconds=BUDGETS["mlp"] / 4)
+        elif part == "tenth":
+            yield self._converted(part, "mlp", "hashgrid", "mlp", seconds=BUDGETS["mlp"] / 10)
+        elif part == "kilonerf":
+            yield from self._kilonerf()
+        else:
+            yield from self._megabyte()
+
+    def _kilonerf(self) -> Iterator[Row]:
+        """With its teacher and photos; without the penalty; without a teacher. And what rendering takes."""
+        for arm, more in (("as in the paper", []), ("no penalty on colours", ["regularizers=[]"])):
+            yield self._converted("kilonerf", arm, "mlp", "kilonerf", photos=self.scene, more=more)
+        yield self._scratch("kilonerf", case="kilonerf", arm="no distillation")
+        for arm, name, engine in (
+            ("teacher, dense", "mlp", "dense"), ("teacher, occupied", "mlp", "occupied"),
+            ("student, passes", "kilonerf as in the paper", "passes"),
+        ):  # fmt: skip
+            yield self._rendered(arm, self.work / f"{name}.field", engine)
+
+    def _megabyte(self) -> Iterator[Row]:
+        """Files of 1 MB."""
+        scene = self.scene if self.is_quick else read_scene(self.data / "lego", downscale=4)
+        path = self.work / "large.field"
+        if not path.exists():
+            self._fit(SceneJob(scene), "balanced", [], self._seconds("large"), path, scene)
+        small = ["network.n_neurons=128", "network.n_hidden_layers=4", "optimizer.learning_rate=2e-3"]
+        arms: dict[str, tuple[str, list[str]]] = {
+            "hash grid, 8 bits": ("hashgrid", ["fit.storage=int8"]),
+            "MLP": ("mlp", small),
+            "MLP with CAM": ("mlp", [*small, "network.modulation.otype=CAM"]),
+        }
+        for arm, (to, more) in arms.items():
+            yield self._converted(
+                "megabyte", arm, path, to, more=more, max_bytes=MEGABYTE, photos=scene, seconds=self._seconds("large")
+            )
+
+    def _seconds(self, name: str) -> float:
+        return 0.05 if self.is_quick else {"large": 300.0, **BUDGETS}.get(name, 60.0)
+
+    def _teacher(self, name: str) -> Path:
+        path = self.work / f"{name}.field"
+        if not path.exists():
+            self._scratch(name)
+        return path
+
+    def _scratch(self, name: str, *, case: str = "scratch", arm: str = "") -> Row:
+        path = self.work / f"{arm or name}.field"
+        figures = self._fit(SceneJob(self.source), SCENE[name].preset, [], self._seconds(name), path, self.scene)
+        return self._row(case, arm or name, figures, self._seconds(name))
+
+    def _converted(
+        self,
+        case: str,
+        arm: str,
+        teacher: str | Path,
+        to: str,
+        *,
+        more: Sequence[str] = (),
+        photos: Scene | None = None,
+        seconds: float | None = None,
+        max_bytes: int | None = None,
+    ) -> Row:
+        source = self._teacher(teacher) if isinstance(teacher, str) else teacher
+        job = conversion_of(source, to, photos=photos)
+        allowed = self._seconds(to) if seconds is None or self.is_quick else seconds
+        path = self.work / f"{case} {arm}.field"
+        figures = self._fit(job, to, more, allowed, path, photos or self.scene, max_bytes)
+        figures["teachers_psnr"] = self._psnr(source, photos or self.scene)
+        return self._row(case, arm, figures, allowed)
+
+    def _fit(
+        self, job: Job[Any], preset: str, more: Sequence[str], seconds: float, path: Path, scene: Scene,
+        max_bytes: int | None = None,
+    ) -> dict[str, float]:  # fmt: skip
+        """Train for so much CPU time, write, and measure what was written."""
+        overrides = [*(QUICK if self.is_quick else []), *more]
+        config, _ = job.run_config(Plan(preset=preset, overrides=overrides, max_bytes=max_bytes))
+        fitted = job.make_field(config, 0)
+        schedule, n_steps = build("schedule", config["schedule"]), config["fit"]["n_steps"]
+        with job.training(fitted, config, 0, ()) as training:
+            tell: Callable[[int, int], None] = getattr(training.advance, "on_step", lambda step, n: None)
+            start, n_done, spent = time.process_time(), 0, 0.0
+            while spent < seconds:
+                at = int(spent / seconds * n_steps)
+                tell(at, n_steps)
+                training.advance(n_done, schedule(at, n_steps))
+                n_done, spent = n_done + 1, time.process_time() - start
+            settle(training.optimizer)
+        fitted.requires_grad_(False)
+        round_to(fitted, config["fit"]["storage"])
+        metadata = {"signal": job.metadata() | {"sha256": job.digest}, "run": {"fit": config["fit"]}}
+        n_bytes = save_field(path, fitted, metadata=metadata, dtype=config["fit"]["storage"])
+        figures = {"steps": n_done, "bytes": n_bytes, "psnr": self._psnr(path, scene)}
+        if isinstance(job, ConversionJob):
+            figures |= {key: value for key, value in job.measure(fitted, say).items() if value is not None}
+        return figures
+
+    def _psnr(self, path: Path, scene: Scene) -> float:
+        """Mean over the held-out photos, of a file."""
+        field, metadata = load_field(path)
+        eye, views = eye_of(field, metadata), scene.of("test").tolist()  # type: ignore[arg-type]
+        return round(sum(compare(scene, view, eye).psnr for view in views) / len(views), 4)
+
+    def _rendered(self, arm: str, path: Path, engine: str) -> Row:
+        """One held-out view: time, samples and multiply-adds of a pixel."""
+        field, metadata = load_field(path)
+        tally = Tally(eye_of(field, metadata, engine))  # type: ignore[arg-type]
+        view = int(self.scene.of("test")[0])
+        start = time.process_time()
+        psnr = compare(self.scene, view, tally).psnr
+        seconds = time.process_time() - start
+        figures = {"psnr": round(psnr, 4), "samples": tally.n_evaluated / tally.n_rays}
+        if tally.n_multiply_adds is not None:
+            figures["multiply_adds"] = tally.n_multiply_adds / tally.n_rays
+        say(f"{arm:24} {seconds:8.2f} s a view  " + "  ".join(f"{key} {value:.4g}" for key, value in figures.items()))
+        return Row(
+            "convert", f"rendering: {arm}", arm, {"engine": engine}, seconds, 0.0, tally.n_rays / seconds, figures
+        )
+
+    def _row(self, case: str, arm: str, figures: dict[str, float], seconds: float) -> Row:
+        said = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
+        say(f"{case:18} {arm:24} {seconds:6.0f} s  {said}")
+        sizes = {"budget": seconds}
+        return Row(
+            "convert", f"{case}: {arm}", arm, sizes, seconds, 0.0, figures["steps"] / max(seconds, 1e-9), figures
+        )

@@ -1,0 +1,56 @@
+"""Tables of conversions: who becomes whom, and what stages, cuts and penalties are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fieldforge.apps.bench.convert import KINDS
+
+Rows = list[dict[str, Any]]
+TITLES = {
+    "staged": "hash grid into MLP",
+    "clipping": "logarithm of the density cut",
+    "tenth": "a tenth of the time",
+    "kilonerf": "KiloNeRF",
+    "megabyte": "1 MB",
+}
+
+
+def tables(rows: Rows, line: Callable[[Sequence[str]], str]) -> str:
+    """The matrix, and one table for each of the other parts, as far as there are rows."""
+    by_case = {row["case"]: row for row in rows}
+    lines = [line(["teacher", "its PSNR", *KINDS]), line(["---"] * (len(KINDS) + 2))]
+    scratch = [by_case.get(f"scratch: {name}") for name in KINDS]
+    lines.append(line(["from photos", "", *(_psnr(row) for row in scratch)]))
+    for teacher, row in zip(KINDS, scratch, strict=True):
+        of_teacher = [by_case.get(f"matrix-{teacher}: {name}") for name in KINDS]
+        if any(of_teacher):
+            lines.append(line([teacher, _psnr(row), *map(_psnr, of_teacher)]))
+    for part, title in TITLES.items():
+        found = [row for row in rows if row["case"].startswith(f"{part}: ")]
+        if found:
+            headings = [title, "PSNR of held-out photos", "the teacher's", "PSNR against the teacher", "time", "file"]
+            lines += ["", line(headings), line(["---"] * len(headings))]
+            lines += [line(_cells(row)) for row in found]
+    found = [row for row in rows if row["case"].startswith("rendering: ")]
+    if found:
+        headings = ["rendering", "PSNR of one view", "time", "samples a pixel", "multiply-adds a pixel"]
+        lines += ["", line(headings), line(["---"] * len(headings))]
+        for row in found:
+            q = row["quality"]
+            work = f"{q['multiply_adds']:,.0f}" if "multiply_adds" in q else ""
+            lines.append(
+                line([row["candidate"], f"{q['psnr']:.2f} dB", f"{row['seconds']:.3g} s", f"{q['samples']:.1f}", work])
+            )
+    return "\n".join(lines)
+
+
+def _psnr(row: dict[str, Any] | None) -> str:
+    return "" if row is None else f"{row['quality']['psnr']:.2f}"
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    q = row["quality"]
+    decibels = [f"{q[key]:.2f} dB" if key in q else "" for key in ("psnr", "teachers_psnr", "teacher_psnr")]
+    return [row["candidate"], *decibels, f"{row['seconds']:.0f} s", f"{q['bytes'] / 1e6:.2f} MB"]
