@@ -125,9 +125,10 @@ def _native(encoding: nn.Module, network: MLP, x: Tensor) -> Tensor:
 def _shape_on_cuda(network: nn.Module) -> cpu_ops.MlpShape | str:
     if type(network) is not MLP:
         return f"it needs an MLP, not {getattr(network, 'otype', type(network).__name__)}"
+    assert isinstance(network, MLP)
     if network.input_injection != "none" or network.modulation is not None or network.reparameterisation is not None:
         return "the network is not plain: it has injected inputs, a modulation or a reparameterisation"
-    widths = (network.n_input_dims, *(layer.weight.shape[0] for layer in network.layers))
+    widths = (network.n_input_dims, *[network.width] * network.n_hidden_layers, network.n_output_dims)
     return triton_mlp.describe(network, widths)
 
 

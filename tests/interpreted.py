@@ -20,7 +20,7 @@ def why_not() -> str | None:
     return "no device: needs CUDA" if not torch.cuda.is_available() else door.missing()
 
 
-needs_triton = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+needs_triton = [pytest.mark.gpu, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
 on_device = pytest.mark.skipif(door.is_interpreted(), reason="no device: the interpreter does not do this")
 needs_compiler = pytest.mark.skipif(
     door.is_interpreted() or door.installed() is None, reason="needs Triton's compiler, not its interpreter"

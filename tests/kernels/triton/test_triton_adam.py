@@ -13,7 +13,7 @@ from fieldforge.apps.fit.optimizers.adam import Adam
 from fieldforge.apps.fit.optimizers.base import Parameters
 from fieldforge.kernels.triton import adam as on_gpu
 
-pytestmark = [needs_triton, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
+pytestmark = [*needs_triton, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
 KEYS: list[dict[str, object]] = [
     {},
     {"epsilon": 1e-15, "beta2": 0.99, "non_matrix_l2_reg": 1e-3},

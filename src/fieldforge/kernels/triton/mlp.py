@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from fieldforge.kernels.cpu_door import expect_one_each
 from fieldforge.kernels.cpu_ops import MlpShape, describe_activation, parameter_shapes
@@ -177,8 +178,8 @@ class _Mlp(torch.autograd.Function):
                 return out
 
             with torch.enable_grad():
-                grad_x, *grads = recorded(again, (x, *parameters), (needs_x, *needs), (grad,))
-            return grad_x, None, None, None, *grads
+                again_x, *again_grads = recorded(again, (x, *parameters), (needs_x, *needs), (grad,))
+            return again_x, None, None, None, *again_grads
         call = _Call(x, offsets, ctx.kind, parameters)
         grad_x, grads = call.backward(grad, needs_x)
         return grad_x, None, None, None, *(one if wanted else None for one, wanted in zip(grads, needs, strict=True))
@@ -248,24 +249,23 @@ class _Call:
         return grad_x, found
 
     def _pack(self, parameters: Sequence[Tensor], sizes: Sequence[tuple[int, int]], dtype: torch.dtype) -> Tensor:
-        packed = self.x.new_zeros(self.n_networks, sum(rows * columns for rows, columns in sizes), dtype=dtype)
-        for parameter, place in zip(parameters, self._places(packed, sizes), strict=True):
+        rows = []
+        for parameter, (n_out, n_in) in zip(parameters, sizes, strict=True):
             one = parameter.reshape(self.n_networks, -1, self._columns(parameter))
-            place[:, : one.shape[1], : one.shape[2]] = one
-        return packed
+            room = (0, n_in - one.shape[2], 0, n_out - one.shape[1])
+            rows.append((functional.pad(one, room) if any(room) else one).flatten(1))
+        return torch.cat(rows, 1).to(dtype)
 
     def _unpack(self, packed: Tensor, parameters: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """From (n_networks, numbers of all layers) to tensors like the parameters."""
         found = []
-        for parameter, place in zip(parameters, self._places(packed, sizes), strict=True):
+        parts = packed.split([n_out * n_in for n_out, n_in in sizes], 1)
+        for parameter, part, size in zip(parameters, parts, sizes, strict=True):
             columns = self._columns(parameter)
             rows = parameter.numel() // (self.n_networks * columns)
-            found.append(place[:, :rows, :columns].reshape(parameter.shape).to(parameter.dtype))
+            place = part.unflatten(1, size)[:, :rows, :columns]
+            found.append(place.reshape(parameter.shape).to(parameter.dtype))
         return found
-
-    def _places(self, packed: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """(n_networks, rows, columns) views, one for each layer."""
-        parts = packed.split([rows * columns for rows, columns in sizes], 1)
-        return [part.unflatten(1, size) for part, size in zip(parts, sizes, strict=True)]
 
     def _columns(self, parameter: Tensor) -> int:
         """Inputs of a matrix; 1 for a bias."""
