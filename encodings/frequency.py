@@ -16,6 +16,8 @@ from fieldforge.backends import choose, provide
 from fieldforge.checks import expect_int, expect_points
 from fieldforge.encodings.base import Encoding
 from fieldforge.kernels import cpu_door, cpu_encodings
+from fieldforge.kernels.triton import door as triton_door
+from fieldforge.kernels.triton import formulas
 from fieldforge.registry import register
 
 
@@ -31,6 +33,11 @@ def frequency(x: Tensor, n_frequencies: int) -> Tensor:
 @provide("frequency", "cpu", missing=cpu_door.missing, refuses=cpu_encodings.refuses, note=cpu_door.description)
 def _frequency_on_cpu(x: Tensor, n_frequencies: int) -> Tensor:
     return cpu_encodings.formula("Frequency", n_frequencies, x, reference=lambda x: frequency(x, n_frequencies))
+
+
+@provide("frequency", "cuda", missing=triton_door.missing, refuses=formulas.refuses, note=triton_door.description)
+def _frequency_on_cuda(x: Tensor, n_frequencies: int) -> Tensor:
+    return formulas.frequency(x, n_frequencies, reference=lambda x: frequency(x, n_frequencies))
 
 
 @register("encoding", "Frequency")

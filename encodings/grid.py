@@ -27,6 +27,8 @@ from fieldforge.checks import expect_choice, expect_float, expect_generator, exp
 from fieldforge.encodings.base import Encoding
 from fieldforge.encodings.interpolation import total_variation
 from fieldforge.kernels import cpu_door, cpu_ops, tuned
+from fieldforge.kernels.triton import door as triton_door
+from fieldforge.kernels.triton import grid as triton_grid
 from fieldforge.registry import register
 
 TYPES = ("Hash", "Dense", "Tiled")
@@ -176,6 +178,11 @@ def _grid_on_cpu(x: Tensor, table: Tensor, levels: Sequence[Level], interpolatio
         return grid(x, table, levels, interpolation)
     run = tuned.grid if cpu_door.missing() else cpu_ops.grid
     return run(x, table, levels, interpolation, reference=grid)
+
+
+@provide("grid", "cuda", missing=triton_door.missing, refuses=triton_grid.refuses, note=triton_door.description)
+def _grid_on_cuda(x: Tensor, table: Tensor, levels: Sequence[Level], interpolation: str) -> Tensor:
+    return triton_grid.grid(x, table, levels, interpolation, reference=grid)
 
 
 @register("encoding", "Grid")

@@ -14,6 +14,8 @@ from fieldforge.backends import choose, provide
 from fieldforge.checks import expect_int, expect_points
 from fieldforge.encodings.base import Encoding
 from fieldforge.kernels import cpu_door, cpu_encodings
+from fieldforge.kernels.triton import door as triton_door
+from fieldforge.kernels.triton import formulas
 from fieldforge.registry import register
 
 
@@ -29,6 +31,11 @@ def one_blob(x: Tensor, n_bins: int) -> Tensor:
 @provide("one_blob", "cpu", missing=cpu_door.missing, refuses=cpu_encodings.refuses, note=cpu_door.description)
 def _one_blob_on_cpu(x: Tensor, n_bins: int) -> Tensor:
     return cpu_encodings.formula("OneBlob", n_bins, x, reference=lambda x: one_blob(x, n_bins))
+
+
+@provide("one_blob", "cuda", missing=triton_door.missing, refuses=formulas.refuses, note=triton_door.description)
+def _one_blob_on_cuda(x: Tensor, n_bins: int) -> Tensor:
+    return formulas.one_blob(x, n_bins, reference=lambda x: one_blob(x, n_bins))
 
 
 @register("encoding", "OneBlob")

@@ -17,6 +17,8 @@ from fieldforge.backends import choose, provide
 from fieldforge.checks import expect_int, expect_points
 from fieldforge.encodings.base import Encoding
 from fieldforge.kernels import cpu_door, cpu_encodings
+from fieldforge.kernels.triton import door as triton_door
+from fieldforge.kernels.triton import formulas
 from fieldforge.registry import register
 
 
@@ -31,6 +33,13 @@ def spherical_harmonics(x: Tensor, degree: int) -> Tensor:
 )
 def _spherical_harmonics_on_cpu(x: Tensor, degree: int) -> Tensor:
     return cpu_encodings.formula("SphericalHarmonics", degree, x, reference=lambda x: spherical_harmonics(x, degree))
+
+
+@provide(
+    "spherical_harmonics", "cuda", missing=triton_door.missing, refuses=formulas.refuses, note=triton_door.description
+)
+def _spherical_harmonics_on_cuda(x: Tensor, degree: int) -> Tensor:
+    return formulas.spherical_harmonics(x, degree, reference=lambda x: spherical_harmonics(x, degree))
 
 
 @register("encoding", "SphericalHarmonics")

@@ -8,7 +8,7 @@ gives the derivatives that are not native.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from fieldforge.encodings.grid import Grid, grid
 from fieldforge.encodings.identity import Identity
 from fieldforge.fields.networks.mlp import MLP
 from fieldforge.kernels import cpu_door, cpu_encodings, cpu_ops
+from fieldforge.kernels.triton import door as triton_door
+from fieldforge.kernels.triton import mlp as triton_mlp
 
 EncodingShape = cpu_ops.GridShape | cpu_encodings.EncodingShape
 
@@ -76,6 +78,18 @@ def shapes(encoding: nn.Module, network: nn.Module) -> tuple[EncodingShape | Non
     return grid_shape, described
 
 
+def with_parameters(network: MLP) -> Callable[[Tensor, Sequence[Tensor], Sequence[Tensor]], Tensor]:
+    """(features, weights, biases) -> the network with these in the place of its own."""
+
+    def network_of(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+        named = {f"layers.{i}.weight": weight for i, weight in enumerate(weights)}
+        named |= {f"layers.{i}.bias": bias for i, bias in enumerate(biases)}
+        out: Tensor = functional_call(network, named, features)
+        return out
+
+    return network_of
+
+
 def _refuses(*, encoding: nn.Module, network: nn.Module, x_dtype: torch.dtype) -> str | None:
     if x_dtype != torch.float32:
         return f"it is in float32 only, not {x_dtype}"
@@ -94,13 +108,7 @@ def _native(encoding: nn.Module, network: MLP, x: Tensor) -> Tensor:
     assert not isinstance(found, str), found
     encoding_shape, mlp_shape = found
     weights, biases = cpu_ops.parameters_of(network)
-
-    def network_of(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-        named = {f"layers.{i}.weight": weight for i, weight in enumerate(weights)}
-        named |= {f"layers.{i}.bias": bias for i, bias in enumerate(biases)}
-        out: Tensor = functional_call(network, named, features)
-        return out
-
+    network_of = with_parameters(network)
     if encoding_shape is None:
         return cpu_ops.mlp(encoding(x), weights, biases, mlp_shape, reference=network_of)
     if isinstance(encoding_shape, cpu_encodings.EncodingShape):
@@ -112,3 +120,26 @@ def _native(encoding: nn.Module, network: MLP, x: Tensor) -> Tensor:
         return network_of(grid(x, table, levels, interpolation), weights, biases)
 
     return cpu_ops.field(x, encoding.table, encoding_shape, weights, biases, mlp_shape, reference=field_of)
+
+
+def _shape_on_cuda(network: nn.Module) -> cpu_ops.MlpShape | str:
+    if type(network) is not MLP:
+        return f"it needs an MLP, not {getattr(network, 'otype', type(network).__name__)}"
+    assert isinstance(network, MLP)
+    if network.input_injection != "none" or network.modulation is not None or network.reparameterisation is not None:
+        return "the network is not plain: it has injected inputs, a modulation or a reparameterisation"
+    widths = (network.n_input_dims, *[network.width] * network.n_hidden_layers, network.n_output_dims)
+    return triton_mlp.describe(network, widths)
+
+
+def _refuses_on_cuda(*, encoding: nn.Module, network: nn.Module, x_dtype: torch.dtype) -> str | None:
+    found = _shape_on_cuda(network)
+    return found if isinstance(found, str) else triton_mlp.refuses(x_dtype, list(network.parameters()))
+
+
+@provide("field", "cuda", missing=triton_door.missing, refuses=_refuses_on_cuda, note=triton_door.description)
+def _on_cuda(encoding: nn.Module, network: MLP, x: Tensor) -> Tensor:
+    """The encoding by whatever runs it, and the network in one kernel."""
+    shape = _shape_on_cuda(network)
+    assert not isinstance(shape, str), shape
+    return triton_mlp.mlp(encoding(x), *cpu_ops.parameters_of(network), shape, reference=with_parameters(network))

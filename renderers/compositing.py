@@ -11,6 +11,7 @@ Weights are at least 0 and sum to at most 1. Cutting an interval of constant den
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -19,8 +20,10 @@ from torch import Tensor
 from fieldforge.backends import choose, provide
 from fieldforge.checks import expect_float
 from fieldforge.kernels import cpu_door, cpu_rendering
+from fieldforge.kernels.triton import door as triton_door
+from fieldforge.kernels.triton import rendering as triton_rendering
 from fieldforge.renderers.samples import Samples, expect_offsets, rows_to_rays
-from fieldforge.renderers.scans import exclusive_prod, exclusive_sum, inclusive_sum, segmented_scan
+from fieldforge.renderers.scans import exclusive_prod, exclusive_sum, inclusive_sum, scan_on_cuda, segmented_scan
 
 
 class Rendered(NamedTuple):
@@ -62,7 +65,8 @@ def composite(samples: Samples, density: Tensor, color: Tensor, *, background: T
     _expect_rows("density", density, samples, 1)
     _expect_rows("color", color, samples, 2)
     moves = torch.is_grad_enabled() and (samples.t0.requires_grad or samples.t1.requires_grad)
-    run = choose("composite", density.device, dtypes=(density.dtype, color.dtype, samples.t0.dtype), moves=moves)
+    dtypes = (density.dtype, color.dtype, samples.t0.dtype)
+    run = choose("composite", density.device, dtypes=dtypes, moves=moves, n_channels=color.shape[-1])
     rendered: Rendered = run(samples, density, color)
     if background is None:
         return rendered
@@ -241,9 +245,13 @@ def distortion_plain(samples: Samples, weights: Tensor) -> Tensor:
     The gap between two neighbouring middles is crossed by every pair with one end before and one behind it. Counted
     so, no term is negative and nothing cancels, as it does in the difference of two cumulative sums.
     """
-    before = segmented_scan(weights, samples.offsets, "inclusive_sum")
+    return _distortion_by(segmented_scan, samples, weights)
+
+
+def _distortion_by(scan: Callable[[Tensor, Tensor, str], Tensor], samples: Samples, weights: Tensor) -> Tensor:
+    before = scan(weights, samples.offsets, "inclusive_sum")
     turned = samples.n_samples - samples.offsets.flip(0)
-    behind = segmented_scan(weights.flip(0), turned, "exclusive_sum").flip(0)
+    behind = scan(weights.flip(0), turned, "exclusive_sum").flip(0)
     middle = samples.t_mid
     is_inner = samples.ray_index[1:] == samples.ray_index[:-1]
     gap = torch.where(is_inner, middle[1:] - middle[:-1], 0.0)
@@ -280,6 +288,42 @@ def _distortion_on_cpu(samples: Samples, weights: Tensor) -> Tensor:
     return cpu_rendering.distortion(
         weights, samples.t0, samples.t1, samples.offsets, reference=lambda weights: distortion_plain(samples, weights)
     )
+
+
+# ---- on a GPU
+
+
+def _refuses_on_cuda(**call: Any) -> str | None:
+    more = {name: call[name] for name in ("moves", "n_channels") if name in call}
+    return triton_rendering.refuses(*call.get("dtypes", ()), **more)
+
+
+_on_cuda: dict[str, Any] = {
+    "missing": triton_door.missing, "refuses": _refuses_on_cuda, "note": triton_door.description,
+}  # fmt: skip
+
+
+@provide("composite", "cuda", **_on_cuda)
+def _composite_on_cuda(samples: Samples, density: Tensor, color: Tensor) -> Rendered:
+    def reference(density: Tensor, color: Tensor) -> Rendered:
+        return composite_plain(samples, density, color)
+
+    return Rendered(
+        *triton_rendering.composite(samples.t0, samples.t1, samples.offsets, density, color, reference=reference)
+    )
+
+
+@provide("accumulate", "cuda", **_on_cuda)
+def _accumulate_on_cuda(weights: Tensor, values: Tensor, offsets: Tensor) -> Tensor:
+    return triton_rendering.accumulate(
+        weights, values, offsets, reference=lambda weights, values: accumulate_plain(weights, values, offsets)
+    )
+
+
+@provide("distortion", "cuda", **_on_cuda)
+def _distortion_on_cuda(samples: Samples, weights: Tensor) -> Tensor:
+    """The plain formula with scans that go along each ray once."""
+    return _distortion_by(scan_on_cuda, samples, weights)
 
 
 # ---- parts

@@ -26,6 +26,8 @@ from torch import Tensor
 from fieldforge.backends import choose, provide
 from fieldforge.checks import expect_float, expect_int
 from fieldforge.kernels import cpu_door, cpu_marching
+from fieldforge.kernels.triton import door as triton_door
+from fieldforge.kernels.triton import marching as triton_marching
 from fieldforge.renderers.occupancy import Cascades, OccupancyGrid, look_up
 from fieldforge.renderers.rays import expect_rays, expect_span, intersect_box
 from fieldforge.renderers.samples import Samples, row_offsets
@@ -220,6 +222,7 @@ def edges_of(start: Tensor, stride: Stride) -> Tensor:
 
 
 provide("march", "cpu", missing=cpu_door.missing, note=cpu_door.description)(cpu_marching.march)
+provide("march", "cuda", missing=triton_door.missing, note=triton_door.description)(triton_marching.march)
 
 
 def _expect_offset(offset: Tensor, origins: Tensor) -> Tensor:

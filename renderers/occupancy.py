@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from fieldforge.backends import choose, provide
 from fieldforge.checks import expect_float, expect_generator, expect_int, expect_points
 from fieldforge.kernels import cpu_door, cpu_marching
+from fieldforge.kernels.triton import door as triton_door
+from fieldforge.kernels.triton import marching as triton_marching
 from fieldforge.renderers.rays import Vector, expect_box
 
 MAX_CELLS = 2**30
@@ -349,3 +351,6 @@ _native: dict[str, Any] = {"missing": cpu_door.missing, "note": cpu_door.descrip
 provide("occupancy_pack", "cpu", **_native)(cpu_marching.pack)
 provide("occupancy_lookup", "cpu", refuses=_refuses_lookup, **_native)(cpu_marching.look_up)
 provide("occupancy_update", "cpu", **_native)(cpu_marching.decay_max)
+provide("occupancy_lookup", "cuda", missing=triton_door.missing, refuses=_refuses_lookup, note=triton_door.description)(
+    triton_marching.look_up
+)

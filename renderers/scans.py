@@ -16,6 +16,8 @@ from torch import Tensor
 
 from fieldforge.backends import choose, provide
 from fieldforge.kernels import cpu_door, cpu_rendering
+from fieldforge.kernels.triton import door as triton_door
+from fieldforge.kernels.triton import rendering as triton_rendering
 from fieldforge.renderers.samples import expect_offsets, rows_to_rays
 
 
@@ -119,3 +121,12 @@ def _refuses(**call: Any) -> str | None:
 @provide("segmented_scan", "cpu", missing=cpu_door.missing, refuses=_refuses, note=cpu_door.description)
 def _scan_on_cpu(values: Tensor, offsets: Tensor, kind: str) -> Tensor:
     return cpu_rendering.scan(values, offsets, kind, reference=functools.partial(segmented_scan, kind=kind))
+
+
+def _refuses_on_cuda(**call: Any) -> str | None:
+    return triton_rendering.refuses(*call.get("dtypes", ()))
+
+
+@provide("segmented_scan", "cuda", missing=triton_door.missing, refuses=_refuses_on_cuda, note=triton_door.description)
+def scan_on_cuda(values: Tensor, offsets: Tensor, kind: str) -> Tensor:
+    return triton_rendering.scan(values, offsets, kind, reference=functools.partial(segmented_scan, kind=kind))

@@ -22,6 +22,8 @@ from fieldforge.fields.activations.base import Activation
 from fieldforge.fields.networks.base import expect_real_activation, expect_size
 from fieldforge.fields.networks.mlp import MLP
 from fieldforge.kernels import cpu_door, cpu_ops, cpu_stacked
+from fieldforge.kernels.triton import door as triton_door
+from fieldforge.kernels.triton import mlp as triton_mlp
 
 
 class StackedMLP(nn.Module):
@@ -231,4 +233,19 @@ def _native(stack: StackedMLP, x: Tensor, offsets: Tensor) -> Tensor:
     return cpu_stacked.stacked_mlp(
         x, offsets, list(stack.weights), list(stack.biases), shape,
         reference=lambda x, offsets, weights, biases: stacked_mlp(stack, x, offsets, weights, biases),
+    )  # fmt: skip
+
+
+def _refuses_on_cuda(*, stack: StackedMLP, x_dtype: torch.dtype) -> str | None:
+    found = triton_mlp.describe(stack, stack.widths)
+    return found if isinstance(found, str) else triton_mlp.refuses(x_dtype, list(stack.parameters()))
+
+
+@provide("stacked_mlp", "cuda", missing=triton_door.missing, refuses=_refuses_on_cuda, note=triton_door.description)
+def _on_cuda(stack: StackedMLP, x: Tensor, offsets: Tensor) -> Tensor:
+    shape = triton_mlp.describe(stack, stack.widths)
+    assert not isinstance(shape, str), shape
+    return triton_mlp.mlp(
+        x, list(stack.weights), list(stack.biases), shape, offsets=offsets,
+        reference=lambda x, weights, biases: stacked_mlp(stack, x, offsets, weights, biases),
     )  # fmt: skip

@@ -29,8 +29,11 @@ from fieldforge.apps.fit.optimizers.base import (
     numbered,
     zeros_like_each,
 )
+from fieldforge.backends import choose, provide
 from fieldforge.checks import expect_bool, expect_float
 from fieldforge.kernels.cpu_training import Moved, Mover, Rule
+from fieldforge.kernels.triton import adam as triton_adam
+from fieldforge.kernels.triton import door as triton_door
 from fieldforge.registry import register
 
 BLOCK = 2**15
@@ -232,17 +235,8 @@ class Adam(Optimizer):
             if weight.grad is None:
                 continue
             table = self._correction_table(self.n_steps_done + 1).to(weight.device, weight.dtype)
-            whole = (weight.grad.reshape(-1), weight.data, self._first[i], self._second[i], counts)
-            # In blocks that stay in the cache: on whole tables, fetching fresh memory would take most of the time.
-            for gradient, *block in zip(*(tensor.view(-1).split(BLOCK) for tensor in whole), strict=True):
-                touched = gradient.nonzero().squeeze(-1)
-                old, first, second, count = (tensor.index_select(0, touched) for tensor in block)
-                count += 1
-                rate_now = rate * table.index_select(0, count)
-                here = gradient.index_select(0, touched)
-                new = self._move(old, here, first, second, rate_now, self.non_matrix_l2_reg)
-                for tensor, values in zip(block, (new, first, second, count), strict=True):
-                    tensor.index_copy_(0, touched, values)
+            run = choose("adam_of_touched_entries", weight.device, dtype=weight.dtype)
+            run(self, weight, (self._first[i], self._second[i], counts), rate, table)
 
     def _move(
         self, weight: Tensor, gradient: Tensor, first: Tensor, second: Tensor, rate: float | Tensor, l2_reg: float
@@ -289,3 +283,40 @@ class Adam(Optimizer):
         state = {"n_updates": self._n_updates}
         state |= numbered("first_moment", self._first) | numbered("second_moment", self._second)
         return state | {f"{n_matrix + i}.n_entry_updates": counts for i, counts in enumerate(self._n_entry_updates)}
+
+
+@provide("adam_of_touched_entries", "reference")
+def _touched_in_blocks(
+    adam: Adam, weight: nn.Parameter, beside: tuple[Tensor, Tensor, Tensor], rate: float, corrections: Tensor
+) -> None:
+    """One step of the entries whose gradient is not zero; `beside` are both moments and the entries' own counts."""
+    assert weight.grad is not None
+    whole = (weight.grad.reshape(-1), weight.data, *beside)
+    # In blocks that stay in the cache: on whole tables, fetching fresh memory would take most of the time.
+    for gradient, *block in zip(*(tensor.view(-1).split(BLOCK) for tensor in whole), strict=True):
+        touched = gradient.nonzero().squeeze(-1)
+        old, first, second, count = (tensor.index_select(0, touched) for tensor in block)
+        count += 1
+        rate_now = rate * corrections.index_select(0, count)
+        here = gradient.index_select(0, touched)
+        new = adam._move(old, here, first, second, rate_now, adam.non_matrix_l2_reg)
+        for tensor, values in zip(block, (new, first, second, count), strict=True):
+            tensor.index_copy_(0, touched, values)
+
+
+@provide(
+    "adam_of_touched_entries", "cuda", missing=triton_door.missing, refuses=triton_adam.refuses,
+    note=triton_door.description,
+)  # fmt: skip
+def _touched_on_cuda(
+    adam: Adam, weight: nn.Parameter, beside: tuple[Tensor, Tensor, Tensor], rate: float, corrections: Tensor
+) -> None:
+    assert weight.grad is not None
+    first, second, counts = beside
+    low, high = adam._bounds()
+    triton_adam.step(
+        weight.data, weight.grad, first, second, counts=counts, corrections=corrections, rate=rate, beta1=adam.beta1,
+        beta2=adam.beta2, epsilon=adam.epsilon, l2=adam.non_matrix_l2_reg, relative_decay=adam.relative_decay,
+        absolute_decay=adam.absolute_decay, gradient_limit=adam.gradient_clipping_magnitude,
+        limit=adam.clipping_magnitude, low=low, high=high,
+    )  # fmt: skip

@@ -1,0 +1,7 @@
+"""Triton kernels for NVIDIA GPUs; private to the engine.
+
+`door` says whether they can run and what a tensor must be to go through; each area has a module of functions of tensors
+(`grid`) and one of kernels (`grid_kernels`), which alone imports Triton, when the first call comes. Importing anything
+else here compiles nothing and touches no device. Triton's interpreter (``TRITON_INTERPRET=1`` before the first import)
+runs the same kernels on CPU tensors, slowly, for tests.
+"""

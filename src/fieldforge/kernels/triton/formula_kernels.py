@@ -1,0 +1,156 @@
+# mypy: ignore-errors
+"""Kernels of the encodings that are formulas: Frequency, OneBlob, SphericalHarmonics, and their gradients.
+
+The functions are those of ``encodings/frequency.py``, ``one_blob.py`` and ``spherical_harmonics.py``, in float32.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _turns(x, k):
+    """2^k x less a whole number of periods, both exact: (-1 to 1, the octave)."""
+    octave = ((k + 127) << 23).to(tl.float32, bitcast=True)
+    turns = x * octave
+    half = 0.5 * turns
+    whole = tl.where(tl.abs(half) < 4194304.0, tl.floor(half + 0.5), half)  # beyond, all numbers are whole or halves
+    return turns - 2.0 * whole, octave
+
+
+@triton.jit
+def frequency(x, out, n, K: tl.constexpr, BLOCK: tl.constexpr):
+    """n = (N d) coordinates -> (n, K, 2)."""
+    element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    is_element = element < n * K
+    value = tl.load(x + element // K, mask=is_element, other=0.0)
+    turns, _ = _turns(value, (element % K).to(tl.int32))
+    angle = 3.141592653589793 * turns
+    tl.store(out + 2 * element, tl.sin(angle), mask=is_element)
+    tl.store(out + 2 * element + 1, tl.cos(angle), mask=is_element)
+
+
+@triton.jit
+def frequency_backward(x, grad, grad_x, n, K: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    k = tl.arange(0, COLUMNS)
+    is_there = (row < n)[:, None] & (k < K)[None, :]
+    value = tl.load(x + row, mask=row < n, other=0.0)
+    turns, octave = _turns(value[:, None], k[None, :])
+    angle = 3.141592653589793 * turns
+    place = 2 * (row[:, None] * K + k[None, :])
+    to_sine = tl.load(grad + place, mask=is_there, other=0.0)
+    to_cosine = tl.load(grad + place + 1, mask=is_there, other=0.0)
+    slope = 3.141592653589793 * octave * (to_sine * tl.cos(angle) - to_cosine * tl.sin(angle))
+    tl.store(grad_x + row, tl.sum(tl.where(is_there, slope, 0.0), 1), mask=row < n)
+
+
+@triton.jit
+def _cdf(u):
+    """Integral of 15/16 (1 - t²)² from -1 to u."""
+    u = tl.where(u < -1.0, -1.0, tl.where(u > 1.0, 1.0, u))  # NaN passes
+    side = 1.0 + u
+    return side * side * side * (8.0 - 9.0 * u + 3.0 * u * u) / 16.0
+
+
+@triton.jit
+def _density(u):
+    inner = 1.0 - u * u
+    return tl.where(tl.abs(u) <= 1.0, 0.9375 * inner * inner, 0.0)
+
+
+@triton.jit
+def _left_of(x, edge, BINS: tl.constexpr):
+    """How much of the three blobs lies left of an edge."""
+    u = (edge.to(tl.float32) / BINS - x) * BINS
+    return _cdf(u - BINS) + _cdf(u) + _cdf(u + BINS)
+
+
+@triton.jit
+def _density_at(x, edge, BINS: tl.constexpr):
+    u = (edge.to(tl.float32) / BINS - x) * BINS
+    return _density(u - BINS) + _density(u) + _density(u + BINS)
+
+
+@triton.jit
+def one_blob(x, out, n, BINS: tl.constexpr, BLOCK: tl.constexpr):
+    """n = (N d) coordinates -> (n, BINS)."""
+    element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    is_element = element < n * BINS
+    value = tl.load(x + element // BINS, mask=is_element, other=0.0)
+    edge = (element % BINS).to(tl.int32)
+    tl.store(out + element, _left_of(value, edge + 1, BINS) - _left_of(value, edge, BINS), mask=is_element)
+
+
+@triton.jit
+def one_blob_backward(x, grad, grad_x, n, BINS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    value = tl.load(x + row, mask=row < n, other=0.0)[:, None]
+    total = tl.zeros((BLOCK,), tl.float32)
+    for first in range(0, BINS, COLUMNS):
+        edge = (first + tl.arange(0, COLUMNS))[None, :]
+        given = tl.load(grad + row[:, None] * BINS + edge, mask=(row < n)[:, None], other=0.0)
+        total += tl.sum(given * (_density_at(value, edge, BINS) - _density_at(value, edge + 1, BINS)), 1)
+    tl.store(grad_x + row, total * BINS, mask=row < n)
+
+
+@triton.jit
+def spherical_harmonics(x, norms, out, n, DEGREE: tl.constexpr, BLOCK: tl.constexpr):
+    """`norms` has a factor for each channel, the diagonal (-1)^m (2m - 1)!! included."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    is_row = row < n
+    vx = 2.0 * tl.load(x + 3 * row, mask=is_row, other=0.0) - 1.0
+    vy = 2.0 * tl.load(x + 3 * row + 1, mask=is_row, other=0.0) - 1.0
+    vz = 2.0 * tl.load(x + 3 * row + 2, mask=is_row, other=0.0) - 1.0
+    place = out + row * (DEGREE * DEGREE)
+    cosine, sine = 1.0 + 0.0 * vx, 0.0 * vx  # Re, Im (x + iy)^m
+    for m in tl.static_range(DEGREE):
+        before, legendre = 0.0 * vz, 1.0 + 0.0 * vz
+        for band in tl.static_range(m, DEGREE):
+            if band > m:
+                ahead = ((2 * band - 1) * vz * legendre - (band + m - 1) * before) / (band - m)
+                before, legendre = legendre, ahead
+            center = band * band + band
+            scaled = tl.load(norms + center + m) * legendre
+            if m == 0:
+                tl.store(place + center, scaled, mask=is_row)
+            else:
+                tl.store(place + center + m, scaled * cosine, mask=is_row)
+                tl.store(place + center - m, scaled * sine, mask=is_row)
+        cosine, sine = vx * cosine - vy * sine, vx * sine + vy * cosine
+
+
+@triton.jit
+def spherical_harmonics_backward(x, norms, grad, grad_x, n, DEGREE: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    is_row = row < n
+    vx = 2.0 * tl.load(x + 3 * row, mask=is_row, other=0.0) - 1.0
+    vy = 2.0 * tl.load(x + 3 * row + 1, mask=is_row, other=0.0) - 1.0
+    vz = 2.0 * tl.load(x + 3 * row + 2, mask=is_row, other=0.0) - 1.0
+    place = grad + row * (DEGREE * DEGREE)
+    cosine, sine = 1.0 + 0.0 * vx, 0.0 * vx
+    last_cosine, last_sine = 0.0 * vx, 0.0 * vx  # of m - 1: the derivative of (x + iy)^m is m (x + iy)^(m - 1)
+    gx, gy, gz = 0.0 * vx, 0.0 * vy, 0.0 * vz
+    for m in tl.static_range(DEGREE):
+        before, legendre = 0.0 * vz, 1.0 + 0.0 * vz
+        slope_before, slope = 0.0 * vz, 0.0 * vz
+        for band in tl.static_range(m, DEGREE):
+            if band > m:
+                ahead = ((2 * band - 1) * vz * legendre - (band + m - 1) * before) / (band - m)
+                slope_ahead = ((2 * band - 1) * (legendre + vz * slope) - (band + m - 1) * slope_before) / (band - m)
+                before, legendre, slope_before, slope = legendre, ahead, slope, slope_ahead
+            center = band * band + band
+            norm = tl.load(norms + center + m)
+            above = norm * tl.load(place + center + m, mask=is_row, other=0.0)
+            if m == 0:
+                gz += above * slope
+            else:
+                below = norm * tl.load(place + center - m, mask=is_row, other=0.0)
+                gx += m * legendre * (above * last_cosine + below * last_sine)
+                gy += m * legendre * (below * last_cosine - above * last_sine)
+                gz += slope * (above * cosine + below * sine)
+        last_cosine, last_sine = cosine, sine
+        cosine, sine = vx * cosine - vy * sine, vx * sine + vy * cosine
+    tl.store(grad_x + 3 * row, 2.0 * gx, mask=is_row)
+    tl.store(grad_x + 3 * row + 1, 2.0 * gy, mask=is_row)
+    tl.store(grad_x + 3 * row + 2, 2.0 * gz, mask=is_row)

@@ -1,0 +1,90 @@
+"""Occupancy grids and marching on a GPU, as functions of tensors; the same samples as in the plain version.
+
+Not differentiable.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fieldforge.kernels.cpu_marching import CascadesLike, StrideLike, Vector
+from fieldforge.kernels.triton.door import blocks, expect_rows, expect_tensor, launch
+
+BLOCK = 64
+
+
+def look_up(points: Tensor, cascades: CascadesLike, bricks: Tensor) -> Tensor:
+    """(N, 3) float32 points on a CUDA device -> (N,) bool: whether their cells are occupied."""
+    points = expect_rows("points", points, 3)
+    bricks = _expect_bricks(bricks, cascades, points.device)
+    is_occupied = torch.empty(points.shape[0], dtype=torch.bool, device=points.device)
+    launch(
+        _kernels().look_up, (blocks(points.shape[0], 256),), points, _boxes(cascades.low, cascades.cells_per_length,
+        points.device), bricks, is_occupied, points.shape[0], len(cascades.low), *cascades.resolution, BLOCK=256,
+        enable_fp_fusion=False,
+    )  # fmt: skip
+    return is_occupied
+
+
+def march(
+    origins: Tensor,
+    directions: Tensor,
+    start: Tensor,
+    end: Tensor,
+    cascades: CascadesLike,
+    bricks: Tensor,
+    superbricks: Tensor,
+    stride: StrideLike,
+    n_most_kept: int,
+    max_samples: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor] | int:
+    """Arguments and result as for the plain `fieldforge.renderers.marching.march_rays`, on a CUDA device.
+
+    Rays are walked twice, to count and to write; the processor waits for the counts in between.
+    """
+    origins = expect_rows("origins", origins, 3)
+    n_rays, device = origins.shape[0], origins.device
+    directions = expect_tensor("directions", directions, (n_rays, 3), device=device)
+    start, end = (expect_tensor(name, t, (n_rays,), device=device) for name, t in (("start", start), ("end", end)))
+    bricks = _expect_bricks(bricks, cascades, device)
+    boxes = _boxes(cascades.low, cascades.cells_per_length, device)
+    numbers = (n_rays, len(cascades.low), *cascades.resolution, stride.n_most, n_most_kept)
+
+    def walk(counts: Tensor | None, *filled: Tensor | None) -> None:
+        launch(
+            _kernels().march, (blocks(n_rays, BLOCK),), origins, directions, start, end, boxes, bricks, counts, *filled,
+            *numbers, stride.step, stride.cone_angle, stride.max_step, GROWS=stride.cone_angle != 0,
+            FILLS=counts is None, BLOCK=BLOCK, num_warps=BLOCK // 32, enable_fp_fusion=False,
+        )  # fmt: skip
+
+    offsets = torch.zeros(n_rays + 1, dtype=torch.int64, device=device)
+    counts = torch.empty(n_rays, dtype=torch.int64, device=device)
+    walk(counts, None, None, None, None)
+    torch.cumsum(counts, 0, out=offsets[1:])
+    n_samples = int(offsets[-1])
+    if n_samples > max_samples:
+        return n_samples  # nothing is allocated for them
+    t0, t1 = torch.empty(n_samples, device=device), torch.empty(n_samples, device=device)
+    ray_index = torch.empty(n_samples, dtype=torch.int64, device=device)
+    walk(None, offsets, t0, t1, ray_index)
+    return t0, t1, ray_index, offsets
+
+
+def _expect_bricks(bricks: Tensor, cascades: CascadesLike, device: torch.device) -> Tensor:
+    shape = (len(cascades.low), *(-(-n // 4) for n in cascades.resolution))
+    return expect_tensor("bricks", bricks, shape, (torch.int64,), device)
+
+
+@lru_cache(maxsize=64)
+def _boxes(low: tuple[Vector, ...], cells_per_length: tuple[Vector, ...], device: torch.device) -> Tensor:
+    return torch.tensor([[*a, *b] for a, b in zip(low, cells_per_length, strict=True)], device=device)
+
+
+def _kernels() -> Any:
+    from fieldforge.kernels.triton import marching_kernels
+
+    return marching_kernels

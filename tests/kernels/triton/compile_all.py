@@ -1,0 +1,173 @@
+"""Every kernel that the wrappers start, made into machine code for compute capability 8.0 and 9.0, without a device.
+
+The wrappers run on CPU tensors; instead of starting a kernel, its launch compiles it for the very arguments. So what
+the interpreter lets pass and the compiler does not (a type, a shape, a name) is found on any machine with Triton.
+``test_triton_everywhere.py`` runs this; it is no test of numbers, which stay unwritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from interpreted import needs_compiler
+from reference.activations import NATIVE
+from torch import Tensor
+
+from fieldforge.encodings.grid import Grid, grid
+from fieldforge.fields.networks.mlp import MLP
+from fieldforge.kernels.triton import adam as adam_ops
+from fieldforge.kernels.triton import door, formulas
+from fieldforge.kernels.triton import grid as grid_ops
+from fieldforge.kernels.triton import marching as marching_ops
+from fieldforge.kernels.triton import mlp as mlp_ops
+from fieldforge.kernels.triton import rendering as rendering_ops
+from fieldforge.renderers.marching import Stride
+from fieldforge.renderers.occupancy import make_cascades
+
+pytestmark = needs_compiler
+TYPES = {
+    torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int32: "*i32", torch.int64: "*i64",
+    torch.bool: "*i1",
+}  # fmt: skip
+SHARED_MEMORY = 99 * 1024
+"""Bytes that a program may have on the cards for games, which have least."""
+MODULES = (grid_ops, mlp_ops, formulas, adam_ops, rendering_ops, marching_ops)
+
+
+def compile_instead(made: list[str]) -> Callable[..., None]:
+    """What stands in the place of `door.launch`: notes 'kernel sm_90' for each that was compiled."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    def launch(kernel: Any, _: Any, *arguments: Any, **constants: Any) -> None:
+        options = {name: constants.pop(name) for name in ("num_warps", "enable_fp_fusion") if name in constants}
+        if hasattr(kernel, "configs"):
+            config = kernel.configs[0]
+            options |= {"num_warps": config.num_warps, "num_stages": config.num_stages}
+            constants |= config.kwargs
+            kernel = kernel.fn
+        values = dict(zip(kernel.arg_names, arguments, strict=False)) | constants
+        assert set(values) == set(kernel.arg_names), set(values) ^ set(kernel.arg_names)
+        fixed = {kernel.arg_names[i] for i in kernel.constexprs} | {name for name, v in values.items() if v is None}
+        signature = {name: "constexpr" if name in fixed else _type(value) for name, value in values.items()}
+        source = ASTSource(kernel, signature, {(kernel.arg_names.index(name),): values[name] for name in fixed})
+        for capability in (80, 90):
+            compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+            assert compiled.metadata.shared <= SHARED_MEMORY, (kernel.__name__, compiled.metadata.shared)
+            made.append(f"{kernel.__name__} sm_{capability}")
+
+    return launch
+
+
+def _type(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return TYPES[value.dtype]
+    return "fp32" if isinstance(value, float) else "i32"
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    names: list[str] = []
+    monkeypatch.setattr(door, "is_interpreted", lambda: True)
+    for module in MODULES:
+        monkeypatch.setattr(module, "launch", compile_instead(names))
+    yield names
+    assert names
+
+
+@pytest.mark.parametrize(
+    ("n_dims", "n_features", "interpolation", "dtype"),
+    [(1, 1, "Nearest", torch.float32), (2, 4, "Smoothstep", torch.float16), (3, 2, "Linear", torch.float32),
+     (4, 8, "Linear", torch.bfloat16)],
+)  # fmt: skip
+def test_the_grid(made: list[str], n_dims: int, n_features: int, interpolation: str, dtype: torch.dtype) -> None:
+    encoding = Grid(n_dims, n_levels=2, log2_hashmap_size=6, n_features_per_level=n_features).to(dtype)
+    x = torch.rand(20, n_dims, requires_grad=True)
+    for is_deterministic in (False, True):
+        out = grid_ops.grid(
+            x, encoding.table, encoding.levels, interpolation, reference=grid, is_deterministic=is_deterministic
+        )
+        torch.autograd.grad(out, (x, encoding.table), torch.zeros_like(out))
+    assert "forward sm_90" in made
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "n_hidden", "n_in", "n_out", "has_bias"),
+    [(torch.float16, 64, 5, 32, 3, False), (torch.bfloat16, 128, 2, 70, 17, True), (torch.float32, 16, 1, 3, 1, True)],
+)
+def test_the_network(
+    made: list[str], dtype: torch.dtype, width: int, n_hidden: int, n_in: int, n_out: int, has_bias: bool
+) -> None:
+    run_network(
+        MLP(n_in, n_out, n_neurons=width, n_hidden_layers=n_hidden, has_bias=has_bias).to(dtype), torch.tensor([0, 20])
+    )
+    assert made == ["forward sm_80", "forward sm_90", "backward sm_80", "backward sm_90"]
+
+
+@pytest.mark.parametrize("activation", NATIVE, ids=lambda a: "-".join(map(str, a.values())))
+def test_every_activation(made: list[str], activation: dict[str, object]) -> None:
+    run_network(MLP(3, 1, n_neurons=16, n_hidden_layers=1, activation=activation, output_activation=activation))
+
+
+@pytest.mark.parametrize(("name", "number"), [("frequency", 12), ("one_blob", 16), ("spherical_harmonics", 5)])
+def test_the_formulas(made: list[str], name: str, number: int) -> None:
+    x = torch.rand(20, 3, requires_grad=True)
+    out = getattr(formulas, name)(x, number, reference=lambda x: x)
+    torch.autograd.grad(out, x, torch.zeros_like(out))
+    assert made[-1] == f"{name}_backward sm_90"
+
+
+@pytest.mark.parametrize("extra", [0.0, 0.1])
+def test_adam(made: list[str], extra: float) -> None:
+    one, counts = torch.zeros(20), torch.zeros(20, dtype=torch.int32)
+    keys = {name: extra for name in ("l2", "relative_decay", "limit", "gradient_limit")}
+    adam_ops.step(one, one, one, one, rate=0.1, beta1=0.9, beta2=0.9, epsilon=extra, **keys)
+    adam_ops.step(
+        one, one, one, one, rate=0.1, beta1=0.9, beta2=0.9, epsilon=1e-8, counts=counts, corrections=one, **keys
+    )
+
+
+def test_rendering(made: list[str]) -> None:
+    offsets, t, color = torch.tensor([0, 3, 5]), torch.zeros(5), torch.zeros(5, 3)
+    values, values_of = torch.zeros(5, requires_grad=True), torch.zeros(5, 3, requires_grad=True)
+    for kind in ("inclusive_sum", "exclusive_sum", "inclusive_prod", "exclusive_prod"):
+        out = rendering_ops.scan(values, offsets, kind, reference=lambda values, offsets: values)
+        torch.autograd.grad(out, values, torch.zeros(5))
+    out = rendering_ops.accumulate(values, values_of, offsets, reference=lambda weights, values: values)
+    torch.autograd.grad(out, (values, values_of), torch.zeros(2, 3))
+    for given in (color, values_of):
+        seen = rendering_ops.composite(t, t, offsets, values, given, reference=lambda *_: (t, t, t, t))
+        torch.autograd.grad(seen[0], values, torch.zeros(2, 3), retain_graph=True)
+        torch.autograd.grad(seen, values, [torch.zeros_like(one) for one in seen])
+    assert {"product_backward sm_90", "composite_backward sm_80", "accumulate_backward sm_90"} <= set(made)
+
+
+@pytest.mark.parametrize("cone_angle", [0.0, 0.1])
+def test_marching(made: list[str], cone_angle: float) -> None:
+    cascades = make_cascades((0, 0, 0), (1, 1, 1), 8, 2)
+    points, bricks = torch.zeros(3, 3), torch.zeros(2, 2, 2, 2, dtype=torch.int64)
+    marching_ops.look_up(points, cascades, bricks)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "empty", torch.zeros)  # the counts are not written here
+        marching_ops.march(
+            points, points, points[:, 0], points[:, 0], cascades, bricks, bricks, Stride(0.1, cone_angle, 1.0, 20), 9, 9
+        )
+    assert made.count("march sm_90") == 2
+
+
+def run_network(network: MLP, offsets: Tensor | None = None) -> None:
+    """Forward and backward; as a stack of one where there are offsets."""
+    shape = mlp_ops.describe(network, (network.n_input_dims, *(layer.weight.shape[0] for layer in network.layers)))
+    assert not isinstance(shape, str)
+    parameters = [[layer.weight for layer in network.layers], []]
+    if network.has_bias:
+        parameters[1] = [layer.bias for layer in network.layers]
+    if offsets is not None:
+        parameters = [[tensor[None] for tensor in group] for group in parameters]
+    x = torch.zeros(20, network.n_input_dims, dtype=parameters[0][0].dtype, requires_grad=True)
+    out = mlp_ops.mlp(x, *parameters, shape, offsets=offsets, reference=lambda x, w, b: x)
+    torch.autograd.grad(out, x, torch.zeros_like(out))

@@ -1,0 +1,85 @@
+"""Frequency, OneBlob and SphericalHarmonics on a GPU are the definitions in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from interpreted import DEVICE, needs_triton
+from reference import encodings as by_definition
+from torch import Tensor
+
+from fieldforge.encodings.frequency import frequency
+from fieldforge.encodings.one_blob import one_blob
+from fieldforge.encodings.spherical_harmonics import spherical_harmonics
+from fieldforge.kernels.triton import formulas
+
+pytestmark = needs_triton
+PLAIN: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "frequency": frequency, "one_blob": one_blob, "spherical_harmonics": spherical_harmonics,
+}  # fmt: skip
+CASES = [
+    ("frequency", 1, 2, 17), ("frequency", 12, 3, 33), ("frequency", 5, 1, 0), ("one_blob", 1, 2, 15),
+    ("one_blob", 16, 2, 17), ("one_blob", 128, 1, 3), ("spherical_harmonics", 2, 3, 1),
+    ("spherical_harmonics", 4, 3, 67), ("spherical_harmonics", 8, 3, 15),
+]  # fmt: skip
+
+
+def run(name: str, x: Tensor, number: int) -> Tensor:
+    out: Tensor = getattr(formulas, name)(x, number, reference=partial(_plain, name, number))
+    return out
+
+
+def _plain(name: str, number: int, x: Tensor) -> Tensor:
+    return PLAIN[name](x, number)
+
+
+@pytest.mark.parametrize(("name", "number", "n_dims", "n"), CASES)
+def test_value_and_gradient_are_the_references(
+    name: str, number: int, n_dims: int, n: int, generator: torch.Generator
+) -> None:
+    x = (1.5 * torch.rand(n, n_dims, generator=generator) - 0.25).to(DEVICE).requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    got, expected = run(name, x, number), PLAIN[name](exact, number)
+    grad = torch.randn(got.shape, generator=generator).to(DEVICE)
+    assert got.shape == expected.shape
+    (slope,), (exact_slope,) = torch.autograd.grad(got, x, grad), torch.autograd.grad(expected, exact, grad.double())
+    if n:
+        assert (got - expected).abs().max() < 1e-5 * max(1.0, float(expected.detach().abs().max()))
+        assert (slope - exact_slope).norm() < 2e-5 * exact_slope.norm()
+
+
+def test_values_are_those_of_the_definition_in_float64(generator: torch.Generator) -> None:
+    x = torch.rand(6, 2, generator=generator)
+    v = torch.nn.functional.normalize(torch.randn(6, 3, generator=generator), dim=-1)
+    for name, number, given, points in (
+        ("frequency", 4, x, x), ("one_blob", 8, x, x), ("spherical_harmonics", 6, 0.5 * (v + 1), v),
+    ):  # fmt: skip
+        for point, features in zip(points.tolist(), run(name, given.to(DEVICE), number).tolist(), strict=True):
+            assert features == pytest.approx(getattr(by_definition, name)(point, number), abs=3e-6)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", PLAIN)
+def test_nan_in_nan_out(name: str, generator: torch.Generator) -> None:
+    x = torch.rand(5, 3, generator=generator).to(DEVICE)
+    x[2] = math.nan
+    assert run(name, x, 2).isnan().any(1).tolist() == [False, False, True, False, False]
+
+
+def test_the_second_derivative_is_the_references(generator: torch.Generator) -> None:
+    x = torch.rand(5, 3, generator=generator).to(DEVICE).requires_grad_()
+    for name in PLAIN:
+        found = []
+        for out in (run(name, x, 4), PLAIN[name](x, 4)):
+            (slope,) = torch.autograd.grad(out.pow(3).sum(), x, create_graph=True)
+            found.append(torch.autograd.grad(slope.square().sum(), x)[0])
+        assert (found[0] - found[1]).norm() <= 1e-4 * found[1].norm()
+
+
+def test_the_door_names_what_is_wrong() -> None:
+    with pytest.raises(TypeError, match="x: expected float32 on a CUDA device"):
+        run("frequency", torch.rand(3, 2, device=DEVICE).double(), 4)

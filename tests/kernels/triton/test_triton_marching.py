@@ -1,0 +1,74 @@
+"""Marching on a GPU finds the very samples of the plain version."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from interpreted import DEVICE, needs_triton
+
+from fieldforge.kernels.triton import marching as on_gpu
+from fieldforge.renderers import occupancy
+from fieldforge.renderers.marching import count_steps, make_stride, march_rays
+from fieldforge.renderers.occupancy import make_cascades, pack_reference
+from fieldforge.renderers.rays import intersect_slabs
+
+pytestmark = needs_triton
+
+
+def make(n_cascades: int, generator: torch.Generator) -> tuple[occupancy.Cascades, torch.Tensor, torch.Tensor]:
+    cascades = make_cascades((-1, -1, -0.5), (1, 1, 0.5), (7, 9, 5), n_cascades)
+    cells = torch.rand(n_cascades, 7, 9, 5, generator=generator) < 0.4
+    bricks, superbricks = pack_reference(cells.float(), 0.5, cascades)
+    return cascades, bricks.to(DEVICE), superbricks.to(DEVICE)
+
+
+@pytest.mark.parametrize("n_cascades", [1, 3])
+def test_points_are_looked_up_as_in_the_plain_version(n_cascades: int, generator: torch.Generator) -> None:
+    cascades, bricks, _ = make(n_cascades, generator)
+    points = (6 * torch.rand(301, 3, generator=generator) - 3).to(DEVICE)
+    points[0], points[1, 2] = math.nan, math.inf
+    assert torch.equal(on_gpu.look_up(points, cascades, bricks), occupancy.look_up(points, cascades, bricks))
+    assert len(on_gpu.look_up(points[:0], cascades, bricks)) == 0
+
+
+@pytest.mark.parametrize(
+    ("n_cascades", "cone_angle", "n_rays", "n_kept"), [(1, 0.0, 33, 10**6), (2, 0.1, 70, 10**6), (2, 0.0, 15, 5)]
+)
+def test_the_same_samples(
+    n_cascades: int, cone_angle: float, n_rays: int, n_kept: int, generator: torch.Generator
+) -> None:
+    cascades, bricks, superbricks = make(n_cascades, generator)
+    origins = 3 * torch.nn.functional.normalize(torch.randn(n_rays, 3, generator=generator), dim=-1)
+    directions = torch.nn.functional.normalize(0.3 * torch.randn(n_rays, 3, generator=generator) - origins, dim=-1)
+    origins, directions = origins.to(DEVICE), directions.to(DEVICE)
+    start, end = intersect_slabs(origins, directions, cascades.low[-1], cascades.high[-1], 0.0, math.inf)
+    stride = make_stride(0.23, cone_angle, 0.4)
+    stride = replace(stride, n_most=count_steps(start, end, stride))
+    rays = origins, directions, start, end, cascades, bricks, superbricks, stride, n_kept
+    got, expected = on_gpu.march(*rays, 10**6), march_rays(*rays, 10**6)
+    assert not isinstance(got, int)
+    assert not isinstance(expected, int)
+    assert len(got[0]) > 20
+    for one, other in zip(got, expected, strict=True):
+        assert torch.equal(one, other)
+    assert on_gpu.march(*rays, 3) == len(got[0])
+
+
+def test_no_rays(generator: torch.Generator) -> None:
+    cascades, bricks, superbricks = make(1, generator)
+    none = torch.empty(0, 3, device=DEVICE)
+    stride = replace(make_stride(0.1, 0.0, 1.0), n_most=5)
+    found = on_gpu.march(none, none, none[:, 0], none[:, 0], cascades, bricks, superbricks, stride, 10, 10)
+    assert not isinstance(found, int)
+    assert [len(tensor) for tensor in found] == [0, 0, 0, 1]
+
+
+def test_the_door_names_what_is_wrong(generator: torch.Generator) -> None:
+    cascades, bricks, _ = make(1, generator)
+    with pytest.raises(ValueError, match="bricks: expected shape"):
+        on_gpu.look_up(torch.rand(3, 3, device=DEVICE), cascades, bricks[:, :1])
+    with pytest.raises(TypeError, match="points: expected float32 on a CUDA device"):
+        on_gpu.look_up(torch.rand(3, 3, device=DEVICE).double(), cascades, bricks)
