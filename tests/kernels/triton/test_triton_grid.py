@@ -139,6 +139,15 @@ def test_a_last_axis_with_its_own_scale(generator: torch.Generator) -> None:
         assert_close(one, other)
 
 
+@on_device
+def test_a_position_is_rounded_once(generator: torch.Generator) -> None:
+    """Where x * scale is just below 2^19 and the sum is above, rounding twice would move points by 1/16 of a cell."""
+    encoding = make(1, generator, n_levels=1, base_resolution=1_000_003, log2_hashmap_size=12)
+    scale = encoding.levels[0].scale
+    x = torch.linspace((2**19 - 0.5) / scale, 2**19 / scale, 400, dtype=torch.float64).float()[:, None].to(DEVICE)
+    assert_close(run(encoding, x), grid(x, encoding.table, encoding.levels, "Linear"))
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_nan_in_nan_out(generator: torch.Generator) -> None:
     encoding = make(2, generator)
