@@ -132,6 +132,7 @@ class Adam(Optimizer):
         lazy = parameters.other if self.skip_zero_grad_non_matrix_params else ()
         self._n_entry_updates = [torch.zeros_like(table, dtype=torch.int32, requires_grad=False) for table in lazy]
         self._corrections = torch.zeros(1, dtype=torch.float64, device="cpu")
+        self._corrections_there = self._corrections
 
     def update(self) -> None:
         n_matrix = len(self.parameters.matrix)
@@ -234,7 +235,7 @@ class Adam(Optimizer):
         for i, (weight, counts) in enumerate(zip(self.parameters.other, self._n_entry_updates, strict=True), n_matrix):
             if weight.grad is None:
                 continue
-            table = self._correction_table(self.n_steps_done + 1).to(weight.device, weight.dtype)
+            table = self._correction_table(self.n_steps_done + 1, weight)
             run = choose("adam_of_touched_entries", weight.device, dtype=weight.dtype)
             run(self, weight, (self._first[i], self._second[i], counts), rate, table)
 
@@ -267,13 +268,20 @@ class Adam(Optimizer):
     def _correction(self, count: int) -> float:
         return math.sqrt(1.0 - self.beta2**count) / (1.0 - self.beta1**count)
 
-    def _correction_table(self, most: int) -> Tensor:
-        """(at least most + 1,) bias corrections by number of updates; entry 0 is never read."""
-        if len(self._corrections) <= most:
+    def _correction_table(self, most: int, weight: Tensor) -> Tensor:
+        """(at least most + 1,) bias corrections by number of updates, where a weight is; entry 0 is never read.
+
+        It grows by doubling, so it seldom travels.
+        """
+        is_short = len(self._corrections) <= most
+        if is_short:
             counts = torch.arange(2 * most + 64, dtype=torch.float64, device="cpu")
             table = (1.0 - self.beta2**counts).sqrt() / (1.0 - self.beta1**counts)
             self._corrections = table.nan_to_num(0.0)
-        return self._corrections
+        there = self._corrections_there
+        if is_short or (there.device, there.dtype) != (weight.device, weight.dtype):
+            self._corrections_there = self._corrections.to(weight.device, weight.dtype)
+        return self._corrections_there
 
     def averaged(self) -> list[Tensor]:
         return list(self.parameters)

@@ -38,7 +38,7 @@ def test_touched_entries_move_as_the_plain_ones(keys: dict[str, object], n: int,
         beside = adam._first[0], adam._second[0], adam._n_entry_updates[0]
         for step, gradient in enumerate(gradients(3, n, torch.Generator().manual_seed(1))):
             weight.grad = gradient.to(DEVICE)
-            run(adam, weight, beside, 0.01, adam._correction_table(step + 1).to(DEVICE, torch.float32))
+            run(adam, weight, beside, 0.01, adam._correction_table(step + 1, weight))
         found.append((weight.data, *beside))
     for one, other in zip(*found, strict=True):
         assert torch.allclose(one.float(), other.float(), rtol=2e-6, atol=1e-7)
@@ -64,8 +64,7 @@ def test_steps_are_those_of_the_loops_in_float64(generator: torch.Generator) -> 
     for step, gradient in enumerate(gradients(4, 20, generator)):
         loops.step(weights, [gradient.double().numpy()])
         weight.grad = gradient.to(DEVICE)
-        corrections = adam._correction_table(step + 1).to(DEVICE, torch.float32)
-        plain._touched_on_cuda(adam, weight, beside, 0.01, corrections)
+        plain._touched_on_cuda(adam, weight, beside, 0.01, adam._correction_table(step + 1, weight))
     assert weight.detach().cpu().numpy() == pytest.approx(weights[0], abs=1e-6)
 
 

@@ -54,7 +54,7 @@ def assert_close(got: Tensor, expected: Tensor, tolerance: float = 4e-6) -> None
     [
         (1, "Hash", "Linear", 1, 1),
         (1, "Dense", "Smoothstep", 2, 17),
-        (2, "Hash", "Linear", 2, 301),
+        (2, "Hash", "Linear", 2, 257),
         (2, "Tiled", "Nearest", 4, 15),
         (2, "Hash", "Smoothstep", 8, 3),
         (3, "Hash", "Linear", 2, 0),
@@ -139,6 +139,15 @@ def test_a_last_axis_with_its_own_scale(generator: torch.Generator) -> None:
         assert_close(one, other)
 
 
+@on_device
+def test_a_position_is_rounded_once(generator: torch.Generator) -> None:
+    """Where x * scale is just below 2^19 and the sum is above, rounding twice would move points by 1/16 of a cell."""
+    encoding = make(1, generator, n_levels=1, base_resolution=1_000_003, log2_hashmap_size=12)
+    scale = encoding.levels[0].scale
+    x = torch.linspace((2**19 - 0.5) / scale, 2**19 / scale, 400, dtype=torch.float64).float()[:, None].to(DEVICE)
+    assert_close(run(encoding, x), grid(x, encoding.table, encoding.levels, "Linear"))
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_nan_in_nan_out(generator: torch.Generator) -> None:
     encoding = make(2, generator)
@@ -163,8 +172,8 @@ def test_the_second_derivative_is_the_references(interpolation: str, generator: 
 
 def test_in_order_means_the_same_bits(generator: torch.Generator) -> None:
     encoding = make(2, generator)
-    x = points(200, 2, generator)
-    grad = normal(torch.Size([200, encoding.n_output_dims]), generator)
+    x = points(50, 2, generator)
+    grad = normal(torch.Size([50, encoding.n_output_dims]), generator)
     first, second = (
         torch.autograd.grad(run(encoding, x, is_deterministic=True), encoding.table, grad)[0] for _ in range(2)
     )

@@ -80,7 +80,7 @@ def _layer(
     return _dot(h.to(matrix.dtype.element_ty), transposed, z, PRECISION)
 
 
-@tuned(({"BLOCK": 64}, 4), ({"BLOCK": 128}, 4), ({"BLOCK": 128}, 8), ({"BLOCK": 256}, 8), key=KEY)
+@tuned(({"BLOCK": 64}, 4), ({"BLOCK": 64}, 8), ({"BLOCK": 128}, 4), ({"BLOCK": 128}, 8), ({"BLOCK": 256}, 8), key=KEY)
 @triton.jit
 def forward(
     x, weights, biases, offsets, out, n, n_networks, n_in, n_out, number, first_number, output_number,
