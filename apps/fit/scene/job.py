@@ -149,8 +149,8 @@ class SceneJob(Job[SceneField]):
 
     def slices(self, side: int) -> list[Slice]:
         raise ConfigError(
-            "a scene is known along rays through its photos, not at points, so neither --tune nor --diagnose can look at "
-            "it; the grids and octaves of its presets have no setting that spectra choose"
+            "a scene is known along rays through its photos, not at points, so neither --tune nor --diagnose can look "
+            "at it; the grids and octaves of its presets have no setting that spectra choose"
         )
 
     def notices(self) -> list[str]:
