@@ -16,6 +16,7 @@ from fieldforge.apps.cli import main
 from fieldforge.apps.fit.audio.job import AudioJob
 from fieldforge.apps.fit.image.job import ImageJob, fit
 from fieldforge.apps.fit.job import Plan
+from fieldforge.apps.fit.scene.job import SceneJob
 from fieldforge.apps.fit.shape.job import ShapeJob
 from fieldforge.apps.fit.slices import Slice
 from fieldforge.apps.fit.tune.choose import choose_by_spectrum
@@ -231,6 +232,11 @@ def test_planes_of_a_shape_are_chosen_by() -> None:
     config, notices = ShapeJob(Mesh(np.asarray(made.vertices), np.asarray(made.faces))).run_config(plan)
     assert any(one.startswith("fresh: first omega") for one in notices)
     assert config["network"]["activation"]["first_omega"] <= 30
+
+
+def test_a_scene_says_why_it_is_not_tuned() -> None:
+    with pytest.raises(ConfigError, match="known along rays"):
+        SceneJob.slices(object.__new__(SceneJob), 32)
 
 
 def test_the_choice_stands_in_the_run_file_and_the_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,7 @@ from fieldforge.apps.fit.recipe import Config
 from fieldforge.apps.fit.tune.choose import choose_by_spectrum
 from fieldforge.apps.fit.tune.family import PILOT, pilot
 from fieldforge.apps.fit.tune.fresh import BINS, Tuned, tune
+from fieldforge.apps.fit.tune.settings import setting_of
 
 PICTURES = (
     "skimage/astronaut.png", "skimage/camera.png", "skimage/chelsea.png", "kodak/kodim04.png", "kodak/kodim07.png",
@@ -36,6 +37,8 @@ N_VALUES = 11
 """Candidates besides the preset's."""
 FAMILIES = ("siren", "finer", "ffn")
 RATES = {"siren": (1e-3, 2e-3, 4e-3), "finer": (1e-3, 2e-3, 4e-3), "ffn": (2e-3, 5e-3, 1e-2)}
+CHOICES = (("classic", "classic", False), ("folded", "folded", False), ("all bins", "classic", True))
+"""Name, form of the spectra, and whether as many bins count as the paper's, whatever the size of the picture."""
 FINEST = (32.0, 64.0, 128.0, 512 / 3, 256.0)
 """Of a grid; the preset's is 4/3 of the side."""
 N_GRIDS, N_AUTO = 2, 3
@@ -97,20 +100,21 @@ def _psnr(job: ImageJob, config: Config) -> float:
 
 
 def _fresh(name: str, job: ImageJob, family: str, n_steps: int, rate: Rate) -> list[Row]:
-    """Every setting of a family trained, and the choices by both forms of spectra."""
+    """Every setting of a family trained, and what is chosen by each of `CHOICES`."""
     config = _config(job, family, n_steps, rate[0])
     found: dict[str, tuple[Tuned, float]] = {}
-    for form in ("classic", "folded"):
+    for called, form, has_all_bins in CHOICES:
+        n_bins = setting_of(config).n_bins if has_all_bins else None
         start = time.process_time()
-        one = tune(job.make_field, config, job.slices, job.full_side, n_values=N_VALUES, form=form)
-        found[form] = one, time.process_time() - start
+        one = tune(job.make_field, config, job.slices, job.full_side, n_values=N_VALUES, form=form, n_bins=n_bins)
+        found[called] = one, time.process_time() - start
     setting = found["classic"][0].setting
     start = time.process_time()
     psnr = {value: _psnr(job, setting.put(config, value)) for value in setting.values}
     seconds = (time.process_time() - start) / len(psnr)
     best = max(psnr, key=lambda value: psnr[value])
     rows = []
-    for form, (tuned, taken) in found.items():
+    for called, (tuned, taken) in found.items():
         said = {
             "chosen": tuned.value, "psnr": psnr[tuned.value], "best": best, "psnr_best": psnr[best],
             "default": setting.present, "psnr_default": psnr[setting.present], "cost": taken / seconds,
@@ -120,13 +124,13 @@ def _fresh(name: str, job: ImageJob, family: str, n_steps: int, rate: Rate) -> l
             f"{which} {said[which]:8.4g} {said[key]:6.2f} dB"
             for which, key in (("chosen", "psnr"), ("best", "psnr_best"), ("default", "psnr_default"))
         )
-        say(f"fresh {name:10} {family:8} {form:8} {told}  cost {said['cost']:.1%}  ranks {said['rank']:.2f}")
+        say(f"fresh {name:10} {family:8} {called:8} {told}  cost {said['cost']:.1%}  ranks {said['rank']:.2f}")
         sizes = {"side": tuned.side, "n_bins": tuned.n_bins, "n_passes": tuned.choice.n_passes, "n_steps": n_steps,
                  "config": config, "rates_tried": rate[1],
                  "sweep": {f"{value:g}": round(one, 3) for value, one in psnr.items()},
                  "distances": {f"{value:g}": round(d.mean, 4) for value, d in
                                zip(setting.values, tuned.choice.distances, strict=True)}}  # fmt: skip
-        rows.append(Row("methods", f"fresh: {name}", f"{family}, {form}", sizes, seconds, 0.0, 0.0, quality=said))
+        rows.append(Row("methods", f"fresh: {name}", f"{family}, {called}", sizes, seconds, 0.0, 0.0, quality=said))
     return rows
 
 

@@ -34,6 +34,7 @@ from fieldforge.apps.fit.scene.samplers import RayStep, Sampler
 from fieldforge.apps.fit.scene.samplers.base import StepParts
 from fieldforge.apps.fit.scene.samplers.occupancy import Occupancy
 from fieldforge.apps.fit.scene.space import notices, place, settled
+from fieldforge.apps.fit.slices import Slice
 from fieldforge.apps.metrics import psnr as psnr_of
 from fieldforge.apps.render.pictures import compare
 from fieldforge.apps.render.radiance import SceneEye
@@ -145,6 +146,12 @@ class SceneJob(Job[SceneField]):
     def digest(self) -> str | None:
         """See `digest_of`."""
         return digest_of(self.scene)
+
+    def slices(self, side: int) -> list[Slice]:
+        raise ConfigError(
+            "a scene is known along rays through its photos, not at points, so neither --tune nor --diagnose can look "
+            "at it; the grids and octaves of its presets have no setting that spectra choose"
+        )
 
     def notices(self) -> list[str]:
         scene, n_test = self.scene, len(self.test)

@@ -2,9 +2,8 @@
 
 The rule is ours. Within a family of coordinate networks `tune` sets the frequencies by spectra (FreSh; Kania et al.,
 ICLR 2025); a grid keeps what its preset says. Between families the distances say how near each begins, not how well it
-learns: on the astronaut at 128 px Gaussian Fourier features come nearest (1.0 bins), then FINER (2.0), a grid (2.6) and
-SIREN (3.2), each by its own number of bins, while 300 steps with the presets' settings bring the grid to 40 dB and
-Fourier features to 26. So each family makes the same few first steps of its training, and the best after them is taken.
+learns (`data/studies/methods.md`). So each family makes the same few first steps of its training, and the best after
+them is taken.
 """
 
 from __future__ import annotations

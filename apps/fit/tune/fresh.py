@@ -4,10 +4,10 @@ For networks of coordinates (SIREN, FINER, Gaussian Fourier features), which is 
 refused, see `settings`.
 
 How many frequencies count decides what is chosen. The paper takes 128 (64 for SIREN) of pictures of 512 and more
-samples a side, a quarter of them or less; beyond that a photo's spectrum is noise, and with as many bins as samples
-every family is given too high a frequency, down to 3.5 dB below the best. So at most a quarter of the samples count
-here (`data/studies/methods.md` has the sweeps). For the same reason the slices stay as large as they are as long as
-possible, and initialisations are what is saved: their spectra differ less than the candidates do.
+samples a side, a quarter of them or less; beyond that a photo has edges and noise, and with as many bins as samples
+every family is given too high a frequency (`data/studies/methods.md`). So at most a quarter of the samples count here.
+For the same reason slices stay as large as they are as long as possible, and initialisations are what is saved: their
+spectra differ less than the candidates do.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ FINER (31 pairs with omega). Its candidates are not published: ours are geometri
 sin(omega (W x + b)), SIREN's own form; the released code multiplies x alone unless told to boost the bias.
 
 A grid is refused. What an untrained table says has the spectrum of noise at all of its levels, however little training
-it takes to fill the fine ones: the coarsest grid always comes nearest to a photo, and on two photos of 128 pixels it
-ends 14 dB below the finest (500 steps, preset balanced). ``--encoding auto`` compares families by their first steps.
+it takes to fill the fine ones: the coarsest grid comes nearest to a photo, and is the worst when trained
+(`data/studies/methods.md`). ``--encoding auto`` compares families by their first steps.
 """
 
 from __future__ import annotations
