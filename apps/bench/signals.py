@@ -30,7 +30,7 @@ OF_FILMS = ("balanced", "siren", "spder", "cam")
 SECONDS = 8.0
 """CPU time of training."""
 LONGEST = 1.0
-"""Seconds of a sound: the first of it. Of five, no network of coordinates learns anything in that budget."""
+"""Seconds of a sound: the first of it. Of three seconds of a trumpet SIREN had learnt 0.1 dB after 4 CPU seconds."""
 DOWNSCALE, N_FRAMES = 4, 60
 
 
