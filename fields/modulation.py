@@ -66,7 +66,8 @@ class CAM(Modulator):
         angles: the coordinates are a direction, (v + 1) / 2, and the grids span azimuth around z and elevation.
         learning_rate_factor: of the grids, times the optimizer's own.
         bits: the grids are used rounded to 2^bits values from the smallest to the largest of each scale and shift of a
-            layer, with gradients as if they were not; 0: not rounded.
+            layer, with gradients as if they were not; 0: not rounded. A file stores them as it does all parameters:
+            with fit.storage=int8 in 8 bits by blocks of their own, whether the fit has seen rounded grids or not.
 
     Attributes:
         table: (R_1, ..., R_k, n_layers * 2 * channels) parameter, scales before shifts.

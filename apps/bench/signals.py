@@ -25,12 +25,12 @@ SOUNDS = {
     "speech": "audio/198-209-0000.ogg",
 }
 FILMS = {"bikes": "video/bikes.mp4"}
-OF_SOUNDS = ("balanced", "siren", "spder")
-OF_FILMS = ("balanced", "siren")
-SECONDS = 6.0
+OF_SOUNDS = ("balanced", "siren", "spder", "cam")
+OF_FILMS = ("balanced", "siren", "spder", "cam")
+SECONDS = 8.0
 """CPU time of training."""
-LONGEST = 5.0
-"""Seconds of a sound: the first of it."""
+LONGEST = 1.0
+"""Seconds of a sound: the first of it. Of three seconds of a trumpet SIREN had learnt 0.1 dB after 4 CPU seconds."""
 DOWNSCALE, N_FRAMES = 4, 60
 
 

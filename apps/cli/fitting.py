@@ -67,7 +67,7 @@ def _add_audio(kinds: Commands) -> None:
     audio.add_argument("clip", help="WAV file; OGG, FLAC, MP3, M4A or AIFF with the extra 'video'")
     audio.add_argument("--from", dest="start", type=values.seconds, metavar="S", help="leave out the first S seconds")
     audio.add_argument("--to", dest="stop", type=values.seconds, metavar="S", help="end at second S; default: the end")
-    stop = _add_fit_options(audio, "fast, balanced, best, siren, spder or finer")
+    stop = _add_fit_options(audio, "fast, balanced, best, siren, spder, finer or cam")
     stop.add_argument("--snr", type=values.positive, metavar="DB", help="as soon as the error is that far down")
     _add_report(audio, "picture of waveform, spectrograms and error")
 
@@ -81,7 +81,7 @@ def _add_video(kinds: Commands) -> None:
     video.add_argument(
         "--frames", type=values.span, metavar="A:B", help="only frames A to B - 1, counted from 0; or A:, or :B"
     )  # fmt: skip
-    stop = _add_fit_options(video, "fast, balanced, best, kplanes, siren or spder")
+    stop = _add_fit_options(video, "fast, balanced, best, kplanes, siren, spder or cam")
     stop.add_argument("--psnr", type=values.positive, metavar="DB", help="as soon as the film is that good")
     _add_report(video, "picture of some frames, source, fit and error")
 

@@ -120,6 +120,7 @@ SOUND: dict[str, Method] = {
     "siren": Method("siren"),
     "spder": Method("spder"),
     "finer": Method("finer"),
+    "cam": Method("cam"),
 }
 
 SHAPE: dict[str, Method] = {

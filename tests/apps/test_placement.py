@@ -83,12 +83,13 @@ def test_centres_of_a_sound_stand_where_it_is_loud() -> None:
     assert float((encoding.centers > 0.74).float().mean()) > 0.9
 
 
-def test_centres_of_a_shape_stand_near_its_surface() -> None:
+def test_places_of_a_shape_weigh_most_near_its_surface(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fieldforge.apps.fit.shape.job.N_PLACES", 2**12)
     job = ShapeJob(SPOT)
-    encoding = fitted(job).encoding
-    near, anywhere = (
-        float(np.abs(job.truth.distance(x.double().numpy())).mean()) for x in (encoding.centers, torch.rand(500, 3))
-    )
+    points, weights = job.places(0)
+    encoding = NeuRBF(3, n_centers=60, resolution=4)
+    encoding.place(points, weights, generator=torch.Generator().manual_seed(0))
+    near, anywhere = (float(np.abs(job.truth.distance(x.double().numpy())).mean()) for x in (encoding.centers, points))
     assert near < 0.7 * anywhere
 
 

@@ -66,7 +66,8 @@ def _planes(width: int, height: int, n_frames: int) -> Config:
 
 
 def _coordinates(activation: Config, *, rate: float) -> Make:
-    """A plain network of (x, y, t) in [-1, 1]^3."""
+    """A plain network of (x, y, t) in [-1, 1]^3, in many small steps: with batches of 8192 a fourfold rate was 1.1 dB
+    better after 5 CPU seconds, with 2048 this one is the better of the two."""
 
     def make(width: int, height: int, n_frames: int) -> Config:
         return {
@@ -76,10 +77,20 @@ def _coordinates(activation: Config, *, rate: float) -> Make:
             "loss": {"otype": "L2"},
             "optimizer": adam(rate),
             "schedule": {"otype": "Cosine"},
-            "fit": {"n_steps": 2000, "batch_size": 8192, "storage": "float16"},
+            "fit": {"n_steps": 8000, "batch_size": 2048, "storage": "float16"},
         }  # fmt: skip
 
     return make
+
+
+def _modulated(width: int, height: int, n_frames: int) -> Config:
+    """SIREN whose hidden layers are scaled and shifted, each channel by itself, by grids over time (CAM): a point for
+    each frame, up to the 60 of the paper's films. Without CAM's norm, which sines do without."""
+    config = _coordinates({"otype": "Sine", "omega": 30.0}, rate=4e-4)(width, height, n_frames)
+    config["network"]["modulation"] = {
+        "otype": "CAM", "resolution": min(60, max(2, n_frames)), "dims": [2], "per_channel": True, "norm": "none",
+    }  # fmt: skip
+    return config
 
 
 PRESETS: dict[str, Make] = {
@@ -89,5 +100,6 @@ PRESETS: dict[str, Make] = {
     "kplanes": _planes,
     "siren": _coordinates({"otype": "Sine", "omega": 30.0}, rate=2e-4),
     "spder": _coordinates({"otype": "SPDER", "omega": 30.0}, rate=2e-4),
+    "cam": _modulated,
 }
 """Name -> configuration of a film of (width, height, n_frames)."""
