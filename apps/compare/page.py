@@ -14,6 +14,7 @@ from fieldforge.apps.html import Page
 from fieldforge.fields.file import load_field
 
 ROWS, PAGE = "rows.json", "index.html"
+_SHOWN = {"psnr": "PSNR (dB)", "snr": "SNR (dB)", "rms_error": "root mean square error"}
 
 
 def table_of(signal: Signal, results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
@@ -108,9 +109,9 @@ def _curves(results: Sequence[Result]) -> Any:
         against_steps.plot(steps, values, label=result.method, **style)
         pace = result.seconds / max(1, result.steps)
         against_seconds.plot([step * pace for step in steps], values, label=result.method, **style)
-        against_steps.set(ylabel=shown)
+        against_steps.set(ylabel=_SHOWN.get(shown, shown))
     against_steps.set(xlabel="step", xscale="log")
-    against_seconds.set(xlabel="seconds")
+    against_seconds.set(xlabel="seconds", xscale="log")
     for axes in (against_steps, against_seconds):
         axes.grid(alpha=0.3)
     figure.legend(*against_steps.get_legend_handles_labels(), loc="outside right upper", fontsize=8)

@@ -51,7 +51,7 @@ class Budget:
         """For people."""
         said = [] if self.seconds is None else [f"{self.seconds:g} s of training"]
         said += [] if self.steps is None else [f"{self.steps:,} steps"]
-        said += [] if self.parameters is None else [f"{self.parameters:,} parameters"]
+        said += [] if self.parameters is None else [f"at most {self.parameters:,} parameters"]
         return ", ".join(said)
 
 

@@ -126,7 +126,7 @@ def test_a_method_is_there_or_the_reason_is() -> None:
     for signal, table in METHODS.items():
         assert not table.keys() & WHY_NOT[signal].keys()
         assert known == table.keys() | WHY_NOT[signal].keys(), signal
-    with pytest.raises(ValueError, match="pref is not for audio: its phasors are of two or three .*; there are siren"):
+    with pytest.raises(ValueError, match=r"pref is not for audio: its phasors are of two or three .*; there are siren"):
         expect_methods("audio", ["siren", "pref"])
 
 
