@@ -200,6 +200,7 @@ SHAPE: dict[str, Method] = {
     **_tables(lattice=64),
     **_FACTORISED,
     "neurbf": _CENTERS_IN_SPACE,
+    "auto": Method("balanced", tune="auto"),
 }
 
 _RAW = {"encoding": {"otype": "Identity", "scale": 2.0, "offset": -1.0}}
@@ -235,7 +236,7 @@ FAMILIES = {"siren": "siren", "ffn": "ffn", "finer": "finer", "grid": "hashgrid"
 """What `auto` may choose -> the method that says which key makes it larger."""
 
 _WIDE = "its bumps are as wide as details of pictures; siren, spder and finer have a setting for sounds"
-_CHOICE = "it chooses among presets of pictures; name methods to be compared instead"
+_CHOICE = "it chooses among presets of pictures and shapes; name methods to be compared instead"
 WHY_NOT: dict[str, dict[str, str]] = {
     "image": {
         "tensorf": _THREE, "kplanes": _THREE, "vanilla": _RADIANCE, "mimlp": _RADIANCE,
@@ -247,7 +248,7 @@ WHY_NOT: dict[str, dict[str, str]] = {
         "mimlp": _RADIANCE, "auto": _CHOICE,
     },
     "video": {"vanilla": _RADIANCE, "mimlp": _RADIANCE, "auto": _CHOICE},
-    "shape": {"vanilla": _RADIANCE, "mimlp": _RADIANCE, "auto": _CHOICE},
+    "shape": {"vanilla": _RADIANCE, "mimlp": _RADIANCE},
     "scene": {
         "sape": "it opens by the errors at places, and photos of a scene tell those along rays", "auto": _CHOICE,
         "neurbf": "its centres go where the signal has detail, and photos do not say where that is in space",
