@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ th:first-child, td:first-child { text-align: left } thead { border-bottom: 1px s
 tbody tr:nth-child(odd) { background: #f4f4f4 } figure { display: inline-block; margin: .3rem; vertical-align: top }
 figcaption { font-size: 13px; color: #555; max-width: 30rem } img { max-width: 100% }
 .pixels { image-rendering: pixelated }
+.card { display: inline-block; vertical-align: top; margin: .3rem .3rem 1rem; width: 200px } .card figure { margin: 0 }
+.card h3 { font-size: 14px; margin: .3rem 0 }
 code { background: #f4f4f4; padding: 0 .2rem }
 .banner { font-size: 1.2rem; padding: .8rem 1rem; background: #f4f4f4; border-left: .4rem solid }
 """
@@ -71,6 +73,13 @@ class Page:
         stream = io.BytesIO()
         Image.fromarray(values).save(stream, "PNG")
         self.png(stream.getvalue(), caption, width, is_enlarged=width is not None and width > values.shape[1])
+
+    def card(self, title: str, pictures: Mapping[str, np.ndarray], *, width: int = 192) -> None:
+        """Pictures one below another under a title; cards stand beside each other."""
+        self._parts.append(f'<div class="card"><h3>{html.escape(title)}</h3>')
+        for caption, pixels in pictures.items():
+            self.picture(pixels, caption, width=width)
+        self._parts.append("</div>")
 
     def figure(self, figure: Any, caption: str = "") -> None:
         """A matplotlib figure."""

@@ -25,7 +25,7 @@ def add_fit(commands: Commands) -> None:
     kinds = fit.add_subparsers(title="signals", metavar="SIGNAL")
     image = add_command(kinds, "image", _fit_image, "fit an image field to a photo")
     image.add_argument("photo", help="PNG, JPEG, WebP, TIFF, EXR or HDR file")
-    stop = _add_fit_options(image, "fast, balanced, best, tiny, siren, ffn, finer, spder, gauss or wire")
+    stop = _add_fit_options(image, "fast, balanced, best, tiny, siren, ffn, finer, spder, gauss, wire or kilonerf")
     stop.add_argument("--psnr", type=values.positive, metavar="DB", help="as soon as the picture is that good")
     _add_report(image, "picture of source, fit and error")
     _add_audio(kinds)
@@ -40,11 +40,14 @@ def add_fit(commands: Commands) -> None:
         "--smooth-derivatives", type=values.positive_int, default=0, metavar="N",
         help="N further steps that bring normals by autodiff nearer to those of a local fit, for rough fits, e.g. 400",
     )  # fmt: skip
-    stop = _add_fit_options(shape, "fast, balanced, best, tiny, siren or finer; of points also igr")
+    stop = _add_fit_options(shape, "fast, balanced, best, tiny, siren, finer or kilonerf; of points also igr")
     stop.add_argument("--iou", type=values.share, metavar="Q", help="as soon as the volume IoU is that good, e.g. 0.99")
     scene = add_command(kinds, "scene", _fit_scene, "fit a radiance field to posed photos")
     scene.add_argument("scene", help="folder with transforms.json and kin, or an NPZ file of images, poses and focal")
-    stop = _add_fit_options(scene, "fast, balanced, best or vanilla")
+    stop = _add_fit_options(
+        scene, "fast, balanced, best, proposal, vanilla, vanilla-occupied, tensorf, tensorf-cp, kplanes, pref, "
+        "densegrid, mimlp or kilonerf",
+    )  # fmt: skip
     stop.add_argument("--minutes", type=values.positive, metavar="M", help="after about M minutes")
     stop.add_argument("--psnr", type=values.positive, metavar="DB", help="as soon as held-out views are that good")
     scene.add_argument("--downscale", type=values.positive_int, default=1, metavar="K", help="K x K pixels become one")

@@ -33,7 +33,7 @@ def compare_command(options: argparse.Namespace) -> int:
             tuning = signal.other() if options.tune_lr == "" else signal.open(Path(options.tune_lr), options.downscale)
             if tuning.digest is not None and tuning.digest == job.digest:
                 raise UsageError("tune-lr: learning rates are to be tuned on another signal than the one compared on")
-        methods = options.methods or list(METHODS[signal.name])
+        methods = options.methods or tuple(METHODS[signal.name])
         race = Race(signal, job, methods, budget, n_seeds=options.seeds, tuning=tuning)
         folder.mkdir(parents=True, exist_ok=True)
         is_quiet = options.quiet or options.json

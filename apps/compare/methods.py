@@ -6,11 +6,13 @@ one: a line in the table of its signal.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fieldforge.apps.fit.job import Plan
+from fieldforge.checks import expect_choice
 
 Sections = Mapping[str, Any]
 
@@ -25,6 +27,7 @@ class Method:
         overrides: single keys over both, "network.n_neurons=128".
         size: the key that `--params` turns: a whole number, in which parameters only grow.
         sizes: its smallest and largest value.
+        along: keys that are turned with it.
         tune: what is chosen by the signal before training, see `Plan`.
     """
 
@@ -33,6 +36,7 @@ class Method:
     overrides: tuple[str, ...] = ()
     size: str = "network.n_neurons"
     sizes: tuple[int, int] = (4, 2048)
+    along: tuple[str, ...] = ()
     tune: str = "none"
 
     def plan(self, *, steps: int | None = None) -> Plan:
@@ -43,19 +47,103 @@ class Method:
 
 
 TABLE = ("encoding.log2_hashmap_size", (4, 24))
-
-
-def _grid(preset: str = "balanced") -> Method:
-    return Method(preset, size=TABLE[0], sizes=TABLE[1])
+_LARGE: Sections = {"n_neurons": 256, "n_hidden_layers": 4, "has_bias": True}
 
 
 def _network(otype: str = "MLP", **keys: Any) -> Sections:
     return {"network": {"otype": otype, **keys}}
 
 
-_LARGE: Sections = {"n_neurons": 256, "n_hidden_layers": 4, "has_bias": True}
+def _grid(preset: str = "balanced", sections: Sections | None = None) -> Method:
+    return Method(preset, sections or {}, size=TABLE[0], sizes=TABLE[1])
 
-_FOURIER: Sections = {"otype": "RandomFourier", "n_features": 256}
+
+def _named(*presets: str) -> dict[str, Method]:
+    """Networks of coordinates that are presets themselves."""
+    return {preset: Method(preset) for preset in presets}
+
+
+def _networks(ground: str, *, sigma: float, n_frequencies: int, cells: int = 64) -> dict[str, Method]:
+    """Networks over the preset of a network of coordinates, with Fourier features of a standard deviation (cycles over
+    the whole signal) or with octaves; SAPE's lattice has so many cells along a side, CAM's
+    grids half as many.
+    """
+    rate = ("optimizer.learning_rate=1e-3",)
+    relu = _network(activation="ReLU", **_LARGE)
+    identity = {"encoding": {"otype": "Identity", "scale": 2.0, "offset": -1.0}}
+    octaves = {"encoding": {"otype": "Frequency", "n_frequencies": n_frequencies}}
+    fourier = {"otype": "RandomFourier", "n_features": 256}
+    waves = {"encoding": {**fourier, "sigma": sigma}}
+    opened = {"encoding": {"otype": "SAPE", "nested": {**fourier, "sigma": 2 * sigma}, "resolution": cells}}
+    grids = {"otype": "CAM", "resolution": cells // 2}
+    blocks = _network("ResidualMLP", n_neurons=384, n_inner=64, n_blocks=3, norm="layer")
+    return {
+        "relu": Method(ground, {**identity, **relu}, rate),
+        "pe": Method(ground, {**octaves, **relu}, rate),
+        "ffn": Method(ground, {**waves, **relu}, rate),
+        "sape": Method(ground, {**opened, **relu}, rate),
+        "cam": Method(ground, {**waves, **_network(activation="ReLU", modulation=grids, **_LARGE)}, rate),
+        "pins": Method(ground, {**octaves, **_network("PINs")}, rate),
+        "fan": Method(ground, {**waves, **_network("FAN", n_neurons=256)}, rate),
+        "kan": Method(
+            ground, {**identity, **_network("KAN", n_neurons=16)}, ("optimizer.learning_rate=1e-2",), sizes=(1, 512)
+        ),
+        "hourglass": Method(ground, {**waves, **blocks}, rate, sizes=(4, 4096)),
+    }
+
+
+def _activations(ground: str, *, layers: int) -> dict[str, Method]:
+    """Activations where they are no presets, with the rates of those of pictures."""
+    large = {**_LARGE, "n_hidden_layers": layers}
+    return {
+        "finer": Method(ground, _network(activation="FINER", **large)),
+        "spder": Method(ground, _network(activation="SPDER", **large)),
+        "gauss": Method(
+            ground,
+            _network(activation={"otype": "Gaussian", "scale": 10.0}, **large),
+            ("optimizer.learning_rate=2e-3",),
+        ),
+        "wire": Method(
+            ground,
+            _network(activation="WIRE", **{**large, "n_hidden_layers": layers - 1}),
+            ("optimizer.learning_rate=5e-3",),
+        ),
+    }
+
+
+def _tables(*, lattice: int, pref: bool = True) -> dict[str, Method]:
+    """Tables of features in the place of the preset's."""
+    dense = {"otype": "DenseGrid", "n_levels": 1, "base_resolution": lattice, "n_features_per_level": 4}
+    found = {
+        "hashgrid": _grid(),
+        "densegrid": Method(
+            "balanced", {"encoding": dense}, size="encoding.base_resolution", sizes=(2, 4096)
+        ),
+        "rbf": _grid(sections=_network("RBF", n_neurons=64)),
+    }  # fmt: skip
+    if pref:
+        phasors = {"otype": "PREF", "resolution": lattice, "n_features": 4}
+        found["pref"] = Method("balanced", {"encoding": phasors}, size="encoding.resolution", sizes=(2, 2048))
+    return found
+
+
+def _lattice(name: str, **keys: Any) -> Method:
+    """A factorised grid over the preset of grids."""
+    return Method("balanced", {"encoding": {"otype": name, **keys}}, size="encoding.resolution", sizes=(8, 1024))
+
+
+def _colored(preset: str, key: str = "resolution", largest: int = 1024) -> Method:
+    """A radiance field of two grids, one of them for colours."""
+    return Method(preset, size=f"encoding.{key}", sizes=(4, largest), along=(f"rgb_encoding.{key}",))
+
+
+_FACTORISED: dict[str, Method] = {
+    "kplanes": _lattice("KPlanes", resolution=64, n_features=8),
+    "triplane": _lattice("TriPlane", resolution=128, n_features=8),
+    "tensorf": _lattice("TensorVM", resolution=128, n_components=8),
+    "tensorf-cp": _lattice("TensorCP", resolution=256, n_components=32),
+}
+"""Of three coordinates."""
 
 
 def _centers(n_dims: int, grid: Sections, **keys: Any) -> Method:
@@ -70,72 +158,121 @@ def _centers(n_dims: int, grid: Sections, **keys: Any) -> Method:
 _TWO_LEVELS: Sections = {"n_levels": 2, "log2_hashmap_size": 12, "base_resolution": 16, "per_level_scale": 4.0}
 _COARSE: Sections = {"n_levels": 8, "n_features_per_level": 1, "log2_hashmap_size": 12, "per_level_scale": 1.4}
 
+_CENTERS_IN_SPACE = _centers(
+    3, _COARSE, n_centers=2048, n_neighbors=8, n_features=16, low_frequency=1.0, high_frequency=8.0
+)  # fmt: skip
+
 IMAGE: dict[str, Method] = {
-    "siren": Method("siren"),
-    "spder": Method("spder"),
-    "finer": Method("finer"),
-    "wire": Method("wire"),
-    "gauss": Method("gauss"),
-    "relu": Method("siren", _network(activation="ReLU", **_LARGE), ("optimizer.learning_rate=1e-3",)),
-    "pe": Method(
-        "siren",
-        {"encoding": {"otype": "Frequency", "n_frequencies": 8}, **_network(activation="ReLU", **_LARGE)},
-        ("optimizer.learning_rate=1e-3",),
-    ),
-    "ffn": Method("ffn"),
-    "hashgrid": _grid(),
-    "densegrid": Method(
-        "balanced",
-        {"encoding": {"otype": "DenseGrid", "n_levels": 1, "base_resolution": 128, "n_features_per_level": 4}},
-        size="encoding.base_resolution",
-        sizes=(2, 4096),
-    ),
-    "pref": Method(
-        "balanced",
-        {"encoding": {"otype": "PREF", "resolution": 128, "n_features": 4}},
-        size="encoding.resolution",
-        sizes=(2, 2048),
-    ),
-    "sape": Method("ffn", {"encoding": {"otype": "SAPE", "nested": {**_FOURIER, "sigma": 20.0}, "resolution": 64}}),
-    "cam": Method("ffn", overrides=("network.modulation.otype=CAM",)),
-    "rbf": Method("balanced", _network("RBF", n_neurons=64), size=TABLE[0], sizes=TABLE[1]),
+    **_named("siren", "spder", "finer", "wire", "gauss"),
+    **_networks("siren", sigma=10.0, n_frequencies=8),
+    **_tables(lattice=128),
     "neurbf": _centers(2, _TWO_LEVELS, n_centers=2048),
-    "pins": Method(
-        "siren",
-        {"encoding": {"otype": "Frequency", "n_frequencies": 8}, **_network("PINs")},
-        ("optimizer.learning_rate=1e-3",),
-    ),
-    "fan": Method("ffn", _network("FAN", n_neurons=256)),
-    "kan": Method("siren", _network("KAN", n_neurons=16), ("optimizer.learning_rate=1e-2",), sizes=(1, 512)),
-    "hourglass": Method(
-        "ffn",
-        _network("ResidualMLP", n_neurons=384, n_inner=64, n_blocks=3, norm="layer"),
-        sizes=(4, 4096),
-    ),
+    "tensorf-cp": _lattice("TensorCP", resolution=512, n_components=32),
     "auto": Method("balanced", tune="auto"),
 }
 
 SOUND: dict[str, Method] = {
-    "hashgrid": _grid(),
-    "siren": Method("siren"),
-    "spder": Method("spder"),
-    "finer": Method("finer"),
+    **_named("siren", "spder", "finer"),
+    **_networks("siren", sigma=1000.0, n_frequencies=14),
+    **_tables(lattice=4096, pref=False),
+    "neurbf": _centers(1, {**_TWO_LEVELS, "base_resolution": 256}, n_centers=2048),
     "cam": Method("cam"),
 }
 
+VIDEO: dict[str, Method] = {
+    **_activations("siren", layers=4),
+    **_named("siren", "spder"),
+    **_networks("siren", sigma=6.0, n_frequencies=6, cells=32),
+    "cam": Method("cam"),
+    **_tables(lattice=32),
+    **_FACTORISED,
+    "neurbf": _CENTERS_IN_SPACE,
+    "kplanes": Method("kplanes", size="encoding.resolution", sizes=(8, 1024)),
+    # of the grid what grows is the tables that read time too
+    "hashgrid": Method("balanced", size="encoding.log2_time_hashmap_size", sizes=(4, 24)),
+    "rbf": Method(
+        "balanced", _network("RBF", n_neurons=64), size="encoding.log2_time_hashmap_size", sizes=(4, 24)
+    ),
+}  # fmt: skip
+
 SHAPE: dict[str, Method] = {
-    "hashgrid": _grid(),
-    "neurbf": _centers(3, _COARSE, n_centers=2048, n_neighbors=8, n_features=16, low_frequency=1.0, high_frequency=8.0),
-    "siren": Method("siren"),
-    "finer": Method("finer"),
+    **_activations("siren", layers=4),
+    **_named("siren", "finer"),
+    **_networks("siren", sigma=3.0, n_frequencies=5, cells=32),
+    **_tables(lattice=64),
+    **_FACTORISED,
+    "neurbf": _CENTERS_IN_SPACE,
+    "auto": Method("balanced", tune="auto"),
 }
 
+_RAW = {"encoding": {"otype": "Identity", "scale": 2.0, "offset": -1.0}}
+_NERF = "vanilla-occupied"
 SCENE: dict[str, Method] = {
     "hashgrid": _grid(),
-    "tensorf": Method("tensorf", size="encoding.resolution", sizes=(8, 1024)),
+    "tensorf": _colored("tensorf"),
+    "tensorf-cp": _colored("tensorf-cp"),
     "kplanes": Method("kplanes", size="encoding.resolution", sizes=(8, 1024)),
-    "pref": Method("pref", size="encoding.resolution", sizes=(8, 1024)),
+    "triplane": _lattice("TriPlane", resolution=128, n_features=8),
+    "pref": _colored("pref"),
+    "densegrid": _colored("densegrid", "base_resolution", 512),
+    "rbf": _grid(sections=_network("RBF", n_neurons=64)),
+    "vanilla": Method(_NERF),
+    "mimlp": Method("mimlp"),
+    "siren": Method(_NERF, {**_RAW, **_network(activation={"otype": "Sine", "omega": 30.0}, **_LARGE)}),
+    **{
+        name: dataclasses.replace(method, sections={**_RAW, **method.sections})
+        for name, method in _activations(_NERF, layers=4).items()
+    },
+    **_networks(_NERF, sigma=3.0, n_frequencies=10, cells=32),
 }
+del SCENE["sape"]  # see `WHY_NOT`
 
-METHODS: dict[str, dict[str, Method]] = {"image": IMAGE, "audio": SOUND, "shape": SHAPE, "scene": SCENE}
+METHODS: dict[str, dict[str, Method]] = {
+    "image": IMAGE, "audio": SOUND, "video": VIDEO, "shape": SHAPE, "scene": SCENE,
+}  # fmt: skip
 """Signal -> name -> method."""
+
+_THREE = "its planes or lines need three coordinates"
+_RADIANCE = "it is two networks of a radiance field"
+FAMILIES = {"siren": "siren", "ffn": "ffn", "finer": "finer", "grid": "hashgrid"}
+"""What `auto` may choose -> the method that says which key makes it larger."""
+
+_WIDE = "its bumps are as wide as details of pictures; siren, spder and finer have a setting for sounds"
+_CHOICE = "it chooses among presets of pictures and shapes; name methods to be compared instead"
+WHY_NOT: dict[str, dict[str, str]] = {
+    "image": {
+        "tensorf": _THREE, "kplanes": _THREE, "vanilla": _RADIANCE, "mimlp": _RADIANCE,
+        "triplane": "of two coordinates there is one plane, which is densegrid",
+    },
+    "audio": {
+        "pref": "its phasors are of two or three coordinates, and a sound has one", "wire": _WIDE, "gauss": _WIDE,
+        "tensorf": _THREE, "tensorf-cp": _THREE, "kplanes": _THREE, "triplane": _THREE, "vanilla": _RADIANCE,
+        "mimlp": _RADIANCE, "auto": _CHOICE,
+    },
+    "video": {"vanilla": _RADIANCE, "mimlp": _RADIANCE, "auto": _CHOICE},
+    "shape": {"vanilla": _RADIANCE, "mimlp": _RADIANCE},
+    "scene": {
+        "sape": "it opens by the errors at places, and photos of a scene tell those along rays", "auto": _CHOICE,
+        "neurbf": "its centres go where the signal has detail, and photos do not say where that is in space",
+    },
+}  # fmt: skip
+"""Signal -> name of a method that others have -> the reason why it has none."""
+
+
+def expect_methods(signal: str, names: Iterable[str]) -> dict[str, Method]:
+    """Methods of a signal by name, each once.
+
+    Raises:
+        ValueError: there is none of that name, or not for such a signal, with the reason.
+
+    Example:
+        >>> list(expect_methods("audio", ["siren"]))
+        ['siren']
+    """
+    found = {}
+    for name in names:
+        why = WHY_NOT[signal].get(name)
+        if why is not None:
+            raise ValueError(f"methods: {name} is not for {signal}: {why}; there are {', '.join(METHODS[signal])}")
+        found[name] = METHODS[signal][expect_choice("methods", name, METHODS[signal])]
+    return found

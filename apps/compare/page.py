@@ -14,11 +14,14 @@ from fieldforge.apps.html import Page
 from fieldforge.fields.file import load_field
 
 ROWS, PAGE = "rows.json", "index.html"
+_SHOWN = {"psnr": "PSNR (dB)", "snr": "SNR (dB)", "rms_error": "root mean square error"}
 
 
 def table_of(signal: Signal, results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows, best first; of several seeds the median, and from least to most."""
     headings = ["method", *(kind.heading for kind in signal.figures), "seconds", "steps", "parameters", "bytes"]
+    is_tuned = any(result.rate_factor != 1.0 for result in results)
+    headings += ["learning rate"] if is_tuned else []
     by_name: dict[str, list[Result]] = {}
     for result in results:
         by_name.setdefault(result.method, []).append(result)
@@ -29,11 +32,12 @@ def table_of(signal: Signal, results: Sequence[Result]) -> tuple[list[str], list
             rows.append([name, by_name[name][0].failure, *[""] * (len(headings) - 2)])
             continue
         about = by_name[name][0]
+        rate = "" if about.rate_factor == 1.0 else f"x {about.rate_factor:g}"
         rows.append(
-            [name, *(_said(kind, runs) for kind in signal.figures),
+            [f"{name} ({about.chosen})" if about.chosen else name, *(_said(kind, runs) for kind in signal.figures),
              f"{statistics.median(run.seconds for run in runs):.1f}",
              f"{statistics.median(run.steps for run in runs):,.0f}", f"{about.parameters:,}",
-             f"{statistics.median(run.n_bytes for run in runs):,.0f}"]
+             f"{statistics.median(run.n_bytes for run in runs):,.0f}", *([rate] if is_tuned else [])]
         )  # fmt: skip
     return headings, rows
 
@@ -73,15 +77,21 @@ def write_report(folder: Path, race: Race, results: Sequence[Result], command: s
     looks = {result.method: race.signal.look(race.job, load_field(folder / result.file)[0]) for result in first}
     if any(result.history for result in first):
         page.heading("While training")
-        page.figure(_curves(first), "What the batches of training show; the table measures the stored field.")
+        page.figure(
+            _curves(first),
+            "What the batches of training show; the table measures the stored field. Seconds: steps at the mean pace.",
+        )
     if looks:
         page.heading("Side by side")
-        for name, look in looks.items():
-            for what, pixels in look.pictures.items():
-                page.picture(pixels, f"{name}: {what}", width=max(192, pixels.shape[1]))
+        page.card("the signal", next(iter(looks.values())).signal)
+        kind = race.signal.figures[0]
+        for result in sorted(first, key=lambda result: -(result.figures.get(kind.name) or 0.0)):
+            value = result.figures.get(kind.name)
+            said = "" if value is None else f", {kind.form.format(value)}"
+            page.card(f"{result.method}{said}", looks[result.method].pictures)
     if any(look.spectrum for look in looks.values()):
         page.heading("Spectra")
-        page.figure(_spectra(looks))
+        page.figure(_spectra(looks, race.signal.frequency))
     page.write(folder / PAGE)
     return folder / PAGE
 
@@ -91,23 +101,29 @@ def _curves(results: Sequence[Result]) -> Any:
 
     figure = Figure(figsize=(11, 4), layout="constrained", dpi=100)
     against_steps, against_seconds = figure.subplots(1, 2, sharey=True)
-    for result in results:
+    for number, result in enumerate(results):
         shown = next((key for key in result.history[-1] if key not in ("step", "loss")), "loss")
         rows = [row for row in result.history if shown in row]
         steps, values = [row["step"] for row in rows], [row[shown] for row in rows]
-        against_steps.plot(steps, values, label=result.method)
+        style = _style(number)
+        against_steps.plot(steps, values, label=result.method, **style)
         pace = result.seconds / max(1, result.steps)
-        against_seconds.plot([step * pace for step in steps], values, label=result.method)
-        against_steps.set(ylabel=shown)
+        against_seconds.plot([step * pace for step in steps], values, label=result.method, **style)
+        against_steps.set(ylabel=_SHOWN.get(shown, shown))
     against_steps.set(xlabel="step", xscale="log")
-    against_seconds.set(xlabel="seconds")
+    against_seconds.set(xlabel="seconds", xscale="log")
     for axes in (against_steps, against_seconds):
         axes.grid(alpha=0.3)
-    against_seconds.legend(fontsize=8)
+    figure.legend(*against_steps.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     return figure
 
 
-def _spectra(looks: Mapping[str, Look]) -> Any:
+def _style(number: int) -> dict[str, Any]:
+    """Ten colours, then the same with dashes."""
+    return {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
+
+
+def _spectra(looks: Mapping[str, Look], frequency: str) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained", dpi=100)
@@ -115,10 +131,10 @@ def _spectra(looks: Mapping[str, Look]) -> Any:
     truth = next(look.true_spectrum for look in looks.values())
     if truth is not None:
         axes.semilogy(*truth, color="black", linewidth=2, label="signal")
-    for name, look in looks.items():
+    for number, (name, look) in enumerate(looks.items()):
         if look.spectrum is not None:
-            axes.semilogy(*look.spectrum, label=name)
-    axes.set(xlabel="radial frequency (cycles per pixel)", ylabel="power")
+            axes.semilogy(*look.spectrum, label=name, **_style(number))
+    axes.set(xlabel=frequency, ylabel="power")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside right upper", fontsize=8)
     return figure

@@ -19,14 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fieldforge.apps.compare.methods import METHODS, Method
+from fieldforge.apps.compare.methods import FAMILIES, METHODS, Method, expect_methods
 from fieldforge.apps.compare.signals import Signal
 from fieldforge.apps.compare.size import parameters_of, sized, with_rate
 from fieldforge.apps.fit.job import Fit, Job, Plan
 from fieldforge.apps.fit.loop import NonFiniteError
 from fieldforge.apps.fit.recipe import Config
-from fieldforge.checks import expect_choice
 from fieldforge.fields.container import replacing
+from fieldforge.registry import ConfigError
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """On a method's learning rate, where it is tuned."""
@@ -51,7 +51,7 @@ class Budget:
         """For people."""
         said = [] if self.seconds is None else [f"{self.seconds:g} s of training"]
         said += [] if self.steps is None else [f"{self.steps:,} steps"]
-        said += [] if self.parameters is None else [f"{self.parameters:,} parameters"]
+        said += [] if self.parameters is None else [f"at most {self.parameters:,} parameters"]
         return ", ".join(said)
 
 
@@ -70,6 +70,7 @@ class Result:
         file: of the field, in the folder.
         config: the complete run configuration.
         failure: why there are no figures; "" if there are.
+        chosen: what a method that chooses has chosen.
     """
 
     method: str
@@ -85,6 +86,7 @@ class Result:
     file: str = ""
     config: Config = field(default_factory=dict)
     failure: str = ""
+    chosen: str = ""
 
 
 class Interrupted(Exception):
@@ -116,11 +118,22 @@ class Race:
         n_seeds: int = 1,
         tuning: Job[Any] | None = None,
     ) -> None:
-        table = METHODS[signal.name]
         self.signal, self.job, self.budget, self.tuning = signal, job, budget, tuning
         self.seeds = range(n_seeds)
-        self.methods = {name: table[expect_choice("methods", name, table)] for name in dict.fromkeys(methods)}
-        self.configs = {name: self._config(job, method) for name, method in self.methods.items()}
+        self.methods = expect_methods(signal.name, methods)
+        self.configs: dict[str, Config] = {}
+        """Of every method, complete; of `auto` when its turn has come, as it looks at the signal first."""
+        self.chosen: dict[str, str] = {}
+        """What methods that choose have chosen."""
+        for name, method in self.methods.items():
+            if method.tune == "none":
+                try:
+                    self.configs[name] = self._config(job, method)
+                    parameters_of(job, self.configs[name])
+                except ConfigError as error:
+                    raise ConfigError(f"{name}: {error}") from error
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from error
 
     def __len__(self) -> int:
         return len(self.methods) * len(self.seeds)
@@ -136,6 +149,11 @@ class Race:
             factor = 1.0
             for seed in self.seeds:
                 number += 1
+                if name not in self.configs:
+                    tell(f"{name}: choosing by its first steps, which are not of its budget")
+                    self.configs[name] = self._config(self.job, self.methods[name])
+                    self.chosen[name] = str((self.job.tuned or {}).get("chosen", ""))
+                    tell(f"{name}: {self.chosen[name]}")
                 path = folder / f"{name}-{seed}"
                 found = _read(path.with_suffix(".json"), self._key(name))
                 if found is None:
@@ -151,15 +169,18 @@ class Race:
 
     def _config(self, job: Job[Any], method: Method) -> Config:
         config, _ = job.run_config(method.plan(steps=self.budget.steps))
-        if self.budget.parameters is not None:
-            if method.tune != "none":
-                raise ValueError("params: auto chooses what a field is made of by itself; compare it without --params")
-            config = sized(job, config, method, self.budget.parameters)
-        return config
+        if self.budget.parameters is None:
+            return config
+        if method.tune != "none":
+            method = METHODS[self.signal.name][FAMILIES[str((job.tuned or {})["chosen"])]]
+        return sized(job, config, method, self.budget.parameters)
 
     def _fit(self, name: str, seed: int, factor: float, path: Path, progress: str) -> Result:
         config = with_rate(self.configs[name], factor)
-        about = Result(name, seed, parameters=parameters_of(self.job, config), rate_factor=factor, config=config)
+        about = Result(
+            name, seed, parameters=parameters_of(self.job, config), rate_factor=factor, config=config,
+            chosen=self.chosen.get(name, ""),
+        )  # fmt: skip
         plan = Plan(
             output=path.with_suffix(".field"), preset=self.methods[name].preset, config=config,
             seconds=self.budget.seconds, seed=seed, progress=progress,
@@ -179,7 +200,7 @@ class Race:
         """The factor that ends best on the other signal."""
         assert self.tuning is not None
         steps, seconds = self.budget.steps, self.budget.seconds
-        ground = self._config(self.tuning, self.methods[name])
+        ground = self._ground(name)
         best, best_factor = -float("inf"), 1.0
         for factor in FACTORS:
             plan = Plan(
@@ -199,6 +220,15 @@ class Race:
         rate = "x learning rate" if best_factor != 1 else "x learning rate, the preset's"
         tell(f"{name}: {best_factor:g} {rate}, is best on the other signal")
         return best_factor
+
+    def _ground(self, name: str) -> Config:
+        """A method's configuration on the other signal; what has chosen there keeps to the choice made here."""
+        assert self.tuning is not None
+        method = self.methods[name]
+        if name not in self.chosen:
+            return self._config(self.tuning, method)
+        like = METHODS[self.signal.name][FAMILIES[self.chosen[name]]]
+        return self._config(self.tuning, like) | {"network": self.configs[name]["network"]}
 
     def _key(self, name: str) -> str:
         """What a run of the folder must agree with to stand for ours."""

@@ -36,8 +36,8 @@ def sized(job: Maker, config: Config, method: Method, n_parameters: int) -> Conf
         ValueError: even the smallest size has more.
     """
     low, high = method.sizes
-    if parameters_of(job, _at(config, method, low)) > MAX_OVER * n_parameters:
-        least = parameters_of(job, _at(config, method, low))
+    if parameters_of(job, resized(config, method, low)) > MAX_OVER * n_parameters:
+        least = parameters_of(job, resized(config, method, low))
         raise ValueError(
             f"params: {method.size}={low} is the smallest there is and has {least:,} parameters, more than "
             f"{n_parameters:,}; ask for more, or leave the method out"
@@ -45,11 +45,11 @@ def sized(job: Maker, config: Config, method: Method, n_parameters: int) -> Conf
     while low < high:
         middle = (low + high + 1) // 2
         try:
-            fits = parameters_of(job, _at(config, method, middle)) <= MAX_OVER * n_parameters
+            fits = parameters_of(job, resized(config, method, middle)) <= MAX_OVER * n_parameters
         except ValueError:  # larger than the method can be
             fits = False
         low, high = (middle, high) if fits else (low, middle - 1)
-    return _at(config, method, low)
+    return resized(config, method, low)
 
 
 def with_rate(config: Config, factor: float) -> Config:
@@ -71,5 +71,6 @@ def _multiply(table: Any, factor: float) -> None:
             _multiply(value, factor)
 
 
-def _at(config: Config, method: Method, size: int) -> Config:
-    return apply_overrides(config, [f"{method.size}={size}"])
+def resized(config: Config, method: Method, size: int) -> Config:
+    """The configuration with the keys of its method at a size."""
+    return apply_overrides(config, [f"{key}={size}" for key in (method.size, *method.along)])

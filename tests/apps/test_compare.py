@@ -5,22 +5,31 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scene_files import ball
 
 from fieldforge.apps.cli import main
 from fieldforge.apps.compare.dead_leaves import dead_leaves
-from fieldforge.apps.compare.methods import METHODS, Method
+from fieldforge.apps.compare.drawn import drifting_leaves, knot, plucked
+from fieldforge.apps.compare.methods import FAMILIES, METHODS, WHY_NOT, Method, expect_methods
+from fieldforge.apps.compare.page import write_report
 from fieldforge.apps.compare.race import FACTORS, Budget, Race
 from fieldforge.apps.compare.signals import SIGNALS, ImageSignal
-from fieldforge.apps.compare.size import MAX_OVER, parameters_of, sized, with_rate
+from fieldforge.apps.compare.size import MAX_OVER, parameters_of, resized, sized, with_rate
+from fieldforge.apps.fit.audio.job import AudioJob
 from fieldforge.apps.fit.image.job import ImageJob
 from fieldforge.apps.fit.job import Job, Plan
+from fieldforge.apps.fit.scene.job import SceneJob
+from fieldforge.apps.fit.shape.job import ShapeJob
+from fieldforge.apps.fit.video.job import VideoJob
 from fieldforge.apps.html import Page
 from fieldforge.apps.images import Picture
+from fieldforge.apps.shapes.surface import Surface
 from fieldforge.fields.file import load_field
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +61,8 @@ def test_every_run_has_a_row_a_field_and_a_place_on_the_page(face: Path) -> None
         assert sum(parameter.numel() for parameter in field.parameters()) == row["parameters"]
     page = (face.parent / "out/index.html").read_text()
     assert "fieldforge compare" in page
-    assert page.count("<img") >= 2 + 2 * 3  # curves, spectra, and signal, fit and error of both
+    assert page.count("<img") == 2 + 1 + 2 * 2  # curves, spectra, the signal, and fit and error of both
+    assert page.count('class="card"') == 1 + 2
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
     assert "<script" not in page
 
@@ -84,16 +94,67 @@ def test_sizes_grow_up_to_the_number_asked_for() -> None:
         sized(job, config, method, 10)
 
 
-def test_every_method_of_every_table_can_be_configured() -> None:
-    """And made larger: the key that it names changes the number of parameters."""
-    job = ImageJob(Picture.from_array(np.zeros((256, 256, 3), np.uint8)))
-    for name, method in METHODS["image"].items():
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job[Any]]:
+    """A small signal of each kind; those that are drawn are what learning rates are tuned on."""
+    return {
+        "image": ImageJob(Picture.from_array(np.zeros((256, 256, 3), np.uint8))),
+        "audio": AudioJob(plucked(seconds=0.5)),
+        "video": VideoJob(drifting_leaves(16, 4)),
+        "shape": ShapeJob(knot(60, 10)),
+        "scene": SceneJob(ball(tmp_path_factory.mktemp("scene") / "ball.npz")),
+    }
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_every_method_can_be_configured_and_made_larger(signal: str, jobs: dict[str, Job[Any]]) -> None:
+    """The key that it names, and those beside it, change the number of parameters."""
+    job = jobs[signal]
+    for name, method in METHODS[signal].items():
         if method.tune != "none":
             continue
-        config, _ = job.run_config(Plan(preset=method.preset, config=method.sections, overrides=method.overrides))
-        small, large = (parameters_of(job, sized(job, config, method, n)) for n in (30_000, 90_000))
+        config, _ = job.run_config(method.plan())
+        sizes = method.sizes[0], min(16 * method.sizes[0], method.sizes[1])
+        small, large = (parameters_of(job, resized(config, method, size)) for size in sizes)
         assert small < large, name
-    assert METHODS.keys() == SIGNALS.keys()
+        assert small <= parameters_of(job, sized(job, config, method, 2 * small)) <= MAX_OVER * 2 * small
+
+
+def test_a_method_is_there_or_the_reason_is() -> None:
+    assert METHODS.keys() == SIGNALS.keys() == WHY_NOT.keys()
+    known = {name for table in METHODS.values() for name in table}
+    for signal, table in METHODS.items():
+        assert not table.keys() & WHY_NOT[signal].keys()
+        assert known == table.keys() | WHY_NOT[signal].keys(), signal
+    with pytest.raises(ValueError, match=r"pref is not for audio: its phasors are of two or three .*; there are siren"):
+        expect_methods("audio", ["siren", "pref"])
+
+
+def test_drawn_signals_are_the_same_every_time_and_move() -> None:
+    sound, film = plucked(), drifting_leaves()
+    assert np.array_equal(sound.samples, plucked().samples)
+    assert sound.samples.std() > 0.02
+    assert np.abs(np.diff(film.frames.astype(int), axis=0)).mean() > 5
+    assert Surface.of(knot(60, 10)).health.is_closed
+
+
+@pytest.mark.parametrize("signal", ["audio", "video", pytest.param("shape", marks=pytest.mark.slow),
+                                    pytest.param("scene", marks=pytest.mark.slow)])  # fmt: skip
+def test_a_race_of_other_signals_has_its_page(signal: str, jobs: dict[str, Job[Any]], tmp_path: Path) -> None:
+    race = Race(SIGNALS[signal](), jobs[signal], ["hashgrid", "cam"], Budget(steps=2))
+    results = list(race.run(tmp_path, lambda text: None, progress="quiet"))
+    assert all(result.figures and not result.failure for result in results)
+    page = write_report(tmp_path, race, results, "fieldforge compare ...", "two").read_text()
+    assert page.count('class="card"') == 1 + 2
+    assert "Spectra" in page
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+
+
+@pytest.mark.slow
+def test_what_chooses_is_as_large_as_the_others(face: Path) -> None:
+    (row,) = compared(face, "--methods", "auto", "--steps", "20", "--params", "20k")
+    assert row["chosen"] in FAMILIES
+    assert row["parameters"] <= MAX_OVER * 20_000  # type: ignore[operator]
 
 
 def test_rates_are_multiplied_wherever_they_stand() -> None:
@@ -131,7 +192,8 @@ def test_what_cannot_be_compared_is_said(face: Path, capsys: pytest.CaptureFixtu
         (["--budget", "soon"], "expected a time such as 30s"),
         (["--params", "many"], "expected a number such as 200000"),
         (["--tune-lr", str(face)], "on another signal than the one compared on"),
-        (["--methods", "auto", "--params", "9k"], "compare it without --params"),
+        (["--methods", "kplanes"], "kplanes is not for image: its planes or lines need three coordinates; there are"),
+        (["--methods", "siren,siren"], "expected names with commas between them, each once"),
         (["--downscale", "2"], "downscale: is for scenes"),
     ]
     for words, message in cases:
