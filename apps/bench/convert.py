@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from fieldforge.apps.bench.convert_kilonerf import kilonerf_rendering
 from fieldforge.apps.bench.harness import Row, one_thread, save, say
 from fieldforge.apps.bench.scene import DATA, SCENES, SMALL, ball
 from fieldforge.apps.convert.job import ConversionJob, conversion_of
@@ -32,10 +33,10 @@ from fieldforge.apps.fit.loop import settle
 from fieldforge.apps.fit.scene.job import SceneJob
 from fieldforge.apps.render.pictures import compare
 from fieldforge.apps.render.radiance import eye_of
-from fieldforge.apps.render.tally import Tally
 from fieldforge.apps.scenes import Scene, read_scene
 from fieldforge.checks import expect_choice
 from fieldforge.fields.file import load_field, round_to, save_field
+from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.registry import build
 
 KINDS = ("hashgrid", "mlp", "tensorf", "densegrid", "kplanes", "pref", "kilonerf")
@@ -74,9 +75,9 @@ def run(folder: Path, data: Path | None, *, is_quick: bool, only: Sequence[str] 
     with one_thread():
         bench = Bench(work, data or DATA, is_quick)
         for part in parts[: 2 if is_quick and not only else None]:
-            for row in bench.rows(part):
+            for rows in bench.rows(part):
                 if not is_quick:
-                    save(folder, "convert", [row])
+                    save(folder, "convert", rows)
 
 
 class Bench:
@@ -94,8 +95,15 @@ class Bench:
         self.scene = self.source if isinstance(self.source, Scene) else read_scene(self.source)
         self.kinds = ("hashgrid", "kplanes") if is_quick else KINDS
 
-    def rows(self, part: str) -> Iterator[Row]:
+    def rows(self, part: str) -> Iterator[list[Row]]:
         """Of one of `PARTS`, each when it is there."""
+        if part == "kilonerf":
+            yield from ([row] for row in self._kilonerf())
+            yield self._rendering()
+        else:
+            yield from ([row] for row in self._arms(part))
+
+    def _arms(self, part: str) -> Iterator[Row]:
         if part == "scratch":
             yield from map(self._scratch, self.kinds)
         elif part.startswith("matrix-"):
@@ -107,21 +115,24 @@ class Bench:
                 yield self._converted(part, arm, "hashgrid", "mlp", more=more, seconds=BUDGETS["mlp"] / 4)
         elif part == "tenth":
             yield self._converted(part, "mlp", "hashgrid", "mlp", seconds=BUDGETS["mlp"] / 10)
-        elif part == "kilonerf":
-            yield from self._kilonerf()
         else:
             yield from self._megabyte()
 
     def _kilonerf(self) -> Iterator[Row]:
-        """With its teacher and photos; without the penalty; without a teacher. And what rendering takes."""
+        """With its teacher and photos; without the penalty; without a teacher."""
         for arm, more in (("as in the paper", []), ("no penalty on colours", ["regularizers=[]"])):
             yield self._converted("kilonerf", arm, "mlp", "kilonerf", photos=self.scene, more=more)
         yield self._scratch("kilonerf", case="kilonerf", arm="no distillation")
-        for arm, name, engine in (
-            ("teacher, dense", "mlp", "dense"), ("teacher, occupied", "mlp", "occupied"),
-            ("student, passes", "kilonerf as in the paper", "passes"),
-        ):  # fmt: skip
-            yield self._rendered(arm, self.work / f"{name}.field", engine)
+
+    def _rendering(self) -> list[Row]:
+        """The large network densely, and its student in passes."""
+        pair = (load_field(self.work / f"{name}.field")[0] for name in ("mlp", "kilonerf as in the paper"))
+        teacher, student = (found for found in pair if isinstance(found, RadianceField))
+        rows = kilonerf_rendering(teacher, student, self.scene)
+        for row in rows:
+            figures = "  ".join(f"{key} {value:.4g}" for key, value in (row.quality or {}).items())
+            say(f"kilonerf           {row.candidate:24} {figures}")
+        return rows
 
     def _megabyte(self) -> Iterator[Row]:
         """Files of 1 MB."""
@@ -206,22 +217,6 @@ class Bench:
         field, metadata = load_field(path)
         eye, views = eye_of(field, metadata), scene.of("test").tolist()  # type: ignore[arg-type]
         return round(sum(compare(scene, view, eye).psnr for view in views) / len(views), 4)
-
-    def _rendered(self, arm: str, path: Path, engine: str) -> Row:
-        """One held-out view: time, samples and multiply-adds of a pixel."""
-        field, metadata = load_field(path)
-        tally = Tally(eye_of(field, metadata, engine))  # type: ignore[arg-type]
-        view = int(self.scene.of("test")[0])
-        start = time.process_time()
-        psnr = compare(self.scene, view, tally).psnr
-        seconds = time.process_time() - start
-        figures = {"psnr": round(psnr, 4), "samples": tally.n_evaluated / tally.n_rays}
-        if tally.n_multiply_adds is not None:
-            figures["multiply_adds"] = tally.n_multiply_adds / tally.n_rays
-        say(f"{arm:24} {seconds:8.2f} s a view  " + "  ".join(f"{key} {value:.4g}" for key, value in figures.items()))
-        return Row(
-            "convert", f"rendering: {arm}", arm, {"engine": engine}, seconds, 0.0, tally.n_rays / seconds, figures
-        )
 
     def _row(self, case: str, arm: str, figures: dict[str, float], seconds: float) -> Row:
         said = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())

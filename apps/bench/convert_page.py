@@ -33,16 +33,15 @@ def tables(rows: Rows, line: Callable[[Sequence[str]], str]) -> str:
             headings = [title, "PSNR of held-out photos", "the teacher's", "PSNR against the teacher", "time", "file"]
             lines += ["", line(headings), line(["---"] * len(headings))]
             lines += [line(_cells(row)) for row in found]
-    found = [row for row in rows if row["case"].startswith("rendering: ")]
+    found = [row for row in rows if row["case"] == "kilonerf"]
     if found:
-        headings = ["rendering", "PSNR of one view", "time", "samples a pixel", "multiply-adds a pixel"]
+        headings = ["rendering", "CPU time of a pixel", "samples", "multiply-adds", "less time", "fewer multiply-adds"]
         lines += ["", line(headings), line(["---"] * len(headings))]
         for row in found:
             q = row["quality"]
+            ratios = [f"{q[key]:,.0f} x" if key in q else "" for key in ("less_time", "fewer_multiply_adds")]
             work = f"{q['multiply_adds']:,.0f}" if "multiply_adds" in q else ""
-            lines.append(
-                line([row["candidate"], f"{q['psnr']:.2f} dB", f"{row['seconds']:.3g} s", f"{q['samples']:.1f}", work])
-            )
+            lines.append(line([row["candidate"], f"{1e6 * q['seconds']:.3g} µs", f"{q['samples']:.1f}", work, *ratios]))
     return "\n".join(lines)
 
 

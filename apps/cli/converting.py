@@ -29,7 +29,10 @@ def add_convert(commands: Commands) -> None:
         help="learn the last steps from photos, and say how good it is beside them",
     )
     scene.add_argument(
-        "--box", type=_box, metavar="X0,Y0,Z0,X1,Y1,Z1", help="the student's; 'content': around what the teacher holds"
+        "--box",
+        type=_box,
+        metavar="X0,Y0,Z0,X1,Y1,Z1",
+        help="the student's; 'content': around what the teacher holds (default of kilonerf); 'teacher': its own",
     )
     scene.add_argument(
         "--head", choices=("teacher", "own"), default="teacher",
@@ -51,7 +54,7 @@ def add_convert(commands: Commands) -> None:
 
 
 def _box(text: str) -> tuple[float, ...] | str:
-    return text if text == "content" else values.box(text)
+    return text if text in ("content", "teacher") else values.box(text)
 
 
 def _convert(options: argparse.Namespace) -> int:

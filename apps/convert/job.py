@@ -59,7 +59,7 @@ def convert(
         to: "mlp", "hashgrid", ...: see `fieldforge.apps.convert.students`.
         photos: of a scene, its posed photos: the last steps learn from them, and quality is told against them too.
         box: of a scene, the student's: six numbers, the lowest corner first; "content": around what the teacher holds;
-            None: the teacher's.
+            "teacher": the teacher's; None: the content's for kilonerf, whose cells are all it has, else the teacher's.
         head: of a scene, "teacher": a student with the same kind of colour network takes over the teacher's, and as
             many features; "own": that of its preset, untrained.
         force: photos other than those that the teacher was fitted to.

@@ -84,7 +84,8 @@ class SceneConversion(ConversionJob[RadianceField]):
         super().__init__(teacher, to, chosen, command=command)
         self.head = expect_choice("head", head, ("teacher", "own"))
         self.told = SceneTeacher(teacher)
-        self.box, self._of_box = box_of(self.told, box)
+        has_margin = not self._space
+        self.box, self._of_box = box_of(self.told, box or (chosen.box if has_margin else None))
         self.scene: Scene | None = None
         if photos is not None:
             downscale = int(remembered(teacher.metadata, "signal.downscale", 1, least=1, most=64))
@@ -256,15 +257,17 @@ def box_of(teacher: SceneTeacher, asked: tuple[float, ...] | str | None) -> tupl
         ValueError: not a box, or one in which the teacher holds nothing; names one that would do.
     """
     field = teacher.field
-    if asked is None:
+    if asked in (None, "teacher"):
         return (tuple(field.low), tuple(field.high)), []
     if isinstance(field, RadianceField) and not field.space.is_bounded:
         raise ValueError("box: the teacher's space goes on beyond its box, and the student's with it; leave box out")
     content = teacher.content()
     if asked == "content":
         return content, [f"box: {written(content)}, around what the teacher holds"]
-    if isinstance(asked, str) or len(asked) != 6 or not all(map(math.isfinite, asked)):
-        raise ValueError(f"box: expected six numbers, the lowest corner first, or 'content', got {asked!r}")
+    if not isinstance(asked, tuple) or len(asked) != 6 or not all(map(math.isfinite, asked)):
+        raise ValueError(
+            f"box: expected six numbers, the lowest corner first, or 'content' or 'teacher', got {asked!r}"
+        )
     low, high = tuple(map(float, asked[:3])), tuple(map(float, asked[3:]))
     if not all(a < b for a, b in zip(low, high, strict=True)):
         raise ValueError(f"box: expected each of the last three numbers above that of the first, got {asked}")

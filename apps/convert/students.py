@@ -38,12 +38,14 @@ class Student:
         sections: of a run file, over it.
         overrides: single keys over both.
         turns: what makes it smaller, in the order in which it is turned down.
+        box: of a scene where none is asked for: "teacher", its teacher's, or "content", around what that holds.
     """
 
     preset: str
     sections: Mapping[str, Any] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
     turns: tuple[Turn, ...] = ()
+    box: str = "teacher"
 
 
 _WIDTHS = Turn(("network.n_neurons", "rgb_network.n_neurons", "rgb_network.nested.n_neurons"), 8, 8)
@@ -70,6 +72,7 @@ SCENE: dict[str, Student] = {
         # each network sees its own cell at points alone, as the authors', before it sees pixels
         {"distillation": {"features": 0.0, "points": 0.5, "along_rays": 0.5, "density": "alpha"}},
         turns=(Turn(("partition.resolution",), 1), _WIDTHS, _CELLS),
+        box="content",  # cells are all it has: none for empty margins
     ),
     "mimlp": Student("mimlp", turns=(_WIDTHS, _CELLS)),
 }

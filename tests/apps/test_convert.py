@@ -164,7 +164,13 @@ def test_teacher_and_student_are_asked_at_the_same_points(teacher: Path, monkeyp
         assert (its[1].norm(dim=-1) - 1).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("name", list(STUDENTS["scene"]))
+ALIKE = ("tensorf-cp", "mimlp")
+"""Students that differ from others in nothing that a conversion knows."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in ALIKE else []) for name in STUDENTS["scene"]]
+)
 def test_every_student_comes_nearer_and_the_teacher_stays_as_it_is(teacher: Path, tmp_path: Path, name: str) -> None:
     before = teacher.read_bytes()
     output = tmp_path / "student.field"
@@ -206,7 +212,7 @@ def test_a_teacher_is_empty_where_its_cells_are(teacher: Path) -> None:
     told = SceneTeacher(load_teacher(teacher))
     points = torch.tensor([[0.0, 0.0, 0.0], [0.9, 0.9, 0.9]])
     found = told(points, torch.tensor([[0.0, 0.0, 1.0]]).expand(2, 3))
-    torch.testing.assert_close(found.log_density, torch.tensor([8.0, NOTHING]))
+    assert torch.allclose(found.log_density, torch.tensor([8.0, NOTHING]))
     assert told.density(points)[1] == 0
 
 
@@ -221,7 +227,7 @@ def test_logarithms_of_densities_are_those_of_the_field() -> None:
         )  # fmt: skip
         found = answers(field, points, directions, side=5.0)
         density, color = field.radiance(points, directions)
-        torch.testing.assert_close(found.log_density.exp() / 5, density)
+        assert torch.allclose(found.log_density.exp() / 5, density, rtol=1e-5, atol=1e-7)
         assert torch.equal(found.color, color)  # type: ignore[arg-type]
         assert torch.equal(answers(field, points, directions, side=5.0, color=False).log_density, found.log_density)
 
@@ -293,7 +299,7 @@ def test_an_interrupted_conversion_resumes_to_the_same_field(teacher: Path, tmp_
         if step == 14:
             os.kill(os.getpid(), signal.SIGINT)
 
-    options: dict[str, Any] = {"overrides": [*LITTLE, *SMALL["hashgrid"]], "steps": 30, "progress": "quiet"}
+    options: dict[str, Any] = {"overrides": [*LITTLE, *SMALL["hashgrid"]], "steps": 24, "progress": "quiet"}
     path = tmp_path / "x.field"
     stopped = convert(teacher, "hashgrid", output=path, hooks=(interrupt,), **options)
     assert stopped.state.stopped_by == "signal"
@@ -306,23 +312,29 @@ def test_an_interrupted_conversion_resumes_to_the_same_field(teacher: Path, tmp_
 
 
 def test_a_file_is_no_larger_than_asked_for_and_never_allocated_to_find_out(teacher: Path, tmp_path: Path) -> None:
-    for name, asked in (("hashgrid", 90_000), ("kilonerf", 150_000)):
+    for name, asked, settings in (("hashgrid", 90_000, []), ("kilonerf", 150_000, ["fit.batch_size=128"])):
         path = tmp_path / f"{name}.field"
-        result = convert(teacher, name, output=path, max_bytes=asked, steps=2, overrides=LITTLE, progress="quiet")
+        result = convert(
+            teacher, name, output=path, max_bytes=asked, steps=2, overrides=[*LITTLE, *settings], progress="quiet"
+        )
         assert result.n_bytes == path.stat().st_size <= asked
         assert path.stat().st_size > 0.2 * asked
         assert any("made small enough" in note for note in result.notes)
-    for name in STUDENTS["scene"]:
-        job = conversion_of(teacher, name)
-        large, _ = job.run_config(Plan(preset=name))
-        small, _ = job.run_config(Plan(preset=name, max_bytes=200_000))
-        assert job.file_bytes(small) <= 200_000 < job.file_bytes(large)
-        with pytest.raises(
-            ValueError, match="max_bytes: 5,000 bytes are too few: the smallest such file takes"
-        ) as told:
-            job.run_config(Plan(preset=name, max_bytes=5000))
-        least = int(str(told.value).split("takes ")[1].split(";")[0].replace(",", ""))
-        assert job.file_bytes(job.run_config(Plan(preset=name, max_bytes=least))[0]) <= least
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tensorf", *(pytest.param(name, marks=pytest.mark.slow) for name in STUDENTS["scene"] if name != "tensorf")],
+)
+def test_a_student_is_turned_down_to_the_least_there_is_and_no_further(teacher: Path, name: str) -> None:
+    job = conversion_of(teacher, name)
+    large, _ = job.run_config(Plan(preset=name))
+    small, _ = job.run_config(Plan(preset=name, max_bytes=200_000))
+    assert job.file_bytes(small) <= 200_000 < job.file_bytes(large)
+    with pytest.raises(ValueError, match="max_bytes: 5,000 bytes are too few: the smallest such file takes") as told:
+        job.run_config(Plan(preset=name, max_bytes=5000))
+    least = int(str(told.value).split("takes ")[1].split(";")[0].replace(",", ""))
+    assert job.file_bytes(job.run_config(Plan(preset=name, max_bytes=least))[0]) <= least
 
 
 def test_turns_are_taken_in_order_and_no_further_than_they_must() -> None:
@@ -420,8 +432,8 @@ def test_a_picture_becomes_another_field_at_points_alone(tmp_path: Path) -> None
     quick = ["fit.batch_size=320"]
     for name, more in (("hashgrid", ["encoding.log2_hashmap_size=8"]), ("mlp", ["network.n_neurons=32"])):
         output = tmp_path / f"{name}.field"
-        result = convert(picture, name, output=output, overrides=[*quick, *more], steps=150, progress="quiet")
-        assert result.figure("teacher_psnr") > 22, name
+        result = convert(picture, name, output=output, overrides=[*quick, *more], steps=100, progress="quiet")
+        assert result.figure("teacher_psnr") > 20, name
         assert isinstance(load_field(output)[0], ImageField)
     reached = convert(picture, "siren", target=15.0, steps=300, progress="quiet", overrides=["network.n_neurons=32"])
     assert reached.state.stopped_by == "target"
@@ -478,12 +490,14 @@ def test_the_command_makes_a_field_and_its_header_tells_where_from(
 def test_the_page_of_conversions_shows_what_was_measured() -> None:
     from fieldforge.apps.bench.convert_page import tables
 
-    quality = {"psnr": 31.5, "teachers_psnr": 32.0, "teacher_psnr": 35.0, "bytes": 5e5, "samples": 9.0}
-    cases = ("scratch: mlp", "matrix-mlp: pref", "staged: pixels", "rendering: teacher, dense")
-    rows = [
-        {"case": case, "candidate": case.split(": ")[1], "quality": quality, "seconds": 3.0} for case in cases
-    ]  # fmt: skip
+    quality = {"psnr": 31.5, "teachers_psnr": 32.0, "teacher_psnr": 35.0, "bytes": 5e5}
+    rows: list[dict[str, Any]] = [
+        {"case": case, "candidate": case.split(": ")[1], "quality": quality, "seconds": 3.0}
+        for case in ("scratch: mlp", "matrix-mlp: pref", "staged: pixels")
+    ]
+    figures = {"seconds": 2e-6, "samples": 9.0, "less_time": 250.0}
+    rows.append({"case": "kilonerf", "candidate": "passes", "quality": figures, "seconds": 2e-6})
     said = tables(rows, lambda cells: f"| {' | '.join(cells)} |").splitlines()
     assert said[3] == "| mlp | 31.50 |  |  |  |  |  | 31.50 |  |"
     assert "| pixels | 31.50 dB | 32.00 dB | 35.00 dB | 3 s | 0.50 MB |" in said
-    assert said[-1] == "| teacher, dense | 31.50 dB | 3 s | 9.0 |  |"
+    assert said[-1] == "| passes | 2 µs | 9.0 |  | 250 x |  |"
