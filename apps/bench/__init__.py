@@ -23,7 +23,7 @@ OF_DATA = (
 """Suites that measure on files of a folder."""
 OF_PARTS = ("scene", "scene_models", "collections", "weights", "generate", "methods", "convert")
 """Suites on files of a folder of which parts can be measured alone."""
-SUITES = ("cpu", "encodings", "image", *OF_DATA, *OF_PARTS, "report")
+SUITES = ("cpu", "gpu", "encodings", "image", *OF_DATA, *OF_PARTS, "report")
 
 
 def main(
@@ -43,6 +43,10 @@ def main(
         from fieldforge.apps.bench.cpu import run as run_cpu
 
         return run_cpu(rows, is_quick=is_quick, only=only, repeats=repeats)
+    if suite == "gpu" and not only and repeats is None:
+        from fieldforge.apps.bench.gpu import run as run_gpu
+
+        return run_gpu(rows, data, is_quick=is_quick)
     if repeats is not None:
         raise ValueError(f"repeats: is for the suite 'cpu', not '{suite}'")
     if only and suite not in OF_PARTS:

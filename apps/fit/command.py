@@ -15,6 +15,7 @@ import tomli_w
 from fieldforge.apps.cli.words import UsageError, print_json
 from fieldforge.apps.fit.job import Fit, Job, Plan
 from fieldforge.apps.fit.loop import State
+from fieldforge.apps.fit.ranks import joined
 from fieldforge.fields.checkpoint import Checkpoints
 
 
@@ -48,9 +49,15 @@ def run_fit(
         config, notices = job.run_config(plan)
         print("".join(f"# {one}\n" for one in notices if job.tuned) + tomli_w.dumps(config), end="")
         return 0
-    if prepare_output(options, output, source):
-        return 0
-    result: Fit[Any] = job.run(plan, target)
+    with joined() as ranks:
+        if ranks.is_first and prepare_output(options, output, source):
+            ranks.of_first(1)
+            return 0
+        if ranks.of_first(0)[0]:
+            return 0
+        result: Fit[Any] = job.run(plan, target)
+    if not ranks.is_first:
+        return 128 + signal.SIGINT if result.state.stopped_by == "signal" else 0
     if result.state.stopped_by == "signal":
         return say_interrupted(result.state, output)
     if options.json:

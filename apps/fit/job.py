@@ -26,6 +26,7 @@ from fieldforge.apps.fit.optimizers.base import Optimizer
 from fieldforge.apps.fit.options import Options
 from fieldforge.apps.fit.placement import place_centers
 from fieldforge.apps.fit.progress import Silent, observer
+from fieldforge.apps.fit.ranks import current, device_name
 from fieldforge.apps.fit.recipe import SECTIONS, Config, bytes_of, layered, shrink
 from fieldforge.apps.fit.slices import Slice
 from fieldforge.apps.fit.stages import Stages, carried_by
@@ -184,6 +185,8 @@ class Job(ABC, Generic[F]):
     asked: ClassVar[str] = ""
     options: ClassVar[type[Options]]
     sections: ClassVar[tuple[str, ...]] = SECTIONS
+    is_shared: ClassVar[bool] = False
+    """Whether several processes can fit it together."""
     tuned: dict[str, Any] | None = None
     """The record of what `run_config` chose, if it did."""
 
@@ -355,9 +358,16 @@ class Job(ABC, Generic[F]):
         if target is not None:
             self.expect_target(target)
         config, notices = self.run_config(plan)
-        observe = plan.progress if isinstance(plan.progress, Silent) else observer(plan.progress)
+        ranks = current()
+        if ranks.n > 1 and not self.is_shared:
+            raise ValueError(f"torchrun: {ranks.n} processes share the fit of a scene or of a collection, and this "
+                             f"is a {self.signal}; start it once")  # fmt: skip
+        if ranks.n > 1 and (plan.hooks or plan.diagnose):
+            raise ValueError("torchrun: hooks and diagnostics see one process only; fit alone with them")
+        progress = plan.progress if ranks.is_first else "quiet"
+        observe = progress if isinstance(progress, Silent) else observer(progress)
         try:
-            device = find_device("cpu" if (plan.device, plan.backend) == ("auto", "cpu") else plan.device)
+            device = find_device("cpu" if (plan.device, plan.backend) == ("auto", "cpu") else device_name(plan.device))
             with use_backend(plan.backend), working_on(device):
                 notes = [*self.notices(), *notices]
                 for note in notes:
@@ -378,7 +388,7 @@ class Job(ABC, Generic[F]):
             field=fitted, state=state, config=config, training_step=training_step, notes=notes, path=path,
             tuned=self.tuned, diagnostics=[] if watch is None else watch.rows,
         )  # fmt: skip
-        if state.stopped_by == "signal" and path is not None:
+        if (state.stopped_by == "signal" and path is not None) or not current().is_first:
             return result
         storage = self.options.of(config["fit"]).storage
         fitted.requires_grad_(False)
@@ -427,7 +437,7 @@ class Job(ABC, Generic[F]):
 
         The moments and averages of the optimizer, several times the field in size, are free when this returns.
         """
-        config = identity["config"]
+        config, ranks = identity["config"], current()
         options = self.options.of(config["fit"])
         with self.training(fitted, config, plan.seed, plan.hooks) as (advance, optimizer, why_not_fused):
             training_step = f"PyTorch, as {why_not_fused}" if why_not_fused else cpu_door.description()
@@ -456,6 +466,7 @@ class Job(ABC, Generic[F]):
                 checkpoints=Checkpoints(path) if path is not None else None,
                 identity=identity,
                 resume=plan.resume,
+                together=ranks if ranks.n > 1 else None,
             )
             if watch is not None and state.stopped_by != "signal":
                 watch.look(state.step)

@@ -45,6 +45,15 @@ class Hook(Protocol):
     def __call__(self, step: int, per_sample_loss: Tensor) -> bool | None: ...
 
 
+class Together(Protocol):
+    """Several processes that make every step together (`fieldforge.apps.fit.ranks.Ranks`)."""
+
+    @property
+    def is_first(self) -> bool: ...
+    def any(self, *answers: bool) -> list[bool]: ...
+    def of_first(self, *numbers: float) -> list[float]: ...
+
+
 @dataclass
 class PlainStep:
     """Draw, predict, compare, differentiate, update: the step that defines all others.
@@ -182,6 +191,7 @@ def train(
     resume: bool = False,
     report_every: float = 0.5,
     checkpoint_every: float = 30.0,
+    together: Together | None = None,
 ) -> State:
     """Run a fit to the end of its budget.
 
@@ -201,6 +211,7 @@ def train(
         resume: continue from the newest checkpoint that is whole.
         report_every: seconds between reports.
         checkpoint_every: seconds between checkpoints.
+        together: the other processes that run this fit, if there are any; decisions by the clock are the first one's.
 
     Returns:
         The final state; `stopped_by` says why it ended. On SIGINT or SIGTERM the state is saved first.
@@ -246,17 +257,24 @@ def train(
                 observe(Progress(state, message=f"step {state.step}: {told}"))
             if is_milestone and budget.target is not None and evaluate is not None and evaluate() >= budget.target:
                 state.stopped_by = "target"
-            if reports.seconds_since() >= report_every or state.step == state.n_steps or asked_to_stop():
+            is_late, has_to_stop = reports.seconds_since() >= report_every, asked_to_stop()
+            if together is not None:
+                is_late, has_to_stop = together.any(is_late and together.is_first, has_to_stop)
+            if is_late or state.step == state.n_steps or has_to_stop:
                 observe(reports.close())
-                good.take_if_due(state)
+                is_due = good.is_due()
+                if together is not None:
+                    (state.seconds,) = together.of_first(state.seconds)
+                    (is_due,) = together.any(is_due and together.is_first)
+                good.take_if_due(state, is_due=is_due)
                 steps_for_time.plan(state)
-                if asked_to_stop():
+                if has_to_stop:
                     state.stopped_by = "signal"
                 if checkpoints is not None and time.perf_counter() - last_checkpoint >= checkpoint_every:
-                    _save(checkpoints, optimizer, stages, state, identity)
+                    _save(checkpoints, optimizer, stages, state, identity, together)
                     last_checkpoint = time.perf_counter()
     if checkpoints is not None and (state.stopped_by == "signal" or state.seconds >= checkpoint_every):
-        _save(checkpoints, optimizer, stages, state, identity)
+        _save(checkpoints, optimizer, stages, state, identity, together)
     return state
 
 
@@ -335,7 +353,10 @@ def _save(
     stages: Stages,
     state: State,
     identity: Mapping[str, Any] | None,
+    together: Together | None = None,
 ) -> None:
+    if together is not None and not together.is_first:
+        return
     tensors = {f"parameter.{number}": parameter.detach() for number, parameter in enumerate(optimizer.parameters)}
     tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.state_tensors().items()}
     tensors |= {f"buffer.{name}": tensor for name, tensor in stages.buffers.items()}

@@ -52,10 +52,20 @@ class Snapshot:
         self._file: IO[bytes] | None = None
         self.take_if_due(state)
 
-    def take_if_due(self, state: Any) -> None:
-        """Copy the state unless a parameter is not finite; at most a fiftieth of the time goes into copying."""
+    def is_due(self) -> bool:
+        """Whether copying would take at most a fiftieth of the time."""
+        return time.perf_counter() >= self._due
+
+    def take_if_due(self, state: Any, *, is_due: bool | None = None) -> None:
+        """Copy the state unless a parameter is not finite; at most a fiftieth of the time goes into copying.
+
+        Args:
+            state: of the fit.
+            is_due: what was decided elsewhere; None: as the clock says.
+        """
+        is_due = self.is_due() if is_due is None else is_due
         start, start_of_work = time.perf_counter(), time.thread_time()
-        if start < self._due or not all(math.isfinite(float(p.detach().sum())) for p in self.optimizer.parameters):
+        if not is_due or not all(math.isfinite(float(p.detach().sum())) for p in self.optimizer.parameters):
             return
         live = self._live()
         n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in live)

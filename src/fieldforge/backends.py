@@ -72,6 +72,7 @@ GUESTS: dict[str, str] = {
 _implementations: dict[str, dict[str, Implementation]] = {}
 _guests: dict[str, dict[str, Implementation]] = {}
 _preferred: dict[str, str] = {}
+_has_learnt: list[bool] = []
 _asked_for: ContextVar[str] = ContextVar("fieldforge_backend", default="auto")
 
 
@@ -201,9 +202,20 @@ def _makers(operation: str, backend: str) -> list[Implementation]:
     found = [] if own is None else [own]
     if backend == "cuda" and operation in GUESTS:
         importlib.import_module(GUESTS[operation])
+        _learn_what_was_measured()
         found += _guests.get(operation, {}).values()
         found.sort(key=lambda one: one.maker != _preferred.get(operation, ""))
     return found
+
+
+def _learn_what_was_measured() -> None:
+    """Once in a process, where there is a CUDA device: who was fastest on it."""
+    if _has_learnt or not torch.cuda.is_available():
+        return
+    _has_learnt.append(True)
+    guests = importlib.import_module("fieldforge.kernels.guests")
+    for operation, maker in guests.measured(torch.cuda.get_device_name()).items():
+        _preferred.setdefault(operation, maker)
 
 
 def _row(operation: str, table: dict[str, Implementation], backend: str) -> Row:

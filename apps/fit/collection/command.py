@@ -12,6 +12,7 @@ from fieldforge.apps.cli.words import print_json
 from fieldforge.apps.fit.collection.job import CollectionJob
 from fieldforge.apps.fit.collection.plan import CollectionFit, CollectionPlan
 from fieldforge.apps.fit.collection.progress import said
+from fieldforge.apps.fit.ranks import OnRanks, joined, serve
 
 
 def fit_collection_command(options: argparse.Namespace) -> int:
@@ -28,7 +29,16 @@ def fit_collection_command(options: argparse.Namespace) -> int:
     if options.print_config:
         print(tomli_w.dumps(job.config), end="")
         return 0
-    result = job.run()
+    with joined() as ranks:
+        if not ranks.is_first:
+            return serve()
+        if ranks.n > 1:
+            job.share(others := OnRanks(ranks))
+        try:
+            result = job.run()
+        finally:
+            if ranks.n > 1:
+                others.close()
     if options.json:
         print_json({"event": "result", "output": str(result.path), "parameters": job.n_parameters,
                     "stopped_by": result.stopped_by, "worst_fields": result.worst, **result.summary()})  # fmt: skip

@@ -112,6 +112,10 @@ class CollectionJob:
         """Of the whole collection."""
         return len(self.items) * self.plan.inits_per_item
 
+    def share(self, executor: Executor) -> None:
+        """Let another do the work."""
+        self._executor = executor
+
     def run(self, teller: Teller | None = None) -> CollectionFit:
         """Fit what is not there yet, write it, say how good it is.
 

@@ -23,6 +23,7 @@ import torch
 from fieldforge.apps.fit.exposure import expect_none
 from fieldforge.apps.fit.job import Fit, Job, Plan, PlanKeywords, Training
 from fieldforge.apps.fit.loop import Figure, Hook, State, psnr
+from fieldforge.apps.fit.ranks import current
 from fieldforge.apps.fit.recipe import Config
 from fieldforge.apps.fit.scene.ndc import in_ndc, why_not_forward
 from fieldforge.apps.fit.scene.options import BACKGROUNDS, SceneOptions
@@ -34,6 +35,7 @@ from fieldforge.apps.fit.scene.samplers import RayStep, Sampler
 from fieldforge.apps.fit.scene.samplers.base import StepParts
 from fieldforge.apps.fit.scene.samplers.occupancy import Occupancy
 from fieldforge.apps.fit.scene.space import notices, place, settled
+from fieldforge.apps.fit.scene.step import SceneStep
 from fieldforge.apps.fit.slices import Slice
 from fieldforge.apps.metrics import psnr as psnr_of
 from fieldforge.apps.render.pictures import compare
@@ -117,6 +119,7 @@ class SceneJob(Job[SceneField]):
     """
 
     signal = "scene"
+    is_shared = True
     target = "psnr"
     options = SceneOptions
     sections = SECTIONS
@@ -257,6 +260,9 @@ class SceneJob(Job[SceneField]):
         draw = RayDraw(self.scene, self.train, background=background, must_end=is_endless, seed=seed)
         parts = StepParts(draw, config, options, seed=seed, hooks=hooks)
         self.step = step = sampler_of(config).step(fitted, parts)
+        if current().n > 1 and type(step) is not SceneStep:
+            raise ConfigError("sampler: several processes share steps of the sampler Occupancy in fit.space box, "
+                              "contraction or ndc; start one")  # fmt: skip
         yield Training(step, step.optimizer, step.why_plain)
         step.finish(fitted)
 

@@ -20,6 +20,7 @@ from fieldforge.apps.fit.loop import Hook, allowed
 from fieldforge.apps.fit.losses.base import Loss
 from fieldforge.apps.fit.losses.robust import Huber
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
+from fieldforge.apps.fit.ranks import current
 from fieldforge.apps.fit.regularizers import Regularizer, penalty, regularizers_of
 from fieldforge.apps.fit.scene.camera_steps import CameraSteps
 from fieldforge.apps.fit.scene.options import SceneOptions
@@ -134,7 +135,9 @@ class SceneStep(RayStep):
         hooks: Sequence[Hook] = (),
         regularizers: Sequence[Regularizer] = (),
     ) -> None:
-        self.beside, self.regularizers = beside, regularizers
+        self.beside, self.regularizers, self.ranks = beside, regularizers, current()
+        if self.ranks.n > 1 and poses is not None:
+            raise ValueError("fit.refine_cameras: several processes cannot share it; start one")
         self.poses = poses
         self.field, self.draw, self.loss, self.options, self.seed, self.hooks = field, draw, loss, options, seed, hooks
         self.grid = new_grid(field, options.occupancy)
@@ -156,8 +159,10 @@ class SceneStep(RayStep):
             self.grid.update(density_of(self.field, generator), iteration, generator=generator)
             if not self.grid.bricks.any():  # a field that is the same everywhere, as some begin, exceeds no mean
                 self.grid.repack(0.0)
+            self.ranks.same(self.grid.density, self.grid.bricks, self.grid.superbricks)
         position, self.n_rays = self.counters.tolist()
-        rays = self.draw(position, self.n_rays)
+        part = self.ranks.share(self.n_rays)
+        rays = self.draw(position + part.start, part.stop - part.start)
         self.optimizer.set_learning_rate_factor(factor)
         result = self._plain(step, rays) if self.native is None else self._fused(step, rays)
         self.counters.copy_(torch.tensor([position + self.n_rays, rays_for_next(self, self.options)], device="cpu"))
@@ -242,23 +247,41 @@ class SceneStep(RayStep):
         length = math.dist(self.field.low, self.field.high)
         per_ray = self.loss.per_sample(seen.color, rays.target)
         per_ray = per_ray + self.beside.of_rays(seen.samples, seen.weights, seen.opacity, length)
-        self.n_marched, self.n_evaluated = seen.n_marched, seen.n_evaluated
-        loss = per_ray.mean()
-        value = float(loss.detach())
+        # every ray counts the same, whichever process has it; one process has them all
+        loss = per_ray.mean() if self.ranks.n == 1 else per_ray.sum() / self.n_rays
+        error = torch.mean((seen.color.detach() - rays.target) ** 2) * (len(rays.target) / self.n_rays)
+        value, squared, n_marched, n_evaluated = self.ranks.sums(
+            float(loss.detach()), float(error), seen.n_marched, seen.n_evaluated
+        )
+        self.n_marched, self.n_evaluated = int(n_marched), int(n_evaluated)
         if not math.isfinite(value):
             return value, value
         extra = penalty(self.regularizers, self.field, step)
         if extra is not None:
-            loss = loss + extra
+            loss = loss + extra / self.ranks.n
         if loss.requires_grad:  # not where no ray meets anything
             loss.backward()
+        self._add_gradients()
         if isinstance(cameras := self.optimizer.others.get("cameras"), CameraSteps):
             cameras.note(per_ray.detach())
         if allowed(self.hooks, step, per_ray.detach()):
             self.optimizer.step()
-        return value, float(torch.mean((seen.color.detach() - rays.target) ** 2))
+        return value, squared
+
+    def _add_gradients(self) -> None:
+        """Of all processes, on each of them; a parameter that none moves keeps no gradient."""
+        if self.ranks.n == 1:
+            return
+        parameters = list(self.optimizer.parameters)
+        has_one = self.ranks.any(*(parameter.grad is not None for parameter in parameters))
+        for parameter, is_moved in zip(parameters, has_one, strict=True):
+            if is_moved and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.ranks.add(*(parameter.grad for parameter in parameters if parameter.grad is not None))
 
     def _native(self, optimizer: Optimizer) -> RadianceRenderer | str:
+        if self.ranks.n > 1:
+            return f"{self.ranks.n} processes share the steps, and add their gradients before the update"
         if self.beside != NO_RAY_LOSSES:
             return f"losses of rays ({self.beside.names}) are not native"
         if self.poses is not None:

@@ -1,0 +1,180 @@
+"""Is every version of an operation that runs on the device the function: against the reference in float64.
+
+Value, gradients in the inputs and gradients in the parameters, each as a vector: |found - expected| / |expected|.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fieldforge import backends
+from fieldforge.backends import made_by, use_backend
+from fieldforge.devices import seeded
+from fieldforge.encodings.grid import Grid
+from fieldforge.fields import fused
+from fieldforge.fields.networks.mlp import MLP
+from fieldforge.registry import build
+from fieldforge.renderers.compositing import composite, distortion
+from fieldforge.renderers.marching import march
+from fieldforge.renderers.occupancy import OccupancyGrid
+from fieldforge.renderers.samples import Samples, row_offsets
+from fieldforge.renderers.scans import exclusive_prod, exclusive_sum, inclusive_prod, inclusive_sum
+
+TOLERANCE = {torch.float32: 2e-4, torch.float16: 2e-2}
+"""Of a vector as a whole; float32 sums of thousands of terms in any order keep four digits."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operation on some input.
+
+    Args:
+        operation: of `fieldforge.backends`.
+        name: of the case.
+        parts: modules whose parameters count.
+        inputs: tensors, float32; each gets a gradient if it is floating point.
+        run: inputs -> tensors to look at.
+        precision: what the fast version computes in.
+    """
+
+    operation: str
+    name: str
+    parts: nn.Module
+    inputs: tuple[Tensor, ...]
+    run: Callable[..., tuple[Tensor, ...]]
+    precision: torch.dtype = torch.float32
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How far a version is from the reference in float64."""
+
+    case: str
+    maker: str
+    error: float
+    tolerance: float
+    why_not: str = ""
+
+    @property
+    def is_right(self) -> bool:
+        return bool(self.why_not) or self.error <= self.tolerance
+
+
+def cases(n: int) -> Iterator[Case]:
+    """Every operation, on n points or rays of the device where tensors are made."""
+    draw = seeded(0)
+
+    def rand(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=draw)
+
+    for otype, keys in (
+        ("HashGrid", {"n_levels": 6, "log2_hashmap_size": 12, "per_level_scale": 1.6}),
+        ("DenseGrid", {"n_levels": 3, "base_resolution": 8, "per_level_scale": 1.5}),
+        ("Frequency", {"n_frequencies": 6}), ("OneBlob", {"n_bins": 16}), ("SphericalHarmonics", {"degree": 4}),
+        ("TriangleWave", {"n_frequencies": 6}), ("RandomFourier", {}), ("TriPlane", {}),
+    ):  # fmt: skip
+        encoding: nn.Module = build("encoding", {"otype": otype, **keys}, n_input_dims=3, generator=_cpu())
+        encoding = encoding.to(rand(1).device)
+        operation = {"HashGrid": "grid", "DenseGrid": "grid", "Frequency": "frequency", "OneBlob": "one_blob",
+                     "SphericalHarmonics": "spherical_harmonics", "TriangleWave": "triangle_wave",
+                     "RandomFourier": "random_fourier", "TriPlane": "interpolation"}[otype]  # fmt: skip
+        yield Case(operation, otype, encoding, (rand(n, 3),), lambda x, e=encoding: (e(x),))
+    for width in (16, 64, 128):
+        encoding = Grid(3, n_levels=8, log2_hashmap_size=12, per_level_scale=1.5, generator=_cpu()).to(rand(1).device)
+        network = MLP(16, 4, n_neurons=width, n_hidden_layers=2, generator=_cpu()).to(rand(1).device)
+        parts = nn.ModuleList([encoding, network])
+        yield Case("field", f"grid and MLP of {width}", parts, (rand(n, 3),),
+                   lambda x, e=encoding, m=network: (fused.apply(e, m, x),))  # fmt: skip
+    counts = torch.randint(0, 12, (max(1, n // 6),), generator=draw)
+    offsets, n_samples = row_offsets(counts), int(counts.sum())
+    rays = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    t0 = rand(n_samples) * 0.01 + torch.arange(n_samples) * 0.02
+    samples = Samples.trusted(t0, t0 + 0.02, rays, offsets)
+    for name, scan in (("inclusive_sum", inclusive_sum), ("exclusive_sum", exclusive_sum),
+                       ("inclusive_prod", inclusive_prod), ("exclusive_prod", exclusive_prod)):  # fmt: skip
+        yield Case("segmented_scan", name, nn.Module(), (rand(n_samples) + 0.5,),
+                   lambda v, s=scan, o=offsets: (s(v, o),))  # fmt: skip
+
+    def of_rays(density: Tensor, color: Tensor) -> tuple[Tensor, ...]:
+        own = Samples.trusted(t0.to(density), (t0 + 0.02).to(density), rays, offsets)
+        return tuple(composite(own, density, color))
+
+    yield Case("composite", "packed samples", nn.Module(), (rand(n_samples) * 60, rand(n_samples, 3)), of_rays)
+    yield Case("distortion", "packed samples", nn.Module(), (rand(n_samples),),
+               lambda w: (distortion(Samples.trusted(t0.to(w), (t0 + 0.02).to(w), rays, offsets), w),))  # fmt: skip
+    where = OccupancyGrid.from_cells(rand(16, 16, 16) < 0.3, (0, 0, 0), (1, 1, 1))
+    origins = rand(n // 4 + 1, 3) * 3 - 1
+    directions = nn.functional.normalize(0.5 - origins + 0.3 * rand(n // 4 + 1, 3), dim=-1)
+
+    def marched() -> tuple[Tensor, ...]:
+        found = march(origins, directions, where, step=0.01)
+        return found.t0, found.counts.float()
+
+    yield Case("march", "one box", nn.Module(), (), marched)
+    assert samples.n_samples == n_samples
+
+
+def judge(case: Case, makers: list[str]) -> list[Verdict]:
+    """Every maker's version of a case beside the reference in float64; one that refuses says why."""
+    with use_backend("reference"):
+        expected = _asked(case, torch.float64)
+    verdicts = []
+    for maker in makers:
+        with ExitStack() as stack:
+            stack.enter_context(made_by(case.operation, maker))
+            try:
+                found = _asked(case, torch.float32)
+            except Exception as error:  # a version that fails is a verdict, not the end of the others
+                verdicts.append(Verdict(case.name, maker, float("inf"), 0.0, f"{type(error).__name__}: {error}"[:120]))
+                continue
+        verdicts.append(Verdict(case.name, maker, _distance(found, expected), TOLERANCE[case.precision]))
+    return verdicts
+
+
+def verdicts_of(n: int, device_type: str) -> Iterator[tuple[str, Verdict]]:
+    """Of every case and everyone who makes it on the device; operations that nobody makes are the reference's."""
+    for case in cases(n):
+        for verdict in judge(case, backends.makers(case.operation, device_type) or [""]):
+            yield case.operation, verdict
+
+
+def _asked(case: Case, dtype: torch.dtype) -> list[Tensor]:
+    """Values, and gradients of a fixed sum of them in inputs and parameters, as float64."""
+    before = {name: tensor.detach().clone() for name, tensor in case.parts.state_dict().items()}
+    try:
+        case.parts.to(dtype)
+        inputs = [one.to(dtype).requires_grad_() for one in case.inputs]
+        values = case.run(*inputs)
+        asked = [*inputs, *(one for one in case.parts.parameters() if one.requires_grad)]
+        found = [value.detach().double() for value in values]
+        if asked:
+            total = torch.stack([
+                (value * torch.cos(torch.arange(value.numel(), dtype=dtype)).view_as(value)).sum() for value in values
+            ]).sum()  # fmt: skip
+            grads = torch.autograd.grad(total, asked, allow_unused=True)
+            found += [grad.double() for grad in grads if grad is not None]
+        return found
+    finally:
+        case.parts.float()
+        case.parts.load_state_dict(before)
+
+
+def _distance(found: list[Tensor], expected: list[Tensor]) -> float:
+    """The largest of the relative distances of vectors; infinite where one has another size."""
+    if [tuple(one.shape) for one in found] != [tuple(one.shape) for one in expected]:
+        return float("inf")
+    apart = [
+        torch.linalg.vector_norm(one - other) / torch.linalg.vector_norm(other).clamp(min=1e-12)
+        for one, other in zip(found, expected, strict=True)
+        if other.numel()
+    ]
+    return float(torch.stack(apart).max()) if apart else 0.0
+
+
+def _cpu() -> torch.Generator:
+    return torch.Generator("cpu").manual_seed(0)
