@@ -246,6 +246,7 @@ class Eye(SceneEye):
             self.engine = "occupied" if field.partition is None else "passes"
         if self.engine == "dense":
             grid, self.early_stop = new_grid(field, field.occupancy or 4), 0.0
+            self.n_rays_at_once = 2**8  # hundreds of samples each: what a large network makes of more leaves the caches
         if self.engine == "passes" and field.partition is not None:
             self.n_rays_at_once = 2**14  # the more points, the more of them each network has
         self.grid = occupancy_of(field) if grid is None else grid
