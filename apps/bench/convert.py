@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from fieldforge.apps.bench.convert_kilonerf import kilonerf_rendering
-
 from fieldforge.apps.bench.harness import Row, one_thread, save, say
 from fieldforge.apps.bench.scene import DATA, SCENES, SMALL, ball
 from fieldforge.apps.convert.job import ConversionJob, conversion_of
