@@ -20,6 +20,7 @@ PARTS: dict[str, str] = {
     "int": "teaching",
     "iga": "inductive",
     "sape": "exposure",
+    "sape_scaled": "exposure",
     "cam": "exposure",
     "networks": "networks",
     "spder": "pictures",
