@@ -10,10 +10,10 @@ Representations"), and the scores of NINT (arXiv 2511.15487).
 
 The share of pixels grows, and they are chosen less and less often. The schedules are those of the released code: the
 ratio "step" ends at start + 0.9 (1 - start) and never reaches 1; "incremental" chooses before every step in the first
-quarter of a fit, then every 10, 20, 30, 40, 50 steps in fifths of the rest, of fits of 5000 steps. In a fit of 400
-those intervals are a tenth of it: the pixels that were chosen are learnt, all others are forgotten, and the whole
-picture gets no better for hundreds of steps (`data/studies/methods.md`). So intervals are in proportion to the fit
-unless `interval` says otherwise. "decremental" is the mirror image, our reading of a name.
+quarter of a fit, then every 10, 20, 30, 40, 50 steps in fifths of the rest, of fits of 5000 steps. In a fit of 500
+those intervals are up to a tenth of it: the chosen pixels are learnt and the others forgotten. So intervals are in
+proportion to the fit unless `interval` says otherwise (`data/studies/methods.md` has both). "decremental" is the mirror
+image, our reading of a name.
 
 The paper takes all selected pixels in each step; with a batch smaller than the picture, the batch shrinks by the share
 instead. ``mode="random"`` is the control: the same numbers, without looking.
