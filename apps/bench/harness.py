@@ -107,16 +107,19 @@ def save(folder: Path, suite: str, rows: Sequence[Row]) -> Path:
 
 def latest(folder: Path, suite: str) -> list[dict[str, Any]]:
     """The rows of the last run of a suite: those that share the newest time; of `ONE_BY_ONE`, the newest time of
-    their case."""
+    their case, and of methods the newest of their case and candidate."""
     path = folder / f"{suite}.jsonl"
     if not path.exists():
         return []
+
+    def key(row: dict[str, Any]) -> tuple[str, ...]:
+        return (row["case"], row["candidate"])[: 2 if suite == "methods" else suite in ONE_BY_ONE]
+
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    newest: dict[str, str] = {}
+    newest: dict[tuple[str, ...], str] = {}
     for row in rows:
-        case = row["case"] if suite in ONE_BY_ONE else ""
-        newest[case] = max(row["time"], newest.get(case, ""))
-    return [row for row in rows if row["time"] == newest[row["case"] if suite in ONE_BY_ONE else ""]]
+        newest[key(row)] = max(row["time"], newest.get(key(row), ""))
+    return [row for row in rows if row["time"] == newest[key(row)]]
 
 
 def folder_of(data: Path | None) -> Path:
