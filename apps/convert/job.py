@@ -76,6 +76,7 @@ def convert(
         BackendError: the backend asked for cannot run.
     """
     job = conversion_of(source, to, photos=photos, box=box, head=head, force=force)
+    plan.setdefault("device", "cpu")
     result: Conversion = job.run(Plan(**plan), target)
     return result
 
@@ -153,6 +154,8 @@ class ConversionJob(Job[F]):
         """As of any job; and small enough, by what makes this student smaller."""
         if plan.tune != "none":
             raise ConfigError(f"tune: {plan.tune} looks at a signal, and a conversion has a teacher instead")
+        if plan.device not in ("auto", "cpu"):
+            raise ConfigError(f"device: {plan.device}: teachers are asked on the CPU only, and students learn there")
         if plan.diagnose:
             raise ConfigError("diagnose: is of fits to signals; a conversion has none")
         config, notices = super().run_config(replace(plan, max_bytes=None))
