@@ -268,7 +268,7 @@ def train(
                     (is_due,) = together.any(is_due and together.is_first)
                 good.take_if_due(state, is_due=is_due)
                 steps_for_time.plan(state)
-                if has_to_stop:
+                if has_to_stop or (together is None and asked_to_stop()):
                     state.stopped_by = "signal"
                 if checkpoints is not None and time.perf_counter() - last_checkpoint >= checkpoint_every:
                     _save(checkpoints, optimizer, stages, state, identity, together)

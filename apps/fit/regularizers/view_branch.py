@@ -31,7 +31,7 @@ class ViewBranchNorm(Regularizer):
         >>> field.rgb_network = nn.Linear(2, 1)
         >>> field.rgb_network.load_state_dict({"weight": torch.tensor([[3.0, 4.0]]), "bias": torch.tensor([-2.0])})
         <All keys matched successfully>
-        >>> float(ViewBranchNorm(weight=0.5)(field))
+        >>> float(ViewBranchNorm(weight=0.5)(field).detach())
         3.5
     """
 

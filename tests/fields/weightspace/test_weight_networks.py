@@ -254,11 +254,11 @@ def test_inr2vecs_decoder_has_two_and_two_layers() -> None:
 
 @pytest.mark.parametrize(("config", "layout", "message"), [
     ({"otype": "NFN", "codec": "FlatVector"}, DIGITS, r"codec: NFN reads codes of Weights, got FlatVector"),
-    ({"otype": "NFN"}, PLANES, r"codec\.layout: Weights reads an MLP's matrices"),
+    ({"otype": "NFN"}, PLANES, r"codec\.otype: Weights does not fit here: layout: Weights reads an MLP's matrices"),
     ({"otype": "DWS", "n_channels": 6, "n_heads": 4}, DIGITS, r"n_heads: expected a divisor of the width 6, got 4"),
     ({"otype": "DWS", "reduction": "median"}, DIGITS, r"reduction: expected one of max, mean, sum"),
     ({"otype": "RowEncoder", "part": "hidden"}, layout_of(2, 4, 1), r"part: 'hidden' needs a layout of at least two"),
-    ({"otype": "ChannelTransformer"}, DIGITS, r"codec\.layout: PlaneChannels reads one tensor"),
+    ({"otype": "ChannelTransformer"}, DIGITS, r"codec\.otype: PlaneChannels does not fit here: layout: Plane"),
     ({"otype": "FlatMLP", "widths": [0]}, DIGITS, r"widths\[0\]: expected an integer of at least 1"),
 ])  # fmt: skip
 def test_bad_configurations_are_named(config: dict[str, Any], layout: Layout, message: str) -> None:
