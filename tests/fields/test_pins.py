@@ -144,13 +144,17 @@ def test_drawn_frequencies_are_sorted_into_levels_and_come_back_from_a_file(tmp_
 @pytest.mark.parametrize(
     ("encoding", "keys", "message"),
     [
-        ("Identity", {}, "network.channel_order: PINs need an encoding whose channels go from coarse to fine"),
+        ("Identity", {}, "network.otype: PINs does not fit here: channel_order: PINs need an encoding whose channels"),
         ({"otype": "Frequency", "n_frequencies": 2}, {}, "network.n_levels: 3 levels need as many ranks of features"),
         ("Frequency", {"head": "none"}, "network.head: expected one of residual, independent"),
         ("Frequency", {"head": "independent", "progressive": True}, "network.progressive: levels fade in by their"),
         ("Frequency", {"n_levels": 0}, "network.n_levels: expected an integer from 1 to 64, got 0"),
         ("Frequency", {"n_neurons": 10**9}, "network.n_neurons: at most 1,073,741,824"),
-        ({"otype": "SAPE", "nested": "Frequency"}, {}, "network.channel_order: PINs need an encoding"),
+        (
+            {"otype": "SAPE", "nested": "Frequency"},
+            {},
+            "network.otype: PINs does not fit here: channel_order: PINs need an encoding",
+        ),
     ],
 )
 def test_a_bad_key_is_named(encoding: Any, keys: dict[str, Any], message: str) -> None:

@@ -71,8 +71,9 @@ def hidden(field: Field, points: Tensor, owner: Diagnostic) -> tuple[list[Tensor
         before.append(z)
         return z
 
+    unit = field.to_unit(points).clamp(0, 1).to(next(network.parameters()).dtype)  # of a sound, moments in float64
     with torch.no_grad(), use_backend("reference"):
-        network(field.encoding(field.to_unit(points).clamp(0, 1)), modulate=keep)
+        network(field.encoding(unit), modulate=keep)
         after = [activation(z, is_first=index == 0) for index, z in enumerate(before)]
     if not before:
         raise ValueError(f"{owner.otype}: the network has no hidden layer")
