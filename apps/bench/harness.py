@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-ONE_BY_ONE = ("scene", "scene_models", "collections", "weights", "generate", "methods", "convert")
+ONE_BY_ONE = ("scene", "scene_models", "collections", "weights", "generate", "convert")
 """Suites of which each case may be measured in a run of its own, or is kept when it is there."""
 
 
@@ -113,7 +113,9 @@ def latest(folder: Path, suite: str) -> list[dict[str, Any]]:
         return []
 
     def key(row: dict[str, Any]) -> tuple[str, ...]:
-        return (row["case"], row["candidate"])[: 2 if suite == "methods" else suite in ONE_BY_ONE]
+        if suite == "methods":
+            return row["case"], row["candidate"]
+        return (row["case"],) if suite in ONE_BY_ONE else ()
 
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     newest: dict[tuple[str, ...], str] = {}

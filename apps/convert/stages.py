@@ -31,9 +31,8 @@ from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.regularizers import penalty, regularizers_of
 from fieldforge.apps.fit.scene.options import SceneOptions
 from fieldforge.apps.fit.scene.rays import Rays
-from fieldforge.apps.fit.scene.samplers.base import RayStep
-from fieldforge.apps.fit.scene.step import LEAST_RAYS, SceneOptimizer, rays_for_next
-from fieldforge.apps.render.radiance import Eye, new_grid
+from fieldforge.apps.fit.scene.step import CellStep, SceneOptimizer, rays_for_next
+from fieldforge.apps.render.radiance import new_grid
 from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.registry import build
@@ -45,7 +44,7 @@ _TINY = 1e-12
 """Under a root: its slope at 0 is infinite."""
 
 
-class DistillationStep(RayStep):
+class DistillationStep(CellStep):
     """One step towards a teacher.
 
     Args:
@@ -85,14 +84,11 @@ class DistillationStep(RayStep):
         seed: int = 0,
         hooks: Sequence[Hook] = (),
     ) -> None:
+        super().__init__(student, cells_of(teacher, new_grid(student, options.occupancy)), options)
         self.student, self.teacher, self.draw, self.has_photos = student, teacher, draw, has_photos
-        self.rules, self.options, self.loss, self.hooks = rules, options, loss, hooks
+        self.rules, self.loss, self.hooks = rules, loss, hooks
         self.regularizers, self.seed = regularizers, seed
-        self.grid = cells_of(teacher, new_grid(student, options.occupancy))
-        self.step_length = math.dist(*student.innermost) / options.samples_across
-        self.cone_angle = options.cone_angle_for(student.n_cascades)
         self.points = PointDraw(self.grid, batch_size=options.batch_size, along_rays=rules.along_rays, seed=seed)
-        self.counters = torch.tensor([0, max(LEAST_RAYS, options.batch_size // options.samples_across)])
         self.optimizer: SceneOptimizer = SceneOptimizer(optimizer, self.grid, self.counters, others)
         self.shares_features = n_features(student) > 0 and n_features(student) == n_features(teacher.field)
         self.stage = PIXELS
@@ -181,18 +177,6 @@ class DistillationStep(RayStep):
         teacher = self.teacher.field
         assert isinstance(teacher, RadianceField)
         return root_mean_square(self.student.behind(directions) - teacher.behind(directions))
-
-    def eye(self, field: SceneField) -> Eye:
-        assert isinstance(field, RadianceField)
-        return Eye(
-            field, self.grid, step=self.step_length, cone_angle=self.cone_angle, near=self.options.near_plane,
-            early_stop=self.options.early_stop,
-        )  # fmt: skip
-
-    @torch.no_grad()
-    def finish(self, field: SceneField) -> None:
-        assert isinstance(field, RadianceField)
-        field.bricks.copy_(self.grid.bricks)
 
 
 def density_difference(said: Answers, told: Answers, rules: Rules) -> Tensor:

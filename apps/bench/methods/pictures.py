@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fieldforge.apps.bench.harness import Row, folder_of, markdown, say
+from fieldforge.apps.bench.methods.small import TUNED_ON, middle
 from fieldforge.apps.fit.image.job import ImageJob, step_of
 from fieldforge.apps.fit.job import Plan
 from fieldforge.apps.fit.recipe import Config, adam
@@ -27,7 +28,6 @@ from fieldforge.fields.kinds.image import ImageField
 SIDE, TUNING_SIDE = 256, 128
 AT = (25, 100, 500)
 """Steps that are looked at."""
-TUNED_ON = "skimage/coffee.png"
 TUNING_STEPS = 100
 RATES = {"SPDER": (1e-4, 2e-4, 5e-4), "SIREN": (1e-4, 2e-4, 5e-4, 1e-3), "ReLU, PE": (3e-4, 1e-3, 3e-3)}
 PHOTOS = {
@@ -164,11 +164,9 @@ def _grey(path: Path | None, side: int) -> Picture:
     """The middle of a picture, averaged down to so many pixels a side, its luminance; noise where there is no path."""
     if path is None:
         return Picture.from_array(np.random.default_rng(0).integers(0, 255, (16, 16, 1), np.uint8))
-    source = read_image(path)
-    height, width, n_channels = source.pixels.shape
-    pixels = source.values(torch.arange(height * width)).view(height, width, n_channels)
-    y, x = (height - min(height, width)) // 2, (width - min(height, width)) // 2
-    middle = pixels[y : y + min(height, width), x : x + min(height, width)]
-    grey = middle[..., 0] if n_channels < 3 else middle[..., :3] @ torch.tensor([0.299, 0.587, 0.114])
+    square = middle(read_image(path))
+    n_channels = square.pixels.shape[-1]
+    pixels = square.values(torch.arange(square.width**2)).view(square.width, square.width, n_channels)
+    grey = pixels[..., 0] if n_channels < 3 else pixels[..., :3] @ torch.tensor([0.299, 0.587, 0.114])
     small = torch.nn.functional.interpolate(grey[None, None], (side, side), mode="area")[0, 0]
     return Picture.from_array((small * 255).round().to(torch.uint8)[..., None].numpy())

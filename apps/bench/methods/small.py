@@ -40,12 +40,16 @@ def picture(data: Path | None, name: str, side: int, *, is_quick: bool) -> Pictu
     return square(read_image(folder_of(data) / "images" / name), side)
 
 
-def square(photo: Picture, side: int) -> Picture:
-    """The middle of a photo, made so many pixels a side."""
+def middle(photo: Picture) -> Picture:
+    """The largest square in the middle of a photo."""
     shorter = min(photo.width, photo.height)
     x, y = (photo.width - shorter) // 2, (photo.height - shorter) // 2
-    middle = Picture.from_array(np.ascontiguousarray(photo.pixels[y : y + shorter, x : x + shorter]))
-    values = ImageJob(middle).slices(side)[0].values.clamp(0, 1)
+    return Picture.from_array(np.ascontiguousarray(photo.pixels[y : y + shorter, x : x + shorter]))
+
+
+def square(photo: Picture, side: int) -> Picture:
+    """The middle of a photo, made so many pixels a side."""
+    values = ImageJob(middle(photo)).slices(side)[0].values.clamp(0, 1)
     return Picture.from_array((values * 255).round().to(torch.uint8).numpy())
 
 

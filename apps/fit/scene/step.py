@@ -102,7 +102,39 @@ def rays_for_next(step: RayStep, options: SceneOptions) -> int:
     return int(min(max(wanted, LEAST_RAYS), MOST_RAYS))
 
 
-class SceneStep(RayStep):
+class CellStep(RayStep):
+    """A step on samples in the occupied cells of a grid, of which a field keeps the occupied ones in the end.
+
+    Args:
+        field: what is trained.
+        grid: where something is.
+        options: of the fit.
+
+    Attributes:
+        step_length, cone_angle: of samples along a ray.
+        counters: (2,) position among the pixels, and rays in the next step.
+    """
+
+    def __init__(self, field: RadianceField, grid: OccupancyGrid, options: SceneOptions) -> None:
+        self.grid, self.options = grid, options
+        self.step_length = math.dist(*field.innermost) / options.samples_across
+        self.cone_angle = options.cone_angle_for(field.n_cascades)
+        self.counters = torch.tensor([0, max(LEAST_RAYS, options.batch_size // options.samples_across)], device="cpu")
+
+    def eye(self, field: SceneField) -> Eye:
+        assert isinstance(field, RadianceField)
+        return Eye(
+            field, self.grid, step=self.step_length, cone_angle=self.cone_angle, near=self.options.near_plane,
+            early_stop=self.options.early_stop,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def finish(self, field: SceneField) -> None:
+        assert isinstance(field, RadianceField)
+        field.bricks.copy_(self.grid.bricks)
+
+
+class SceneStep(CellStep):
     """One step on samples in occupied cells.
 
     Args:
@@ -115,9 +147,6 @@ class SceneStep(RayStep):
         poses: movements of the cameras, where they are refined.
         seed: of the cells that are looked at.
         regularizers: penalties on the parameters, added to the loss.
-
-    Attributes:
-        grid: where something is.
     """
 
     def __init__(
@@ -138,13 +167,9 @@ class SceneStep(RayStep):
         self.beside, self.regularizers, self.ranks = beside, regularizers, current()
         if self.ranks.n > 1 and poses is not None:
             raise ValueError("fit.refine_cameras: several processes cannot share it; start one")
+        super().__init__(field, new_grid(field, options.occupancy), options)
         self.poses = poses
-        self.field, self.draw, self.loss, self.options, self.seed, self.hooks = field, draw, loss, options, seed, hooks
-        self.grid = new_grid(field, options.occupancy)
-        self.step_length = math.dist(*field.innermost) / options.samples_across
-        self.cone_angle = options.cone_angle_for(field.n_cascades)
-        # position among the pixels, rays in the next step
-        self.counters = torch.tensor([0, max(LEAST_RAYS, options.batch_size // options.samples_across)], device="cpu")
+        self.field, self.draw, self.loss, self.seed, self.hooks = field, draw, loss, seed, hooks
         self.optimizer: SceneOptimizer = SceneOptimizer(optimizer, self.grid, self.counters, others)
         native = self._native(optimizer)
         self.native = None if isinstance(native, str) else native
@@ -173,18 +198,6 @@ class SceneStep(RayStep):
         coarse = self.options.coarse_start * self.options.n_steps
         factor = 4 if step < 0.25 * coarse else 2 if step < coarse else 1
         return factor * self.step_length
-
-    def eye(self, field: SceneField) -> Eye:
-        assert isinstance(field, RadianceField)
-        return Eye(
-            field, self.grid, step=self.step_length, cone_angle=self.cone_angle, near=self.options.near_plane,
-            early_stop=self.options.early_stop,
-        )  # fmt: skip
-
-    @torch.no_grad()
-    def finish(self, field: SceneField) -> None:
-        assert isinstance(field, RadianceField)
-        field.bricks.copy_(self.grid.bricks)
 
     def _of_rays(self, rays: Rays) -> tuple[Tensor | None, Tensor | None]:
         """Times and photos, where the field asks for them."""
