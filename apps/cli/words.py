@@ -60,12 +60,12 @@ def add_tuning(command: Parser) -> None:
     command.add_argument(
         "--tune", choices=("none", "fresh", "cells"), default="none",
         help="fresh: before training, choose what sets the frequencies (first omega of sines, FINER's bias scale, "
-        "sigma of RandomFourier, the finest resolution of grids) by the signal's spectrum (Kania et al. 2025); "
+        "sigma of RandomFourier) by the signal's spectrum (Kania et al. 2025), where the preset has such a setting; "
         "cells: of --preset kilonerf, put its small networks where the error is",
     )  # fmt: skip
     command.add_argument(
         "--encoding", choices=("auto",),
-        help="auto: the family too, by the first steps of SIREN, Fourier features, FINER and hash grid",
+        help="auto: the family too, by short trainings of SIREN, Fourier features, FINER and hash grid",
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from fieldforge.apps.fit.scene.job import SceneJob
 from fieldforge.apps.fit.shape.job import ShapeJob
 from fieldforge.apps.fit.slices import Slice
 from fieldforge.apps.fit.tune.choose import choose_by_spectrum
+from fieldforge.apps.fit.tune.family import pilot
 from fieldforge.apps.fit.tune.settings import setting_of
 from fieldforge.apps.fit.tune.spectra import spectrum, wasserstein
 from fieldforge.apps.fit.video.job import VideoJob
@@ -273,6 +274,15 @@ def test_auto_takes_the_family_that_learns_best() -> None:
     quality = {family: one["quality"] for family, one in result.tuned["families"].items()}
     assert set(quality) == {"siren", "ffn", "finer", "grid"}
     assert result.tuned["chosen"] == max(quality, key=lambda family: quality[family])
+
+
+def test_a_pilot_is_a_whole_training_with_its_schedule_squeezed() -> None:
+    picture = (noise(24, 5) * 255).astype(np.uint8)
+    plan = Plan(preset="siren", steps=1000, overrides=[*SMALL, "fit.storage=float32"])
+    config, _ = ImageJob(picture).run_config(plan)
+    whole = fit(picture, config=config, steps=30, progress="quiet")
+    again = pilot(ImageJob(picture), config, 0, 30)
+    assert again == pytest.approx(whole.psnr, abs=0.02)
 
 
 def test_auto_does_not_fight_over_the_encoding() -> None:

@@ -1,7 +1,7 @@
 """FreSh on small pictures: does what spectra choose match a sweep, and what does ``--encoding auto`` choose by?
 
     fresh   every candidate trained, and the one that spectra chose; and why a grid is not chosen so
-    auto    four families: what their first steps and what their spectra say, and how they end
+    auto    four families: what short trainings and what their spectra say, and how they end
 
 Networks are 64 units wide, so that all of it takes some minutes. Learning rates come from another picture, with the
 settings of the presets. A choice is made as ``--tune fresh`` makes it, with as much of the training's time as it may
@@ -23,7 +23,7 @@ from fieldforge.apps.bench.methods.small import TUNED_ON, best_rate, configurati
 from fieldforge.apps.fit.image.job import ImageJob, fit
 from fieldforge.apps.fit.recipe import Config
 from fieldforge.apps.fit.tune.choose import choose_by_spectrum
-from fieldforge.apps.fit.tune.family import PILOT, pilot
+from fieldforge.apps.fit.tune.family import FEWEST, PILOT, pilot
 from fieldforge.apps.fit.tune.fresh import BINS, Tuned, tune
 from fieldforge.apps.fit.tune.settings import setting_of
 
@@ -174,7 +174,7 @@ def _auto(name: str, job: ImageJob, n_steps: int, rates: Mapping[str, Rate]) -> 
         if family != "grid":
             found = tune(job.make_field, config, job.slices, job.full_side)
             config, distance = found.config, found.distance
-        after = pilot(job, config, 0, max(20, round(PILOT * n_steps)))
+        after = pilot(job, config, 0, max(FEWEST, round(PILOT * n_steps)))
         start = time.process_time()
         said = {"psnr_pilot": after, "psnr": _psnr(job, config)} | ({} if distance is None else {"distance": distance})
         seconds = time.process_time() - start

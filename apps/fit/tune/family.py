@@ -2,8 +2,9 @@
 
 The rule is ours. Within a family of coordinate networks `tune` sets the frequencies by spectra (FreSh; Kania et al.,
 ICLR 2025); a grid keeps what its preset says. Between families the distances say how near each begins, not how well it
-learns (`data/studies/methods.md`). So each family makes the same few first steps of its training, and the best after
-them is taken.
+learns, and neither do the first steps of a long training, in which networks of coordinates lead
+(`data/studies/methods.md`). So each family makes a short training of its own, its schedule squeezed into it, and the
+best at the end of these is taken.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
     from fieldforge.apps.fit.job import Job, Plan
 
 PILOT = 0.03
-"""Of the steps of the shortest training, that each family makes to be compared."""
-FEWEST = 20
+"""Steps of a family's short training, of those of the shortest whole one."""
+FEWEST = 60
+"""Steps at least: with 20, which family leads is chance."""
 
 
 def choose_family(job: Job[Any], plan: Plan) -> tuple[Config, list[str], dict[str, Any]]:
-    """The configuration of the family that learns a signal best in its first steps.
+    """The configuration of the family that learns a signal best in a short training.
 
     Args:
         job: the signal, with `families`.
@@ -74,12 +76,13 @@ def choose_family(job: Job[Any], plan: Plan) -> tuple[Config, list[str], dict[st
 
 
 def pilot(job: Job[Any], config: Config, seed: int, n_steps: int) -> float:
-    """The figure of a field after the first steps of its training, from few samples; -inf where they diverge."""
+    """The figure of a field after a training of so many steps, from few samples; -inf where it diverges."""
+    config = config | {"fit": config["fit"] | {"n_steps": n_steps}}
     field = job.make_field(config, seed)
     schedule = build("schedule", config["schedule"], path="schedule")
     with job.training(field, config, seed, ()) as training:
         for step in range(n_steps):
-            loss, _ = training.advance(step, schedule(step, config["fit"]["n_steps"]))
+            loss, _ = training.advance(step, schedule(step, n_steps))
             if not math.isfinite(loss):
                 return -math.inf
         with averages_in_place(training.optimizer), torch.no_grad():

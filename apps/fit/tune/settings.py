@@ -6,7 +6,7 @@ sin(omega (W x + b)), SIREN's own form; the released code multiplies x alone unl
 
 A grid is refused. What an untrained table says has the spectrum of noise at all of its levels, however little training
 it takes to fill the fine ones: the coarsest grid comes nearest to a photo, and is the worst when trained
-(`data/studies/methods.md`). ``--encoding auto`` compares families by their first steps.
+(`data/studies/methods.md`). ``--encoding auto`` compares families by short trainings.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def setting_of(config: Config, n_values: int = 20, n_samples: int | None = None)
     if isinstance(entry.factory, type) and issubclass(entry.factory, Grid):
         raise ConfigError(
             f"tune: untrained tables of {otype} say nothing of what they can hold, so spectra cannot choose their "
-            "resolutions; keep the preset's, or let --encoding auto compare what families learn in their first steps"
+            "resolutions; keep the preset's, or let --encoding auto compare families in short trainings"
         )
     activation = _table(network.get("activation", "ReLU"))
     name = find("activation", activation["otype"]).name
