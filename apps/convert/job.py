@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
@@ -150,7 +150,7 @@ class ConversionJob(Job[F]):
         ground = {**self.ground(self.chosen.preset), **self.chosen.sections}
         return apply_overrides(ground, self.chosen.overrides)
 
-    def run_config(self, plan: Plan) -> tuple[Config, list[str]]:
+    def run_config(self, plan: Plan, tell: Callable[[str], None] = lambda text: None) -> tuple[Config, list[str]]:
         """As of any job; and small enough, by what makes this student smaller."""
         if plan.tune != "none":
             raise ConfigError(f"tune: {plan.tune} looks at a signal, and a conversion has a teacher instead")
@@ -158,7 +158,7 @@ class ConversionJob(Job[F]):
             raise ConfigError(f"device: {plan.device}: teachers are asked on the CPU only, and students learn there")
         if plan.diagnose:
             raise ConfigError("diagnose: is of fits to signals; a conversion has none")
-        config, notices = super().run_config(replace(plan, max_bytes=None))
+        config, notices = super().run_config(replace(plan, max_bytes=None), tell)
         if plan.max_bytes is None:
             return config, notices
         small, said = fitting(config, self.chosen.turns, self.file_bytes, plan.max_bytes)

@@ -296,11 +296,11 @@ class Job(ABC, Generic[F]):
     def finish(self, result: Any) -> None:
         """Called when all is measured and written."""
 
-    def run_config(self, plan: Plan) -> tuple[Config, list[str]]:
+    def run_config(self, plan: Plan, tell: Callable[[str], None] = lambda text: None) -> tuple[Config, list[str]]:
         """The complete configuration of a run, and notices about what was filled in or left out.
 
         The preset is the ground; sections of `plan.config` replace its sections; `overrides` change single keys;
-        `steps` and `max_bytes` come last.
+        `steps` and `max_bytes` come last. Choosing (`plan.tune`) may take a while: `tell` is told what is under way.
 
         Raises:
             ConfigError, ValueError: unknown preset, key or value; or `max_bytes` below what such a field can shrink to.
@@ -308,15 +308,17 @@ class Job(ABC, Generic[F]):
         expect_choice("tune", plan.tune, ("none", "fresh", "cells", "auto"))
         self.tuned = None
         if plan.tune == "auto":
-            resolved, notices, self.tuned = choose_family(self, plan)
+            resolved, notices, self.tuned = choose_family(self, plan, tell)
         else:
             resolved, notices = self.layered(plan, plan.preset)
         if plan.tune == "fresh":
+            tell("fresh: comparing spectra of untrained networks with the signal's")
             with use_backend(plan.backend):
                 found = tune(self.make_field, resolved, self.slices, self.full_side, seed=plan.seed)
             resolved, self.tuned = found.config, found.record()
             notices.append(found.sentence())
         if plan.tune == "cells":
+            tell("cells: fitting a few steps at a time to see where the error is")
             with use_backend(plan.backend):
                 resolved, sentence, self.tuned = choose_cells(self, resolved, plan.seed)
             notices.append(sentence)
@@ -357,16 +359,16 @@ class Job(ABC, Generic[F]):
         """
         if target is not None:
             self.expect_target(target)
-        config, notices = self.run_config(plan)
         ranks = current()
-        if ranks.n > 1 and not self.is_shared:
-            raise ValueError(f"torchrun: {ranks.n} processes share the fit of a scene or of a collection, and this "
-                             f"is a {self.signal}; start it once")  # fmt: skip
-        if ranks.n > 1 and (plan.hooks or plan.diagnose):
-            raise ValueError("torchrun: hooks and diagnostics see one process only; fit alone with them")
         progress = plan.progress if ranks.is_first else "quiet"
         observe = progress if isinstance(progress, Silent) else observer(progress)
         try:
+            config, notices = self.run_config(plan, lambda text: observe(Progress(State(), message=text)))
+            if ranks.n > 1 and not self.is_shared:
+                raise ValueError(f"torchrun: {ranks.n} processes share the fit of a scene or of a collection, and this "
+                                 f"is a {self.signal}; start it once")  # fmt: skip
+            if ranks.n > 1 and (plan.hooks or plan.diagnose):
+                raise ValueError("torchrun: hooks and diagnostics see one process only; fit alone with them")
             device = find_device("cpu" if (plan.device, plan.backend) == ("auto", "cpu") else device_name(plan.device))
             with use_backend(plan.backend), working_on(device):
                 notes = [*self.notices(), *notices]

@@ -207,9 +207,9 @@ class SceneJob(Job[SceneField]):
         fixed = BACKGROUNDS[options.background]
         return fixed if fixed is not None or not self.scene.has_alpha else (1.0, 1.0, 1.0)
 
-    def run_config(self, plan: Plan) -> tuple[Config, list[str]]:
+    def run_config(self, plan: Plan, tell: Callable[[str], None] = lambda text: None) -> tuple[Config, list[str]]:
         """As of any job; and the sampler complete, because who opens the file looks where training did."""
-        config, notices = super().run_config(plan)
+        config, notices = super().run_config(plan, tell)
         return config | {"sampler": sampler_of(config).config()}, notices
 
     def make_field(self, config: Config, seed: int) -> SceneField:

@@ -10,16 +10,16 @@ best at the end of these is taken.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fieldforge.apps.fit.loop import averages_in_place
 from fieldforge.apps.fit.recipe import Config
+from fieldforge.apps.fit.tune.cells import fitted_for
 from fieldforge.apps.fit.tune.fresh import Tuned, tune
 from fieldforge.backends import use_backend
-from fieldforge.registry import ConfigError, build
+from fieldforge.registry import ConfigError
 
 if TYPE_CHECKING:
     from fieldforge.apps.fit.job import Job, Plan
@@ -30,12 +30,13 @@ FEWEST = 60
 """Steps at least: with 20, which family leads is chance."""
 
 
-def choose_family(job: Job[Any], plan: Plan) -> tuple[Config, list[str], dict[str, Any]]:
+def choose_family(job: Job[Any], plan: Plan, tell: Callable[[str], None]) -> tuple[Config, list[str], dict[str, Any]]:
     """The configuration of the family that learns a signal best in a short training.
 
     Args:
         job: the signal, with `families`.
         plan: what is asked for; the preset counts where it is of the family of grids.
+        tell: told what is being compared.
 
     Returns:
         The configuration, notices, and a record for the header of the file.
@@ -62,6 +63,7 @@ def choose_family(job: Job[Any], plan: Plan) -> tuple[Config, list[str], dict[st
             if family != "grid":
                 tuned[family] = tune(job.make_field, config, job.slices, job.full_side, seed=plan.seed)
                 made[family] = tuned[family].config
+            tell(f"auto: {n_steps} steps of {family}, {len(quality) + 1} of {len(made)}")
             quality[family] = pilot(job, made[family], plan.seed, n_steps)
     best = max(quality, key=lambda family: quality[family])
     listed = ", ".join(f"{family} {value:.2f}" for family, value in quality.items())
@@ -77,16 +79,10 @@ def choose_family(job: Job[Any], plan: Plan) -> tuple[Config, list[str], dict[st
 
 def pilot(job: Job[Any], config: Config, seed: int, n_steps: int) -> float:
     """The figure of a field after a training of so many steps, from few samples; -inf where it diverges."""
-    config = config | {"fit": config["fit"] | {"n_steps": n_steps}}
-    field = job.make_field(config, seed)
-    schedule = build("schedule", config["schedule"], path="schedule")
-    with job.training(field, config, seed, ()) as training:
-        for step in range(n_steps):
-            loss, _ = training.advance(step, schedule(step, n_steps))
-            if not math.isfinite(loss):
-                return -math.inf
-        with averages_in_place(training.optimizer), torch.no_grad():
-            return job.quality(field, math.inf)
+    field = fitted_for(job, config | {"fit": config["fit"] | {"n_steps": n_steps}}, seed, n_steps)
+    with torch.no_grad():
+        quality = job.quality(field, math.inf)
+    return quality if math.isfinite(quality) else -math.inf
 
 
 def _expect_free(plan: Plan) -> None:
