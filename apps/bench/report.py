@@ -1,6 +1,7 @@
 """``fieldforge bench report``: the tables of the README and of the studies, from the rows of the last runs.
 
-A table stands between ``<!-- bench:NAME -->`` and ``<!-- /bench -->``; only what is between is replaced.
+A table stands between ``<!-- bench:NAME -->`` and ``<!-- /bench -->``; only what is between is replaced. Beside the
+folder of the rows, in `pictures`, a drawing is written for the tables that have one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fieldforge.apps.bench import convert_page, methods, operators_page, scene_page, weights_page
+from fieldforge.apps.bench.convert_figure import matrix_figure
 from fieldforge.apps.bench.cpu.table import limits_line, lines, memory_line
 from fieldforge.apps.bench.harness import latest, say
 
@@ -34,6 +36,9 @@ def write_tables(folder: Path, readme: Path) -> None:
         if not rows:
             only = f" --only {part}" if part else ""
             raise ValueError(f"{folder}: has no rows of {name}; run fieldforge bench {suite}{only} first")
+        if name in FIGURES:
+            (folder.parent / "pictures").mkdir(exist_ok=True)
+            (folder.parent / "pictures" / f"{name}.svg").write_text(FIGURES[name](rows))
         return f"<!-- bench:{name} -->\n{TABLES[name](rows)}\n<!-- /bench -->"
 
     written = re.sub(r"<!-- bench:([\w.]+) -->.*?<!-- /bench -->", table, text, flags=re.DOTALL)
@@ -275,3 +280,5 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "weights": _weights,
 } | {f"methods.{part}": _methods(part) for part in methods.PARTS}
 """Suite, or suite and part -> how its table is made."""
+FIGURES: dict[str, Callable[[Rows], str]] = {"convert": matrix_figure}
+"""Suite -> its drawing, SVG."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -105,6 +106,29 @@ def test_the_table_of_shapes_has_its_three_parts() -> None:
     quality_of = "| cat | `balanced` | 0.9986 | 0.9900 | 1.0000 | 0.9999 | 0.012 % | 0.40 % | 15.0 s | 7.00 MB |"
     for line in (quality_of, "| step of x | ours | 1 M | 20 x |", "| cat | nglod | 0.9986 | 0.9900 | 0.010 % "):
         assert line in table
+
+
+def test_the_matrix_of_conversions_is_drawn(tmp_path: Path) -> None:
+    """A student above its teacher is blue, one below red, one as good pale; what never ran is not there."""
+    cases = {
+        "scratch: mlp": 21.0, "matrix-mlp: mlp": 21.0, "matrix-mlp: kplanes": 22.5, "matrix-mlp: pref": 12.25,
+    }  # fmt: skip
+    rows = [
+        Row("convert", case, case, {}, 1.0, 0.0, 1.0, quality={"psnr": psnr, "bytes": 1, "steps": 1})
+        for case, psnr in cases.items()
+    ]
+    save(tmp_path / "bench", "convert", rows)
+    page = tmp_path / "convert.md"
+    page.write_text("<!-- bench:convert --><!-- /bench -->")
+    write_tables(tmp_path / "bench", page)
+    drawing = ElementTree.parse(tmp_path / "pictures" / "convert.svg").getroot()
+    words = [one.text for one in drawing.iterfind(".//{*}text")]
+    assert [words.count(f"{psnr:.1f}") for psnr in (21.0, 22.5, 12.2)] == [2, 1, 1]
+    colours = [one.get("fill") or "" for one in drawing.iterfind(".//{*}rect")][2:]
+    pale, blue, red = ([int(colour[at : at + 2], 16) for at in (1, 3, 5)] for colour in colours)
+    assert blue[2] > blue[0]
+    assert red[0] > red[2]
+    assert min(pale) > 230
 
 
 def test_a_mark_without_rows_is_an_error(tmp_path: Path) -> None:
