@@ -1,10 +1,12 @@
 """Where a student of a scene is taught without rays: in its occupied cells, and along random rays.
 
-`cells_of` makes the student's cells of the teacher's; `PointDraw` draws in them by the step alone.
+`cells_of` makes the student's cells of the teacher's, and `close_faint` leaves those in which the student holds
+anything in the end; `PointDraw` draws in them by the step alone.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -37,6 +39,28 @@ def cells_of(teacher: SceneTeacher, grid: OccupancyGrid) -> OccupancyGrid:
         flat[part] = found.float()
     grid.repack(0.5)
     return grid
+
+
+@torch.no_grad()
+def close_faint(grid: OccupancyGrid, density: Callable[[Tensor], Tensor], *, length: float, least: float) -> None:
+    """Close, in place, the occupied cells of a student's grid where samples absorb next to nothing; never all of them.
+
+    Args:
+        grid: as `cells_of` leaves it.
+        density: of places, 1 / length.
+        length: of a sample.
+        least: the part of the light that a sample in an open cell absorbs somewhere; below 1.
+    """
+    cells, bound = grid.cells.flatten().nonzero()[:, 0], -math.log1p(-least) / length
+    places = torch.cartesian_prod(*[torch.tensor(PLACES)] * 3)
+    is_open = torch.zeros(len(cells), dtype=torch.bool)
+    for first in range(0, len(cells), 2**15):
+        part = cells[first : first + 2**15]
+        for place in places:
+            is_open[first : first + 2**15] |= density(grid.points_in(part, place.expand(len(part), 3))) > bound
+    if is_open.any():
+        grid.density.view(-1)[cells] = is_open.float()
+        grid.repack(0.5)
 
 
 class Points(NamedTuple):

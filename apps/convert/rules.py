@@ -29,6 +29,8 @@ class Rules:
         points: share of the steps after these in which it learns density and colour at points, without rays.
         along_rays: share of a batch of points that lie on random rays, where the teacher sees them; the others are
             drawn in occupied cells, with directions over the whole sphere.
+        remembered: share of a batch of points that an earlier step asked for already, where density and colour are
+            learnt at points: for teachers that take longer than their students.
         density: how densities are compared. "log": their logarithms (of what one side of the box would absorb), cut to
             `clip_low` and `clip_high`; "alpha": what a sample of `alpha_length` absorbs (Reiser et al. 2021,
             KiloNeRF); "raw": as they are.
@@ -36,12 +38,16 @@ class Rules:
             the same end: in PVD it is cut like the teacher, and one that begins too thin never gets a gradient.
         alpha_length: a typical sample, in sides of the box. KiloNeRF's 0.0211 is that in its scenes.
         density_weight, color_weight: of points, beside each other.
-        points_weight: of both while pixels are learnt, beside the pixels' 1.
+        faint: in the end the student's cells are closed in which a sample absorbs less of the light than this, and rays
+            pass over them; 0 closes none.
+        points_weight: of both while pixels are learnt, beside the pixels' 1; at 0 a student that learns from photos
+            does not ask its teacher in that stage.
     """
 
     features: float = 0.1
     points: float = 0.3
     along_rays: float = 0.75
+    remembered: float = 0.0
     density: str = "log"
     clip_low: float = -2.0
     clip_high: float = 7.0
@@ -49,6 +55,7 @@ class Rules:
     density_weight: float = 1.0
     color_weight: float = 1.0
     points_weight: float = 0.01
+    faint: float = 0.0
 
     def __post_init__(self) -> None:
         expect_float("features", self.features, 0.0, 1.0)
@@ -56,6 +63,8 @@ class Rules:
         if self.features + self.points > 1:
             raise ValueError(f"points: {self.points:g} after features' {self.features:g} is more than all steps")
         expect_float("along_rays", self.along_rays, 0.0, 1.0)
+        expect_float("remembered", self.remembered, 0.0, 0.999)
+        expect_float("faint", self.faint, 0.0, 0.5)
         expect_choice("density", self.density, ("log", "alpha", "raw"))
         expect_float("clip_low", self.clip_low, -1e4, 1e4)
         expect_float("clip_high", self.clip_high, self.clip_low, 1e4, open_low=True)

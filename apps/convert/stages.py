@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from fieldforge.apps.convert.answers import Answers, answers, n_features
-from fieldforge.apps.convert.points import PointDraw, Points, cells_of, points_of, shared_samples
+from fieldforge.apps.convert.memory import PointMemory
+from fieldforge.apps.convert.points import PointDraw, Points, cells_of, close_faint, points_of, shared_samples
 from fieldforge.apps.convert.rules import FEATURES, PIXELS, POINTS, Rules
 from fieldforge.apps.convert.teacher import SceneTeacher
 from fieldforge.apps.fit.loop import Hook, allowed
@@ -31,15 +32,18 @@ from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.regularizers import penalty, regularizers_of
 from fieldforge.apps.fit.scene.options import SceneOptions
 from fieldforge.apps.fit.scene.rays import Rays
-from fieldforge.apps.fit.scene.step import CellStep, SceneOptimizer, rays_for_next
+from fieldforge.apps.fit.scene.step import MOST_RAYS, CellStep, SceneOptimizer, rays_for_next
 from fieldforge.apps.render.radiance import new_grid
 from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.registry import build
 from fieldforge.renderers.compositing import composite
+from fieldforge.renderers.samples import Samples
 
 N_BEHIND = 256
 """Directions a step in which the colours behind the box are compared, where they are learned."""
+N_COUNTED = 512
+"""Rays along which is counted how many samples the teacher sees."""
 _TINY = 1e-12
 """Under a root: its slope at 0 is infinite."""
 
@@ -62,7 +66,7 @@ class DistillationStep(CellStep):
         hooks: as in `fieldforge.apps.fit.loop.PlainStep`; of squared differences of points, then losses of rays.
 
     Attributes:
-        grid: where the student looks, as its teacher holds something there; it does not change.
+        grid: where the student looks, as its teacher holds something there; it does not change before the end.
         stage: of the next step.
     """
 
@@ -88,10 +92,18 @@ class DistillationStep(CellStep):
         self.student, self.teacher, self.draw, self.has_photos = student, teacher, draw, has_photos
         self.rules, self.loss, self.hooks = rules, loss, hooks
         self.regularizers, self.seed = regularizers, seed
-        self.points = PointDraw(self.grid, batch_size=options.batch_size, along_rays=rules.along_rays, seed=seed)
+        n_fresh = max(1, round((1 - rules.remembered) * options.batch_size))
+        self.points, self.fresh = (
+            PointDraw(self.grid, batch_size=n, along_rays=rules.along_rays, seed=seed)
+            for n in (options.batch_size, n_fresh)
+        )
+        self.memory: PointMemory | None = None
+        if rules.remembered:
+            self.memory = PointMemory(teacher, self._fresh, batch_size=options.batch_size, n_fresh=n_fresh, seed=seed)
         self.optimizer: SceneOptimizer = SceneOptimizer(optimizer, self.grid, self.counters, others)
         self.shares_features = n_features(student) > 0 and n_features(student) == n_features(teacher.field)
         self.stage = PIXELS
+        self._n_rays_asked = 0
 
     def on_step(self, step: int, n_steps: int) -> None:
         """Told before each step how far the fit is."""
@@ -100,19 +112,19 @@ class DistillationStep(CellStep):
 
     def __call__(self, step: int, factor: float) -> tuple[float, float]:
         position, self.n_rays = self.counters.tolist()
-        rays = self.draw(position, self.n_rays)
-        samples, self.n_marched = shared_samples(
-            rays, self.grid, self.teacher.density, step=self.step_length, cone_angle=self.cone_angle,
-            near=self.options.near_plane, early_stop=self.options.early_stop,
-        )  # fmt: skip
-        self.n_evaluated = samples.n_samples
         self.optimizer.zero_grad()
         self.optimizer.set_learning_rate_factor(factor)
-        seen = points_of(samples, rays)
-        if self.stage == PIXELS:
-            loss, error, per_sample = self._pixels(rays, samples, seen)
+        memory = self.memory if self.stage == POINTS else None
+        if memory is not None:
+            loss, error, per_sample = self._points(*memory(step))
         else:
-            loss, error, per_sample = self._points(self.points(step, seen))
+            rays = self.draw(position, self.n_rays)
+            samples = self._along(rays)
+            seen = points_of(samples, rays)
+            if self.stage == PIXELS:
+                loss, error, per_sample = self._pixels(rays, samples, seen)
+            else:
+                loss, error, per_sample = self._points(self.points(step, seen))
         if self.student.background_network is not None:
             loss = loss + self._behind(step)
         value = float(loss.detach())
@@ -124,12 +136,45 @@ class DistillationStep(CellStep):
             loss.backward()
         if allowed(self.hooks, step, per_sample.detach()):
             self.optimizer.step()
-        self.counters.copy_(torch.tensor([position + self.n_rays, rays_for_next(self, self.options)]))
+        if memory is None:
+            self.counters.copy_(torch.tensor([position + self.n_rays, rays_for_next(self, self.options)]))
         return value, float(error)
 
-    def _points(self, at: Points) -> tuple[Tensor, Tensor, Tensor]:
+    @torch.no_grad()
+    def finish(self, field: SceneField) -> None:
+        if self.rules.faint:
+            close_faint(self.grid, field.density, length=self.step_length, least=self.rules.faint)
+        super().finish(field)
+
+    @property
+    def asks_along_rays(self) -> bool:
+        """Whether the teacher says anything of the samples of this stage."""
+        return self.stage != PIXELS or not self.has_photos or self.rules.points_weight > 0
+
+    def _along(self, rays: Rays) -> Samples:
+        """The samples of rays, as far as the teacher, or where it is not asked the student, lets light through."""
+        density = self.teacher.density if self.asks_along_rays else self.student.density
+        samples, self.n_marched = shared_samples(
+            rays, self.grid, density, step=self.step_length, cone_angle=self.cone_angle,
+            near=self.options.near_plane, early_stop=self.options.early_stop,
+        )  # fmt: skip
+        self.n_evaluated = samples.n_samples
+        return samples
+
+    def _fresh(self, number: int) -> Points:
+        """New points of a step that remembers others."""
+        if not self.fresh.n_along:
+            nowhere = torch.empty(0, 3)
+            return self.fresh(number, Points(nowhere, nowhere))
+        if not self._n_rays_asked:
+            n_seen = self._along(self.draw(0, N_COUNTED)).n_samples
+            self._n_rays_asked = min(MOST_RAYS, math.ceil(N_COUNTED * self.fresh.n_along / max(1, n_seen)))
+        rays = self.draw(number * self._n_rays_asked, self._n_rays_asked)
+        return self.fresh(number, points_of(self._along(rays), rays))
+
+    def _points(self, at: Points, told: Answers | None = None) -> tuple[Tensor, Tensor, Tensor]:
         wants = {"color": self.stage == POINTS, "features": self.stage == FEATURES}
-        told = self.teacher(at.points, at.directions, **wants)
+        told = told or self.teacher(at.points, at.directions, **wants)
         said = answers(self.student, at.points, at.directions, side=self.teacher.side, **wants)
         density = density_difference(said, told, self.rules)
         if self.stage == FEATURES:
@@ -148,22 +193,22 @@ class DistillationStep(CellStep):
         loss = self.rules.density_weight * root_mean_square(density)
         return loss + self.rules.color_weight * root_mean_square(color), color
 
-    def _pixels(self, rays: Rays, samples: Any, at: Points) -> tuple[Tensor, Tensor, Tensor]:
-        told = self.teacher(at.points, at.directions)
+    def _pixels(self, rays: Rays, samples: Samples, at: Points) -> tuple[Tensor, Tensor, Tensor]:
+        told = self.teacher(at.points, at.directions) if self.asks_along_rays else None
         said = answers(self.student, at.points, at.directions, side=self.teacher.side)
-        assert said.color is not None
-        assert told.color is not None
-        shown = self._composite(samples, said, self.student, rays)
-        target = rays.target if self.has_photos else self._composite(samples, told, self.teacher.field, rays).detach()
+        shown, target = self._composite(samples, said, self.student, rays), rays.target
+        if not self.has_photos:
+            assert told is not None
+            target = self._composite(samples, told, self.teacher.field, rays).detach()
         per_ray = self.loss.per_sample(shown, target)
         loss = (per_ray.mean() + _TINY).sqrt()
-        if samples.n_samples and self.rules.points_weight:
+        if told is not None and samples.n_samples and self.rules.points_weight:
             loss = loss + self.rules.points_weight * self._compared(
                 said, told, density_difference(said, told, self.rules)
             )[0]  # fmt: skip
         return loss, (shown.detach() - target).square().mean(), per_ray
 
-    def _composite(self, samples: Any, found: Answers, field: SceneField, rays: Rays) -> Tensor:
+    def _composite(self, samples: Samples, found: Answers, field: SceneField, rays: Rays) -> Tensor:
         background = rays.background
         if isinstance(field, RadianceField) and field.background_network is not None:
             background = field.behind(rays.directions)

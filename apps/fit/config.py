@@ -56,6 +56,7 @@ SECTIONS: dict[str, str | dict[str, str | None]] = {
             "features",
             "points",
             "along_rays",
+            "remembered",
             "density",
             "clip_low",
             "clip_high",
@@ -63,6 +64,7 @@ SECTIONS: dict[str, str | dict[str, str | None]] = {
             "density_weight",
             "color_weight",
             "points_weight",
+            "faint",
             "view_norm",
         )
     ),

@@ -294,6 +294,45 @@ def test_photos_take_the_teachers_place_in_the_last_stage(teacher: Path, tmp_pat
     assert result.figure("ssim") <= 1
 
 
+def test_with_photos_a_teacher_whose_points_do_not_count_is_not_asked_for_pixels(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = "distillation.points=0.5 distillation.points_weight=0.0 distillation.remembered=0.75"
+    job, config, student = job_of(teacher, "kilonerf", rules=rules, photos=ball(tmp_path / "ball.npz"))
+    asked = list[int]()
+
+    def ask(self: SceneTeacher, points: Tensor, directions: Tensor, **keys: Any) -> Answers:
+        asked.append(len(points))
+        return answers(self.field, points, directions, side=self.side, **keys)
+
+    def density(self: SceneTeacher, points: Tensor) -> Tensor:
+        asked.append(0)
+        return self.field.density(points)
+
+    monkeypatch.setattr(SceneTeacher, "__call__", ask)
+    monkeypatch.setattr(SceneTeacher, "density", density)
+    with job.training(student, config, 0, ()) as training:
+        for number in range(4):
+            training.advance.on_step(number, 4)
+            training.advance(number, 1.0)
+            assert max(asked, default=0) == (128 if number < 2 else 0)  # a quarter of 512, and others from before
+            asked.clear()
+        assert training.advance.n_evaluated > 0
+
+
+def test_a_student_closes_the_cells_in_which_it_came_to_nothing(teacher: Path) -> None:
+    job, config, student = job_of(teacher, "kilonerf", rules="distillation.faint=0.4")
+    with job.training(student, config, 0, ()) as training:
+        before = training.advance.grid.cells.clone()
+        with torch.no_grad():
+            student.network.mlp.biases[-1][:4, 0] = -30.0  # half of the cells of the partition
+            student.network.mlp.biases[-1][4:, 0] = 30.0
+    left = training.advance.grid.cells & before
+    assert 0 < int(left.sum()) < int(before.sum())
+    assert torch.equal(student.bricks, training.advance.grid.bricks)
+    assert torch.equal(left, training.advance.grid.cells)
+
+
 def test_an_interrupted_conversion_resumes_to_the_same_field(teacher: Path, tmp_path: Path) -> None:
     def interrupt(step: int, loss: Tensor) -> None:
         if step == 14:

@@ -100,14 +100,16 @@ def test_a_sample_takes_about_a_ninetieth_of_the_large_network() -> None:
     assert 80 < costs[1] / costs[0] < 110
 
 
-def of_preset(name: str) -> dict[str, Any]:
-    config = preset(name, Seen(100, True, (1.0, 2.0, 1.25)))
+def of_preset(name: str, longest: int = 100) -> dict[str, Any]:
+    config = preset(name, Seen(longest, True, (1.0, 2.0, 1.25)))
     parts = ("partition", "encoding", "network", "dir_encoding", "rgb_network")
     return {part: config[part] for part in parts if part in config} | config.get("radiance", {})
 
 
-def test_the_cells_of_the_preset_are_cubes() -> None:
-    assert of_preset("kilonerf")["partition"] == {"otype": "UniformGrid", "resolution": [8, 16, 10]}
+def test_the_cells_of_the_preset_are_cubes_and_more_for_larger_photos() -> None:
+    for longest, cells in ((100, [4, 8, 5]), (200, [6, 12, 8]), (800, [8, 16, 10])):
+        found = of_preset("kilonerf", longest)["partition"]
+        assert found == {"otype": "UniformGrid", "resolution": cells}
 
 
 def test_the_penalty_is_of_norms_not_of_squares() -> None:

@@ -17,6 +17,7 @@ from torch.autograd.graph import increment_version
 
 from fieldforge.checks import expect_float
 from fieldforge.kernels.cpu_training import Moved, Rule
+from fieldforge.kernels.spare import set_aside
 from fieldforge.registry import build, config_of
 
 LARGEST = 3.0e38
@@ -128,7 +129,7 @@ class Optimizer(ABC):
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for parameter in self.parameters:
-            parameter.grad = None
+            set_aside(parameter)
 
     def set_learning_rate_factor(self, factor: float) -> None:
         """Multiply the configured learning rates by `factor` from now on (a schedule; a halving after a bad loss)."""

@@ -18,6 +18,7 @@ from fieldforge.kernels.cpu_door import address, expect_contiguous, expect_rows,
 from fieldforge.kernels.cpu_ops import MlpShape, addresses_of, native_mlp, parameter_shapes
 from fieldforge.kernels.cpu_second import recorded
 from fieldforge.kernels.cpu_training import LOSSES
+from fieldforge.kernels.spare import empty_gradient
 
 
 def stacked_mlp(
@@ -99,7 +100,7 @@ class _Stack(torch.autograd.Function):
         call = _StackCall(x, offsets, ctx.shape, parameters)
         grad = expect_tensor("grad", grad, (call.x.shape[0], ctx.shape.widths[-1])).contiguous()
         grad_x = torch.empty_like(call.x) if needs_x else None
-        grads = [torch.empty_like(p) if wanted else None for p, wanted in zip(call.parameters, needs, strict=True)]
+        grads = [empty_gradient(p) if wanted else None for p, wanted in zip(call.parameters, needs, strict=True)]
         native().stack_backward(
             *call.stack, call.x.data_ptr(), grad.data_ptr(), addresses_of(ctx.shape, (None, *grads)), address(grad_x),
             n_threads(),
