@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from fieldforge.apps.bench import convert_kilonerf
+from fieldforge.apps.bench.scene import ball
 from fieldforge.apps.cli import main
 from fieldforge.apps.fit.regularizers.view_branch import ViewBranchNorm
 from fieldforge.apps.fit.scene.presets import Seen, preset
@@ -149,3 +151,19 @@ def test_an_engine_is_chosen_by_name(tmp_path: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(ValueError, match="engine: expected one of auto, dense"):
         eye_of(field(), {}, "fast")
     assert json.loads(json.dumps(Tally(eye_of(field(), {})).summary(1)))["multiply_adds_per_pixel"] == 0
+
+
+def test_teacher_and_student_are_looked_at_with_samples_of_one_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A student's box may be smaller than its teacher's: samples then are fewer, not shorter."""
+    monkeypatch.setattr(convert_kilonerf, "N_DENSE", 50)
+    network = NETWORK | {"n_neurons": 64}
+    teacher = RadianceField(encoding="Identity", network=network, rgb_network=network).requires_grad_(False)
+    half = {"low": [-0.5, -0.5, -0.5], "high": [0.5, 0.5, 0.5]}
+    rows = convert_kilonerf.kilonerf_rendering(teacher, field(**half), ball(), samples_across=32, n_views=1)
+    dense, passes = (row.quality or {} for row in rows)
+    assert dense["multiply_adds"] == pytest.approx(dense["samples"] * sum(cost_of(teacher) or ()))
+    assert passes["less_time"] == pytest.approx(dense["seconds"] / passes["seconds"])
+    assert passes["fewer_samples"] > 4
+    assert 0 < dense["psnr"] < 60
+    whole = convert_kilonerf.kilonerf_rendering(teacher, field(), ball(), samples_across=32, n_views=1)[1].quality or {}
+    assert whole["samples"] > 2 * passes["samples"]
