@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fieldforge.backends import choose, provide
+from fieldforge.kernels.triton import door as triton_door
+from fieldforge.kernels.triton import interpolation as triton_interpolation
 
 MAX_PARAMETERS = 2**30
 OUTSIDE = "coordinates are clamped to [0, 1]: the border value continues outward, with derivative zero"
@@ -41,7 +43,8 @@ def interpolate(table: Tensor, x: Tensor) -> Tensor:
                 [2.5000],
                 [4.0000]])
     """
-    run = choose("interpolation", x.device, dtype=table.dtype, x_dtype=x.dtype, has_slope=x.requires_grad)
+    call = {"dtype": table.dtype, "x_dtype": x.dtype, "has_slope": x.requires_grad, "shape": tuple(table.shape)}
+    run = choose("interpolation", x.device, **call)
     features: Tensor = run(table, x)
     return features
 
@@ -73,7 +76,7 @@ def _cells(table: Tensor, x: Tensor) -> tuple[Tensor, Tensor, list[int]]:
     return (cell * torch.tensor(strides, device=x.device)).sum(-1), position - cell, offsets
 
 
-def _refuses(*, dtype: torch.dtype, x_dtype: torch.dtype, has_slope: bool) -> str | None:
+def _refuses(*, dtype: torch.dtype, x_dtype: torch.dtype, has_slope: bool, **_: Any) -> str | None:
     if (dtype, x_dtype) != (torch.float32, torch.float32):
         return f"tuned PyTorch has it in float32 only, not {x_dtype} points and {dtype} entries"
     return "tuned PyTorch has no gradient in the points" if has_slope else None
@@ -84,6 +87,14 @@ def _interpolate_on_cpu(table: Tensor, x: Tensor) -> Tensor:
     """All corners of a point in one operation."""
     features: Tensor = _Lookup.apply(table, x)
     return features
+
+
+@provide(
+    "interpolation", "cuda", missing=triton_door.missing, refuses=triton_interpolation.refuses,
+    note=triton_door.description,
+)  # fmt: skip
+def _interpolate_on_cuda(table: Tensor, x: Tensor) -> Tensor:
+    return triton_interpolation.interpolate(table, x, reference=_interpolate)
 
 
 class _Lookup(torch.autograd.Function):

@@ -15,6 +15,8 @@ from fieldforge.backends import choose, provide
 from fieldforge.checks import expect_float, expect_generator, expect_int, expect_points
 from fieldforge.encodings.base import Encoding
 from fieldforge.kernels import cpu_door, cpu_encodings
+from fieldforge.kernels.triton import door as triton_door
+from fieldforge.kernels.triton import formulas
 from fieldforge.registry import register
 
 
@@ -28,6 +30,11 @@ def random_fourier(x: Tensor, frequencies: Tensor) -> Tensor:
 @provide("random_fourier", "cpu", missing=cpu_door.missing, refuses=cpu_encodings.refuses, note=cpu_door.description)
 def _random_fourier_on_cpu(x: Tensor, frequencies: Tensor) -> Tensor:
     return cpu_encodings.formula("RandomFourier", len(frequencies), x, frequencies, reference=random_fourier)
+
+
+@provide("random_fourier", "cuda", missing=triton_door.missing, refuses=formulas.refuses, note=triton_door.description)
+def _random_fourier_on_cuda(x: Tensor, frequencies: Tensor) -> Tensor:
+    return formulas.random_fourier(x, frequencies, reference=lambda x: random_fourier(x, frequencies))
 
 
 @register("encoding", "RandomFourier")

@@ -15,6 +15,8 @@ from fieldforge.backends import choose, provide
 from fieldforge.checks import expect_int, expect_points
 from fieldforge.encodings.base import Encoding
 from fieldforge.kernels import cpu_door, cpu_encodings
+from fieldforge.kernels.triton import door as triton_door
+from fieldforge.kernels.triton import formulas
 from fieldforge.registry import register
 
 
@@ -30,6 +32,11 @@ def triangle_wave(x: Tensor, n_frequencies: int) -> Tensor:
 @provide("triangle_wave", "cpu", missing=cpu_door.missing, refuses=cpu_encodings.refuses, note=cpu_door.description)
 def _triangle_wave_on_cpu(x: Tensor, n_frequencies: int) -> Tensor:
     return cpu_encodings.formula("TriangleWave", n_frequencies, x, reference=lambda x: triangle_wave(x, n_frequencies))
+
+
+@provide("triangle_wave", "cuda", missing=triton_door.missing, refuses=formulas.refuses, note=triton_door.description)
+def _triangle_wave_on_cuda(x: Tensor, n_frequencies: int) -> Tensor:
+    return formulas.triangle_wave(x, n_frequencies, reference=lambda x: triangle_wave(x, n_frequencies))
 
 
 @register("encoding", "TriangleWave")

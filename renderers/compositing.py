@@ -293,17 +293,15 @@ def _distortion_on_cpu(samples: Samples, weights: Tensor) -> Tensor:
 # ---- on a GPU
 
 
-def _refuses_on_cuda(**call: Any) -> str | None:
-    more = {name: call[name] for name in ("moves", "n_channels") if name in call}
-    return triton_rendering.refuses(*call.get("dtypes", ()), **more)
+_on_cuda: dict[str, Any] = {"missing": triton_door.missing, "note": triton_door.description}
 
 
-_on_cuda: dict[str, Any] = {
-    "missing": triton_door.missing, "refuses": _refuses_on_cuda, "note": triton_door.description,
-}  # fmt: skip
+def _refuses_composite(*, dtypes: tuple[torch.dtype, ...], moves: bool, n_channels: int) -> str | None:
+    *of_network, of_t = dtypes
+    return triton_rendering.refuses(of_t, of_network=tuple(of_network), moves=moves, n_channels=n_channels)
 
 
-@provide("composite", "cuda", **_on_cuda)
+@provide("composite", "cuda", refuses=_refuses_composite, **_on_cuda)
 def _composite_on_cuda(samples: Samples, density: Tensor, color: Tensor) -> Rendered:
     def reference(density: Tensor, color: Tensor) -> Rendered:
         return composite_plain(samples, density, color)
@@ -313,14 +311,22 @@ def _composite_on_cuda(samples: Samples, density: Tensor, color: Tensor) -> Rend
     )
 
 
-@provide("accumulate", "cuda", **_on_cuda)
+def _refuses_accumulate(*, dtypes: tuple[torch.dtype, ...]) -> str | None:
+    return triton_rendering.refuses(dtypes[0], of_network=dtypes[1:])
+
+
+@provide("accumulate", "cuda", refuses=_refuses_accumulate, **_on_cuda)
 def _accumulate_on_cuda(weights: Tensor, values: Tensor, offsets: Tensor) -> Tensor:
     return triton_rendering.accumulate(
         weights, values, offsets, reference=lambda weights, values: accumulate_plain(weights, values, offsets)
     )
 
 
-@provide("distortion", "cuda", **_on_cuda)
+def _refuses_distortion(*, dtypes: tuple[torch.dtype, ...], moves: bool) -> str | None:
+    return triton_rendering.refuses(*dtypes, moves=moves)
+
+
+@provide("distortion", "cuda", refuses=_refuses_distortion, **_on_cuda)
 def _distortion_on_cuda(samples: Samples, weights: Tensor) -> Tensor:
     """The plain formula with scans that go along each ray once."""
     return _distortion_by(scan_on_cuda, samples, weights)

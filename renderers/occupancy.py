@@ -351,6 +351,8 @@ _native: dict[str, Any] = {"missing": cpu_door.missing, "note": cpu_door.descrip
 provide("occupancy_pack", "cpu", **_native)(cpu_marching.pack)
 provide("occupancy_lookup", "cpu", refuses=_refuses_lookup, **_native)(cpu_marching.look_up)
 provide("occupancy_update", "cpu", **_native)(cpu_marching.decay_max)
-provide("occupancy_lookup", "cuda", missing=triton_door.missing, refuses=_refuses_lookup, note=triton_door.description)(
-    triton_marching.look_up
-)
+
+_on_cuda: dict[str, Any] = {"missing": triton_door.missing, "note": triton_door.description}
+provide("occupancy_pack", "cuda", **_on_cuda)(triton_marching.pack)
+provide("occupancy_lookup", "cuda", refuses=_refuses_lookup, **_on_cuda)(triton_marching.look_up)
+provide("occupancy_update", "cuda", **_on_cuda)(triton_marching.decay_max)

@@ -11,6 +11,8 @@ from torch import Tensor
 from fieldforge.backends import choose, provide
 from fieldforge.checks import expect_points
 from fieldforge.kernels import cpu_door, cpu_marching
+from fieldforge.kernels.triton import door as triton_door
+from fieldforge.kernels.triton import marching as triton_marching
 
 Vector = tuple[float, float, float]
 
@@ -80,8 +82,8 @@ def intersect_slabs(
 
 def _refuses(*, dtype: torch.dtype, needs_gradient: bool) -> str | None:
     if dtype != torch.float32:
-        return f"the native version takes float32, and these rays are {str(dtype).removeprefix('torch.')}"
-    return "the native version has no gradients" if needs_gradient else None
+        return f"it takes float32, and these rays are {str(dtype).removeprefix('torch.')}"
+    return "it has no gradients" if needs_gradient else None
 
 
 @provide("intersect_box", "cpu", missing=cpu_door.missing, refuses=_refuses, note=cpu_door.description)
@@ -89,6 +91,13 @@ def _intersect_on_cpu(
     origins: Tensor, directions: Tensor, low: Vector, high: Vector, near: float, far: float
 ) -> tuple[Tensor, Tensor]:
     return cpu_marching.intersect_box(origins.detach(), directions.detach(), low, high, near, far)
+
+
+@provide("intersect_box", "cuda", missing=triton_door.missing, refuses=_refuses, note=triton_door.description)
+def _intersect_on_cuda(
+    origins: Tensor, directions: Tensor, low: Vector, high: Vector, near: float, far: float
+) -> tuple[Tensor, Tensor]:
+    return triton_marching.intersect_box(origins, directions, low, high, near, far)
 
 
 def expect_rays(origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,9 @@ from torch import Tensor
 from fieldforge.backends import choose, provide
 from fieldforge.checks import expect_bool, expect_float, expect_generator, expect_int
 from fieldforge.kernels import cpu_door, cpu_rendering
+from fieldforge.kernels.triton import door as triton_door
+from fieldforge.kernels.triton import rendering as triton_rendering
+from fieldforge.kernels.triton import sampling as triton_sampling
 from fieldforge.renderers.samples import Samples, expect_offsets, rows_to_rays
 from fieldforge.renderers.scans import inclusive_sum
 
@@ -206,6 +209,17 @@ def _searchsorted_on_cpu(
 @provide("inverse_cdf", "cpu", missing=cpu_door.missing, refuses=_refuses, note=cpu_door.description)
 def _inverse_cdf_on_cpu(edges: Tensor, cdf: Tensor, offsets: Tensor, u: Tensor) -> Tensor:
     return cpu_rendering.inverse_cdf(edges, cdf, offsets, u)
+
+
+def _refuses_on_cuda(**call: Any) -> str | None:
+    return triton_rendering.refuses(*call.get("dtypes", ()))
+
+
+_on_cuda: dict[str, Any] = {
+    "missing": triton_door.missing, "refuses": _refuses_on_cuda, "note": triton_door.description,
+}  # fmt: skip
+provide("searchsorted", "cuda", **_on_cuda)(triton_sampling.searchsorted)
+provide("inverse_cdf", "cuda", **_on_cuda)(triton_sampling.inverse_cdf)
 
 
 def _around(position: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:

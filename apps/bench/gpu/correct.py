@@ -19,10 +19,12 @@ from fieldforge.encodings.grid import Grid
 from fieldforge.fields import fused
 from fieldforge.fields.networks.mlp import MLP
 from fieldforge.registry import build
-from fieldforge.renderers.compositing import composite, distortion
+from fieldforge.renderers.compositing import accumulate, composite, distortion
 from fieldforge.renderers.marching import march
 from fieldforge.renderers.occupancy import OccupancyGrid
+from fieldforge.renderers.rays import intersect_box
 from fieldforge.renderers.samples import Samples, row_offsets
+from fieldforge.renderers.sampling import inverse_cdf, searchsorted
 from fieldforge.renderers.scans import exclusive_prod, exclusive_sum, inclusive_prod, inclusive_sum
 
 TOLERANCE = {torch.float32: 2e-4, torch.float16: 2e-2}
@@ -76,13 +78,14 @@ def cases(n: int) -> Iterator[Case]:
         ("HashGrid", {"n_levels": 6, "log2_hashmap_size": 12, "per_level_scale": 1.6}),
         ("DenseGrid", {"n_levels": 3, "base_resolution": 8, "per_level_scale": 1.5}),
         ("Frequency", {"n_frequencies": 6}), ("OneBlob", {"n_bins": 16}), ("SphericalHarmonics", {"degree": 4}),
-        ("TriangleWave", {"n_frequencies": 6}), ("RandomFourier", {}), ("TriPlane", {}),
+        ("TriangleWave", {"n_frequencies": 6}), ("RandomFourier", {}), ("TriPlane", {}), ("TensorCP", {}),
     ):  # fmt: skip
         encoding: nn.Module = build("encoding", {"otype": otype, **keys}, n_input_dims=3, generator=_cpu())
         encoding = encoding.to(rand(1).device)
         operation = {"HashGrid": "grid", "DenseGrid": "grid", "Frequency": "frequency", "OneBlob": "one_blob",
                      "SphericalHarmonics": "spherical_harmonics", "TriangleWave": "triangle_wave",
-                     "RandomFourier": "random_fourier", "TriPlane": "interpolation"}[otype]  # fmt: skip
+                     "RandomFourier": "random_fourier", "TriPlane": "interpolation",
+                     "TensorCP": "interpolation"}[otype]  # fmt: skip
         yield Case(operation, otype, encoding, (rand(n, 3),), lambda x, e=encoding: (e(x),))
     for width in (16, 64, 128):
         encoding = Grid(3, n_levels=8, log2_hashmap_size=12, per_level_scale=1.5, generator=_cpu()).to(rand(1).device)
@@ -105,6 +108,8 @@ def cases(n: int) -> Iterator[Case]:
         return tuple(composite(own, density, color))
 
     yield Case("composite", "packed samples", nn.Module(), (rand(n_samples) * 60, rand(n_samples, 3)), of_rays)
+    yield Case("accumulate", "packed samples", nn.Module(), (rand(n_samples), rand(n_samples, 5)),
+               lambda w, v: (accumulate(w, v, offsets),))  # fmt: skip
     yield Case("distortion", "packed samples", nn.Module(), (rand(n_samples),),
                lambda w: (distortion(Samples.trusted(t0.to(w), (t0 + 0.02).to(w), rays, offsets), w),))  # fmt: skip
     where = OccupancyGrid.from_cells(rand(16, 16, 16) < 0.3, (0, 0, 0), (1, 1, 1))
@@ -116,7 +121,41 @@ def cases(n: int) -> Iterator[Case]:
         return found.t0, found.counts.float()
 
     yield Case("march", "one box", nn.Module(), (), marched)
+    for operation, name, run in _of_places(n, rand, t0, offsets, where):
+        yield Case(operation, name, nn.Module(), (), run)
     assert samples.n_samples == n_samples
+
+
+def _of_places(
+    n: int, rand: Callable[..., Tensor], t0: Tensor, offsets: Tensor, where: OccupancyGrid
+) -> list[tuple[str, str, Callable[[], tuple[Tensor, ...]]]]:
+    """Operations that choose places and cells, which have no gradients and float32 only."""
+    cdf, n_rays = rand(len(t0)).cumsum(0), len(offsets) - 1
+    u = torch.cat([cdf, cdf.new_zeros(1)])[offsets[:-1]][:, None] + 3 * rand(n_rays, 5)
+    each = torch.arange(n_rays + 1) * 5
+    origins, directions, points = rand(n, 3) * 3 - 1, rand(n, 3) - 0.5, 2 * rand(n, 3) - 0.5
+    cells, fresh = (rand(16**3) < 0.2).nonzero()[:, 0], 100 * rand(16**3)
+
+    def searched() -> tuple[Tensor, ...]:
+        left, right = searchsorted(cdf, offsets, u.flatten(), each)
+        return left.float(), right.float()
+
+    def updated() -> tuple[Tensor, ...]:
+        grid = OccupancyGrid.from_cells(where.cells, (0, 0, 0), (1, 1, 1))
+        grid.insert(cells, fresh[: len(cells)])
+        return (grid.density,)
+
+    def packed() -> tuple[Tensor, ...]:
+        return (OccupancyGrid.from_cells(where.cells, (0, 0, 0), (1, 1, 1)).cells.float(),)
+
+    return [
+        ("inverse_cdf", "packed edges", lambda: (inverse_cdf(t0, cdf, offsets, u).nan_to_num(),)),
+        ("searchsorted", "packed edges", searched),
+        ("intersect_box", "one box", lambda: intersect_box(origins, directions, (0, 0, 0), (1, 1, 1), 0.1)),
+        ("occupancy_lookup", "one box", lambda: (where.occupied(points).float(),)),
+        ("occupancy_update", "one box", updated),
+        ("occupancy_pack", "one box", packed),
+    ]
 
 
 def judge(case: Case, makers: list[str]) -> list[Verdict]:

@@ -26,7 +26,7 @@ from fieldforge.kernels.cpu_ops import (
     parameter_shapes,
     parameters_of,
 )
-from fieldforge.kernels.cpu_second import recorded
+from fieldforge.kernels.cpu_second import is_transformed, needs_reference, recorded
 from fieldforge.registry import find
 
 NUMBERS = {
@@ -206,7 +206,7 @@ def refuses(*, dtype: torch.dtype, n_outputs: int = 1, tensor: Tensor | None = N
         return f"it has at most {MAX_ROWS} features, not {n_outputs}"
     if tensor is not None and tensor.requires_grad:
         return "its frequencies are trained, and the kernels hold them fixed"
-    return _is_transformed()
+    return is_transformed()
 
 
 def refuses_joined(*, dtype: torch.dtype, encoding: Any) -> str | None:
@@ -314,8 +314,7 @@ class _Encode(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
         needs_x, _, _, _, *needs = ctx.needs_input_grad
-        is_batched = torch._C._functorch.is_legacy_batchedtensor(grad)  # by `is_grads_batched`: it has no memory
-        if torch.is_grad_enabled() or is_batched or _is_transformed():
+        if needs_reference(grad):
             with torch.enable_grad():
                 grad_x, *grads = recorded(ctx.reference, (x, *tensors), (needs_x, *needs), (grad,))
             return grad_x, None, None, None, *grads
@@ -405,9 +404,3 @@ def expect_tensors(shape: EncodingShape, tensors: Sequence[Tensor], *, copy: boo
             one = expect_tensor("frequencies", tensor, (part.number, part.n_inputs))
             checked.append(one.contiguous() if copy else one)
     return checked
-
-
-def _is_transformed() -> str | None:
-    if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
-        return "torch.func and forward-mode derivatives need the reference"
-    return None

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fieldforge.kernels import along_rays
 from fieldforge.kernels.cpu_door import address, expect_tensor, n_threads, native
 from fieldforge.kernels.cpu_second import recorded
 
@@ -55,14 +56,12 @@ def accumulate(
     weights: Tensor, values: Tensor, offsets: Tensor, *, reference: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
     """(N,) weights and (N, C) values -> (R, C) weighted sums."""
-    out: Tensor = _Accumulate.apply(weights, values, offsets, reference)
-    return out
+    return along_rays.accumulate(_KERNELS, weights, values, offsets, reference)
 
 
 def scan(values: Tensor, offsets: Tensor, kind: str, *, reference: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """(N,) -> (N,), `kind` being "inclusive_sum", "exclusive_sum", "inclusive_prod" or "exclusive_prod"."""
-    out: Tensor = _Scan.apply(values, offsets, kind.endswith("prod"), kind.startswith("exclusive"), reference)
-    return out
+    return along_rays.scan(_KERNELS, values, offsets, kind, reference)
 
 
 def distortion(
@@ -165,62 +164,25 @@ class _Composite(torch.autograd.Function):
         return grad_density, grad_color, None, None, None, None
 
 
-class _Accumulate(torch.autograd.Function):
-    @staticmethod
-    def forward(weights: Tensor, values: Tensor, offsets: Tensor, reference: Callable[..., Tensor]) -> Tensor:
-        weights, values, rays = _weighted(weights, values, offsets)
-        out = weights.new_empty(rays[1], values.shape[1])
-        native().accumulate(*rays, address(weights), address(values), values.shape[1], address(out), n_threads())
-        return out
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.reference = inputs
-        ctx.save_for_backward(*tensors)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weights, values, offsets = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return *recorded(ctx.reference, (weights, values), ctx.needs_input_grad, (grad,)), None, None
-        weights, values, rays = _weighted(weights, values, offsets)
-        grad = grad.contiguous()
-        grad_weights = torch.empty_like(weights) if ctx.needs_input_grad[0] else None
-        grad_values = torch.empty_like(values) if ctx.needs_input_grad[1] else None
-        native().accumulate_backward(
-            *rays, address(weights), address(values), values.shape[1], address(grad), address(grad_weights),
-            address(grad_values), n_threads(),
-        )  # fmt: skip
-        return grad_weights, grad_values, None, None
+def _accumulate(weights: Tensor, values: Tensor, offsets: Tensor) -> Tensor:
+    weights, values, rays = _weighted(weights, values, offsets)
+    out = weights.new_empty(rays[1], values.shape[1])
+    native().accumulate(*rays, address(weights), address(values), values.shape[1], address(out), n_threads())
+    return out
 
 
-class _Scan(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        values: Tensor, offsets: Tensor, is_product: bool, is_exclusive: bool, reference: Callable[..., Tensor]
-    ) -> Tensor:
-        return _scan(values, offsets, is_product, is_exclusive, False)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        values, offsets, ctx.is_product, ctx.is_exclusive, ctx.reference = inputs
-        ctx.save_for_backward(values, offsets)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        values, offsets = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            found = recorded(lambda values: ctx.reference(values, offsets), (values,), ctx.needs_input_grad, (grad,))
-            return *found, None, None, None, None
-        if not ctx.is_product:
-            return _scan(grad, offsets, False, ctx.is_exclusive, True), None, None, None, None
-        values, grad = _rows("values", values), grad.contiguous()
-        grad_values = torch.empty_like(values)
-        native().product_backward(
-            *_rays(offsets, values.shape[0]), address(values), ctx.is_exclusive, address(grad), address(grad_values),
-            n_threads(),
-        )  # fmt: skip
-        return grad_values, None, None, None, None
+def _accumulate_backward(
+    weights: Tensor, values: Tensor, offsets: Tensor, grad: Tensor, needs_weights: bool, needs_values: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    weights, values, rays = _weighted(weights, values, offsets)
+    grad = grad.contiguous()
+    grad_weights = torch.empty_like(weights) if needs_weights else None
+    grad_values = torch.empty_like(values) if needs_values else None
+    native().accumulate_backward(
+        *rays, address(weights), address(values), values.shape[1], address(grad), address(grad_weights),
+        address(grad_values), n_threads(),
+    )  # fmt: skip
+    return grad_weights, grad_values
 
 
 def _scan(values: Tensor, offsets: Tensor, is_product: bool, is_exclusive: bool, is_reversed: bool) -> Tensor:
@@ -231,6 +193,19 @@ def _scan(values: Tensor, offsets: Tensor, is_product: bool, is_exclusive: bool,
         n_threads(),
     )  # fmt: skip
     return out
+
+
+def _product_backward(values: Tensor, offsets: Tensor, grad: Tensor, is_exclusive: bool) -> Tensor:
+    values, grad = _rows("values", values), grad.contiguous()
+    grad_values = torch.empty_like(values)
+    native().product_backward(
+        *_rays(offsets, values.shape[0]), address(values), is_exclusive, address(grad), address(grad_values),
+        n_threads(),
+    )  # fmt: skip
+    return grad_values
+
+
+_KERNELS = along_rays.Kernels(_scan, _product_backward, _accumulate, _accumulate_backward)
 
 
 class _Distortion(torch.autograd.Function):

@@ -169,6 +169,21 @@ def _second_of_reference(
     return tuple(next(found) if is_needed else None for is_needed in needed)
 
 
+def is_transformed() -> str | None:
+    """Why the reference has to run: inside `torch.func` and forward-mode derivatives tensors have no memory."""
+    if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
+        return "torch.func and forward-mode derivatives need the reference"
+    return None
+
+
+def needs_reference(*grads: Tensor | None) -> bool:
+    """Whether a backward pass belongs to `recorded`: it is itself recorded, or has gradients without memory."""
+    if torch.is_grad_enabled() or is_transformed():
+        return True
+    # those of `torch.autograd.grad(..., is_grads_batched=True)`
+    return any(grad is not None and torch._C._functorch.is_legacy_batchedtensor(grad) for grad in grads)
+
+
 def recorded(
     reference: Callable[..., Any],
     inputs: Sequence[Tensor | None],

@@ -53,6 +53,7 @@ def compile_instead(made: list[str]) -> Callable[..., None]:
         values = dict(zip(kernel.arg_names, arguments, strict=False)) | constants
         assert set(values) == set(kernel.arg_names), set(values) ^ set(kernel.arg_names)
         fixed = {kernel.arg_names[i] for i in kernel.constexprs} | {name for name, v in values.items() if v is None}
+        fixed |= {name for name, v in values.items() if isinstance(v, int) and v == 1}  # as Triton's own launch does
         signature = {name: "constexpr" if name in fixed else _type(value) for name, value in values.items()}
         source = ASTSource(kernel, signature, {(kernel.arg_names.index(name),): values[name] for name in fixed})
         for capability in (80, 90):
@@ -113,10 +114,15 @@ def test_every_activation(made: list[str], activation: dict[str, object]) -> Non
     run_network(MLP(3, 1, n_neurons=16, n_hidden_layers=1, activation=activation, output_activation=activation))
 
 
-@pytest.mark.parametrize(("name", "number"), [("frequency", 12), ("one_blob", 16), ("spherical_harmonics", 5)])
-def test_the_formulas(made: list[str], name: str, number: int) -> None:
-    x = torch.rand(20, 3, requires_grad=True)
-    out = getattr(formulas, name)(x, number, reference=lambda x: x)
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("frequency", 12), ("triangle_wave", 12), ("one_blob", 16), ("spherical_harmonics", 5),
+     ("random_fourier", torch.zeros(70, 3))],
+)  # fmt: skip
+@pytest.mark.parametrize("n", [1, 20])
+def test_the_formulas(made: list[str], name: str, given: int | Tensor, n: int) -> None:
+    x = torch.rand(n, 3, requires_grad=True)
+    out = getattr(formulas, name)(x, given, reference=lambda x: x)
     torch.autograd.grad(out, x, torch.zeros_like(out))
     assert made[-1] == f"{name}_backward sm_90"
 
@@ -131,18 +137,24 @@ def test_adam(made: list[str], extra: float) -> None:
     )
 
 
-def test_rendering(made: list[str]) -> None:
-    offsets, t, color = torch.tensor([0, 3, 5]), torch.zeros(5), torch.zeros(5, 3)
-    values, values_of = torch.zeros(5, requires_grad=True), torch.zeros(5, 3, requires_grad=True)
+@pytest.mark.parametrize(
+    ("dtype", "n_channels"),
+    [(torch.float32, 3), (torch.float16, 1), (torch.bfloat16, 70)],
+)
+def test_rendering(made: list[str], dtype: torch.dtype, n_channels: int) -> None:
+    """Of values, colours and densities of a dtype."""
+    offsets, t, color = torch.tensor([0, 3, 5]), torch.zeros(5), torch.zeros(5, n_channels, dtype=dtype)
+    values, values_of = torch.zeros(5, requires_grad=True), color.clone().requires_grad_()
+    density = values.detach().to(dtype).requires_grad_()
     for kind in ("inclusive_sum", "exclusive_sum", "inclusive_prod", "exclusive_prod"):
         out = rendering_ops.scan(values, offsets, kind, reference=lambda values, offsets: values)
         torch.autograd.grad(out, values, torch.zeros(5))
     out = rendering_ops.accumulate(values, values_of, offsets, reference=lambda weights, values: values)
-    torch.autograd.grad(out, (values, values_of), torch.zeros(2, 3))
+    torch.autograd.grad(out, (values, values_of), torch.zeros(2, n_channels))
     for given in (color, values_of):
-        seen = rendering_ops.composite(t, t, offsets, values, given, reference=lambda *_: (t, t, t, t))
-        torch.autograd.grad(seen[0], values, torch.zeros(2, 3), retain_graph=True)
-        torch.autograd.grad(seen, values, [torch.zeros_like(one) for one in seen])
+        seen = rendering_ops.composite(t, t, offsets, density, given, reference=lambda *_: (t, t, t, t))
+        torch.autograd.grad(seen[0], density, torch.zeros(2, n_channels), retain_graph=True)
+        torch.autograd.grad(seen, density, [torch.zeros_like(one) for one in seen])
     assert {"product_backward sm_90", "composite_backward sm_80", "accumulate_backward sm_90"} <= set(made)
 
 

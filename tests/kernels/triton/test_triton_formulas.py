@@ -1,4 +1,4 @@
-"""Frequency, OneBlob and SphericalHarmonics on a GPU are the definitions in float64."""
+"""Encodings that are formulas on a GPU are the definitions in float64."""
 
 from __future__ import annotations
 
@@ -14,22 +14,39 @@ from torch import Tensor
 
 from fieldforge.encodings.frequency import frequency
 from fieldforge.encodings.one_blob import one_blob
+from fieldforge.encodings.random_fourier import random_fourier
 from fieldforge.encodings.spherical_harmonics import spherical_harmonics
+from fieldforge.encodings.triangle_wave import triangle_wave
 from fieldforge.kernels.triton import formulas
 
 pytestmark = needs_triton
+
+
+def frequencies(n_features: int, n_dims: int) -> Tensor:
+    return torch.randn(n_features, n_dims, generator=torch.Generator().manual_seed(n_features)).to(DEVICE)
+
+
+def fourier(x: Tensor, number: int) -> Tensor:
+    return random_fourier(x, frequencies(number, x.shape[1]))
+
+
 PLAIN: dict[str, Callable[[Tensor, int], Tensor]] = {
     "frequency": frequency, "one_blob": one_blob, "spherical_harmonics": spherical_harmonics,
+    "triangle_wave": triangle_wave, "random_fourier": fourier,
 }  # fmt: skip
 CASES = [
     ("frequency", 1, 2, 17), ("frequency", 12, 3, 33), ("frequency", 5, 1, 0), ("one_blob", 1, 2, 15),
     ("one_blob", 16, 2, 17), ("one_blob", 128, 1, 3), ("spherical_harmonics", 2, 3, 1),
-    ("spherical_harmonics", 4, 3, 67), ("spherical_harmonics", 8, 3, 15),
+    ("spherical_harmonics", 4, 3, 67), ("spherical_harmonics", 8, 3, 15), ("triangle_wave", 1, 2, 17),
+    ("triangle_wave", 12, 3, 33), ("triangle_wave", 5, 1, 0), ("random_fourier", 1, 1, 1),
+    ("random_fourier", 70, 2, 33), ("random_fourier", 17, 5, 15), ("random_fourier", 9, 16, 3),
+    ("random_fourier", 4, 3, 0),
 ]  # fmt: skip
 
 
 def run(name: str, x: Tensor, number: int) -> Tensor:
-    out: Tensor = getattr(formulas, name)(x, number, reference=partial(_plain, name, number))
+    given = frequencies(number, x.shape[1]) if name == "random_fourier" else number
+    out: Tensor = getattr(formulas, name)(x, given, reference=partial(_plain, name, number))
     return out
 
 
@@ -57,9 +74,43 @@ def test_values_are_those_of_the_definition_in_float64(generator: torch.Generato
     v = torch.nn.functional.normalize(torch.randn(6, 3, generator=generator), dim=-1)
     for name, number, given, points in (
         ("frequency", 4, x, x), ("one_blob", 8, x, x), ("spherical_harmonics", 6, 0.5 * (v + 1), v),
+        ("triangle_wave", 5, x, x),
     ):  # fmt: skip
         for point, features in zip(points.tolist(), run(name, given.to(DEVICE), number).tolist(), strict=True):
             assert features == pytest.approx(getattr(by_definition, name)(point, number), abs=3e-6)
+
+
+def test_random_features_are_those_of_the_definition_in_float64(generator: torch.Generator) -> None:
+    x, rows = torch.rand(5, 2, generator=generator), frequencies(7, 2)
+    for point, features in zip(x.tolist(), run("random_fourier", x.to(DEVICE), 7).tolist(), strict=True):
+        assert features == pytest.approx(by_definition.random_fourier(point, rows.tolist()), abs=6e-6)
+
+
+def test_triangle_waves_have_the_bits_and_at_turning_points_the_slopes_of_the_reference() -> None:
+    x = (torch.arange(-64, 64).to(DEVICE) / 64)[:, None].requires_grad_()
+    found = []
+    for out in (run("triangle_wave", x, 6), triangle_wave(x, 6)):
+        found.append((out, *torch.autograd.grad(out.cumsum(1).sum(), x)))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_trained_or_wide_frequencies_are_refused() -> None:
+    call = {"dtype": torch.float32, "n_outputs": 8}
+    assert formulas.refuses(**call, tensor=torch.zeros(4, 3)) is None
+    assert "trained" in str(formulas.refuses(**call, tensor=torch.zeros(4, 3, requires_grad=True)))
+    assert "of 16 axes" in str(formulas.refuses(**call, tensor=torch.zeros(4, 17)))
+    assert "float64" in str(formulas.refuses(**call, tensor=torch.zeros(4, 3, dtype=torch.float64)))
+
+
+def test_gradients_in_a_batch_are_the_references(generator: torch.Generator) -> None:
+    """`is_grads_batched` sends gradients without memory."""
+    x = torch.rand(3, 2, generator=generator).to(DEVICE).requires_grad_()
+    out = run("triangle_wave", x, 2)
+    grads = torch.randn(4, *out.shape, generator=generator).to(DEVICE)
+    (found,) = torch.autograd.grad(out, x, grads, is_grads_batched=True, retain_graph=True)
+    for one, grad in zip(found, grads, strict=True):
+        assert torch.allclose(one, torch.autograd.grad(out, x, grad, retain_graph=True)[0])
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

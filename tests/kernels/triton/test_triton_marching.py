@@ -57,6 +57,56 @@ def test_the_same_samples(
     assert on_gpu.march(*rays, 3) == len(got[0])
 
 
+@pytest.mark.parametrize("n_cascades", [1, 3])
+@pytest.mark.parametrize("resolution", [(7, 9, 5), (1, 4, 8), (1, 1, 1), (2, 33, 3)])
+def test_cells_are_packed_into_the_same_bits(
+    n_cascades: int, resolution: tuple[int, int, int], generator: torch.Generator
+) -> None:
+    cascades = make_cascades((-1, -1, -0.5), (1, 1, 0.5), resolution, n_cascades)
+    density = torch.rand(n_cascades, *resolution, generator=generator).to(DEVICE)
+    density[0, 0, 0, 0] = math.nan  # is above nothing
+    density[density > 0.9] = 0.5  # the threshold is not above itself
+    for threshold in (-1.0, 0.5, 1.0):
+        for one, other in zip(
+            on_gpu.pack(density, threshold, cascades), pack_reference(density, threshold, cascades), strict=True
+        ):
+            assert torch.equal(one, other)
+    whole = torch.ones(n_cascades, *resolution, device=DEVICE)
+    assert int(on_gpu.pack(whole, 0.0, cascades)[0].flatten()[0]) == int(
+        pack_reference(whole, 0.0, cascades)[0].flatten()[0]
+    )
+
+
+@pytest.mark.parametrize("n_drawn", [0, 1, 63, 105])
+def test_densities_decay_and_grow_by_the_same_bits(n_drawn: int, generator: torch.Generator) -> None:
+    density = torch.rand(1, 7, 5, 3, generator=generator).to(DEVICE)
+    cells = torch.randperm(105, generator=generator)[:n_drawn].sort()[0].to(DEVICE)
+    fresh = torch.rand(n_drawn, generator=generator).to(DEVICE)
+    fresh[1:2] = math.nan
+    expected = density.clone()
+    occupancy.decay_max(expected, cells, fresh, 0.95)
+    on_gpu.decay_max(density, cells, fresh, 0.95)
+    assert torch.equal(density.nan_to_num(-1.0), expected.nan_to_num(-1.0))
+
+
+def test_rays_meet_boxes_at_the_same_places(generator: torch.Generator) -> None:
+    """Also parallel to faces, from inside, without direction, and with numbers that are not finite."""
+    origins = (4 * torch.rand(300, 3, generator=generator) - 2).to(DEVICE)
+    directions = (0.5 - 0.4 * torch.rand(300, 3, generator=generator)).to(DEVICE) - origins
+    directions[::7, 1] = 0.0
+    directions[::11] = 0.0
+    directions[::13] = -directions[::13]
+    origins[5] = torch.tensor([0.5, 1.0, 0.5])
+    directions[5] = torch.tensor([1.0, 0.0, 0.0])  # in a face
+    origins[1, 0], origins[2, 1], directions[3, 2], directions[4, 0] = math.nan, math.inf, -math.inf, math.nan
+    for near, far in ((0.0, math.inf), (0.3, 1.1)):
+        ends = (0.0, 0.1, 0.2), (1.0, 1.0, 0.7), near, far
+        found, expected = on_gpu.intersect_box(origins, directions, *ends), intersect_slabs(origins, directions, *ends)
+        assert torch.equal(torch.stack(found), torch.stack(expected))
+        assert (found[1] > found[0]).sum() > 60
+    assert [len(t) for t in on_gpu.intersect_box(origins[:0], origins[:0], *ends)] == [0, 0]
+
+
 def test_no_rays(generator: torch.Generator) -> None:
     cascades, bricks, superbricks = make(1, generator)
     none = torch.empty(0, 3, device=DEVICE)
@@ -72,3 +122,13 @@ def test_the_door_names_what_is_wrong(generator: torch.Generator) -> None:
         on_gpu.look_up(torch.rand(3, 3, device=DEVICE), cascades, bricks[:, :1])
     with pytest.raises(TypeError, match="points: expected float32 on a CUDA device"):
         on_gpu.look_up(torch.rand(3, 3, device=DEVICE).double(), cascades, bricks)
+    density = torch.zeros(1, 7, 9, 5, device=DEVICE)
+    with pytest.raises(ValueError, match="density: expected shape"):
+        on_gpu.pack(density[:, 1:], 0.5, cascades)
+    two = torch.tensor([3, 3], device=DEVICE)
+    with pytest.raises(ValueError, match="cells: expected ascending numbers from 0 to 314"):
+        on_gpu.decay_max(density, two, two.float(), 0.5)
+    with pytest.raises(ValueError, match="density: expected a contiguous tensor"):
+        on_gpu.decay_max(density.transpose(1, 2), two[:1], two[:1].float(), 0.5)
+    with pytest.raises(TypeError, match="origins: expected float32 on a CUDA device"):
+        on_gpu.intersect_box(density[0, 0, :, :3].double(), density[0, 0, :, :3], (0, 0, 0), (1, 1, 1), 0.0, 1.0)

@@ -71,6 +71,44 @@ def test_compositing_and_its_gradients(counts: list[int], n_channels: int, gener
         assert error(one, other) < 3e-6
 
 
+def test_densities_and_colours_of_half_precision_are_composited_in_float32(generator: torch.Generator) -> None:
+    """As in the reference, where the lengths of intervals promote them; gradients have the dtype of the inputs."""
+    samples = make(COUNTS, generator)
+    given = [draw(sum(COUNTS), *more, generator=generator).detach().half() for more in ((), (3,))]
+    halves, wide = [one.clone().requires_grad_() for one in given], [one.double().requires_grad_() for one in given]
+    fine = Samples(samples.t0.double(), samples.t1.double(), samples.ray_index, samples.n_rays)
+    got, expected = compositing._composite_on_cuda(samples, *halves), compositing.composite_plain(fine, *wide)
+    for one, other in zip(got, expected, strict=True):
+        assert one.dtype == torch.float32
+        assert error(one, other) < 1e-6
+    found, truth = (torch.autograd.grad(out.color.sum() + out.depth.sum(), of) for out, of in
+                    ((got, halves), (expected, wide)))  # fmt: skip
+    for one, other in zip(found, truth, strict=True):
+        assert one.dtype == torch.float16
+        assert error(one, other) < 1e-3
+    values, exact = given[1].clone().requires_grad_(), given[1].double().requires_grad_()
+    sums = compositing._accumulate_on_cuda(got.weights.detach(), values, samples.offsets)
+    of_exact = compositing.accumulate_plain(expected.weights.detach(), exact, samples.offsets)
+    assert error(sums, of_exact) < 1e-6
+    (one,), (other,) = torch.autograd.grad(sums.sum(), values), torch.autograd.grad(of_exact.sum(), exact)
+    assert one.dtype == torch.float16
+    assert error(one, other) < 1e-3
+
+
+def test_what_is_refused() -> None:
+    half, single, double = torch.float16, torch.float32, torch.float64
+    composite = {"moves": False, "n_channels": 3}
+    assert compositing._refuses_composite(dtypes=(half, torch.bfloat16, single), **composite) is None
+    assert "not float16" in str(compositing._refuses_composite(dtypes=(single, single, half), **composite))
+    assert "not float64" in str(compositing._refuses_composite(dtypes=(double, single, single), **composite))
+    assert "no gradient in t0" in str(
+        compositing._refuses_composite(dtypes=(single,) * 3, **composite | {"moves": True})
+    )
+    assert compositing._refuses_accumulate(dtypes=(single, half)) is None
+    assert "not float16" in str(compositing._refuses_accumulate(dtypes=(half, single)))
+    assert "not float16" in str(compositing._refuses_distortion(dtypes=(half, single), moves=False))
+
+
 def test_a_wall_hides_what_is_behind_it_and_gradients_stay_finite(generator: torch.Generator) -> None:
     samples = make([4, 3], generator)
     density, color = draw(7, generator=generator), draw(7, 3, generator=generator)
@@ -101,6 +139,18 @@ def test_thin_samples_keep_their_digits() -> None:
     assert weights.tolist() == pytest.approx((-torch.expm1(-tau.double())).tolist(), rel=3e-7)
 
 
+def test_gradients_that_nobody_wants_are_not_made(generator: torch.Generator) -> None:
+    offsets = row_offsets(torch.tensor(COUNTS)).to(DEVICE)
+    weights, values = draw(sum(COUNTS), generator=generator), draw(sum(COUNTS), 3, generator=generator)
+    both = torch.autograd.grad(compositing._accumulate_on_cuda(weights, values, offsets).square().sum(),
+                               (weights, values))  # fmt: skip
+    for given, wanted, expected in (
+        ((weights, values.detach()), weights, both[0]), ((weights.detach(), values), values, both[1]),
+    ):  # fmt: skip
+        (found,) = torch.autograd.grad(compositing._accumulate_on_cuda(*given, offsets).square().sum(), wanted)
+        assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("n_channels", [1, 3, 40])
 def test_weighted_sums_and_their_gradients(n_channels: int, generator: torch.Generator) -> None:
     offsets = row_offsets(torch.tensor(COUNTS)).to(DEVICE)
@@ -123,6 +173,17 @@ def test_distortion_and_its_gradient(generator: torch.Generator) -> None:
     assert error(got, expected) < 1e-5
     (one,), (other,) = torch.autograd.grad(got.sum(), weights), torch.autograd.grad(expected.sum(), exact)
     assert error(one, other) < 1e-5
+
+
+def test_gradients_in_a_batch_are_the_references(generator: torch.Generator) -> None:
+    """`is_grads_batched` sends gradients without memory."""
+    samples = make([2, 3], generator)
+    density, color = draw(5, generator=generator), draw(5, 2, generator=generator)
+    out = compositing._composite_on_cuda(samples, density, color).color
+    grads = torch.randn(3, 2, 2, generator=generator).to(DEVICE)
+    (found,) = torch.autograd.grad(out, density, grads, is_grads_batched=True, retain_graph=True)
+    one_by_one = [torch.autograd.grad(out, density, grad, retain_graph=True)[0] for grad in grads]
+    assert error(found, torch.stack(one_by_one)) < 1e-6
 
 
 def test_second_derivatives_are_the_references(generator: torch.Generator) -> None:

@@ -58,13 +58,6 @@ def is_interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def is_transformed() -> str | None:
-    """Why the reference has to run: inside `torch.func` and forward-mode derivatives tensors have no memory."""
-    if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
-        return "torch.func and forward-mode derivatives need the reference"
-    return None
-
-
 def launch(
     kernel: Any, grid: Sequence[int] | Callable[[dict[str, Any]], tuple[int, ...]], *arguments: Any, **constants: Any
 ) -> None:

@@ -1,7 +1,8 @@
 # mypy: ignore-errors
-"""Kernels of the encodings that are formulas: Frequency, OneBlob, SphericalHarmonics, and their gradients.
+"""Kernels of the encodings that are formulas, and of their gradients, in float32.
 
-The functions are those of ``encodings/frequency.py``, ``one_blob.py`` and ``spherical_harmonics.py``, in float32.
+The functions are those of ``encodings/frequency.py``, ``triangle_wave.py``, ``one_blob.py``, ``random_fourier.py`` and
+``spherical_harmonics.py``. Outputs may have more than 2^31 numbers: no product of sizes is taken in 32 bits.
 """
 
 import triton
@@ -22,7 +23,7 @@ def _turns(x, k):
 def frequency(x, out, n, K: tl.constexpr, BLOCK: tl.constexpr):
     """n = (N d) coordinates -> (n, K, 2)."""
     element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    is_element = element < n * K
+    is_element = element // K < n
     value = tl.load(x + element // K, mask=is_element, other=0.0)
     turns, _ = _turns(value, (element % K).to(tl.int32))
     angle = 3.141592653589793 * turns
@@ -43,6 +44,85 @@ def frequency_backward(x, grad, grad_x, n, K: tl.constexpr, COLUMNS: tl.constexp
     to_cosine = tl.load(grad + place + 1, mask=is_there, other=0.0)
     slope = 3.141592653589793 * octave * (to_sine * tl.cos(angle) - to_cosine * tl.sin(angle))
     tl.store(grad_x + row, tl.sum(tl.where(is_there, slope, 0.0), 1), mask=row < n)
+
+
+@triton.jit
+def _wave(x, k):
+    """Where in the wave of octave 2^(k - 1) a coordinate is, -1/2 to 1/2, and the octave."""
+    octave = ((k + 126) << 23).to(tl.float32, bitcast=True)
+    turns = x * octave + 0.25 * k.to(tl.float32)  # rounded once, as the product is exact
+    return turns - tl.floor(turns) - 0.5, octave
+
+
+@triton.jit
+def triangle_wave(x, out, n, K: tl.constexpr, BLOCK: tl.constexpr):
+    """n = (N d) coordinates -> (n, K)."""
+    element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    is_element = element // K < n
+    value = tl.load(x + element // K, mask=is_element, other=0.0)
+    place, _ = _wave(value, (element % K).to(tl.int32))
+    tl.store(out + element, 4.0 * tl.abs(place) - 1.0, mask=is_element)
+
+
+@triton.jit
+def triangle_wave_backward(x, grad, grad_x, n, K: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
+    """At a turning point above the slope is that on its right, at one below 0, as PyTorch has it."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    k = tl.arange(0, COLUMNS)
+    is_there = (row < n)[:, None] & (k < K)[None, :]
+    value = tl.load(x + row, mask=row < n, other=0.0)
+    place, octave = _wave(value[:, None], k[None, :])
+    sign = tl.where(place > 0, 1.0, tl.where(place < 0, -1.0, 0.0 * place))  # NaN stays
+    given = tl.load(grad + row[:, None] * K + k[None, :], mask=is_there, other=0.0)
+    tl.store(grad_x + row, tl.sum(tl.where(is_there, 4.0 * octave * sign * given, 0.0), 1), mask=row < n)
+
+
+@triton.jit
+def _turns_along(x, frequencies, row, n, feature, n_features, D: tl.constexpr):
+    """(rows, features) how many turns x is along each frequency, less whole ones."""
+    turns = tl.zeros((row.shape[0], feature.shape[0]), tl.float32)
+    for axis in tl.static_range(D):
+        value = tl.load(x + row * D + axis, mask=row < n, other=0.0)
+        factor = tl.load(frequencies + feature * D + axis, mask=feature < n_features, other=0.0)
+        turns += value[:, None] * factor[None, :]
+    return turns - tl.floor(turns + 0.5)
+
+
+@triton.jit
+def random_fourier(
+    x, frequencies, out, n, n_features, D: tl.constexpr, BLOCK: tl.constexpr, COLUMNS: tl.constexpr
+):  # fmt: skip
+    """(n, D) points -> (n, 2 n_features), sines first; a program has some rows and some features."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    feature = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    angle = 6.283185307179586 * _turns_along(x, frequencies, row, n, feature, n_features, D)
+    place = row[:, None] * (2 * n_features) + feature[None, :]
+    is_there = (row < n)[:, None] & (feature < n_features)[None, :]
+    tl.store(out + place, tl.sin(angle), mask=is_there)
+    tl.store(out + place + n_features, tl.cos(angle), mask=is_there)
+
+
+@triton.jit
+def random_fourier_backward(
+    x, frequencies, grad, grad_x, n, n_features,
+    D: tl.constexpr, AXES: tl.constexpr, BLOCK: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """A program has some rows and goes through all features; AXES is a power of two of at least D."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    axis = tl.arange(0, AXES)
+    total = tl.zeros((BLOCK, AXES), tl.float32)
+    for first in range(0, n_features, COLUMNS):
+        feature = first + tl.arange(0, COLUMNS)
+        angle = 6.283185307179586 * _turns_along(x, frequencies, row, n, feature, n_features, D)
+        place = row[:, None] * (2 * n_features) + feature[None, :]
+        is_there = (row < n)[:, None] & (feature < n_features)[None, :]
+        to_sine = tl.load(grad + place, mask=is_there, other=0.0)
+        to_cosine = tl.load(grad + place + n_features, mask=is_there, other=0.0)
+        slope = 6.283185307179586 * (to_sine * tl.cos(angle) - to_cosine * tl.sin(angle))
+        is_factor = (feature < n_features)[:, None] & (axis < D)[None, :]
+        factor = tl.load(frequencies + feature[:, None] * D + axis[None, :], mask=is_factor, other=0.0)
+        total += tl.sum(slope[:, :, None] * factor[None, :, :], 1)
+    tl.store(grad_x + row[:, None] * D + axis[None, :], total, mask=(row < n)[:, None] & (axis < D)[None, :])
 
 
 @triton.jit
@@ -76,7 +156,7 @@ def _density_at(x, edge, BINS: tl.constexpr):
 def one_blob(x, out, n, BINS: tl.constexpr, BLOCK: tl.constexpr):
     """n = (N d) coordinates -> (n, BINS)."""
     element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    is_element = element < n * BINS
+    is_element = element // BINS < n
     value = tl.load(x + element // BINS, mask=is_element, other=0.0)
     edge = (element % BINS).to(tl.int32)
     tl.store(out + element, _left_of(value, edge + 1, BINS) - _left_of(value, edge, BINS), mask=is_element)

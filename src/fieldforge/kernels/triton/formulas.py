@@ -1,4 +1,4 @@
-"""Frequency, OneBlob and SphericalHarmonics on a GPU: values and first derivatives; second ones are the reference's."""
+"""Encodings that are formulas on a GPU: values and first derivatives; second ones are the reference's."""
 
 from __future__ import annotations
 
@@ -10,79 +10,106 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fieldforge.kernels.cpu_second import recorded
-from fieldforge.kernels.triton.door import blocks, expect_rows, expect_tensor, is_transformed, launch
+from fieldforge.kernels.cpu_second import is_transformed, needs_reference, recorded
+from fieldforge.kernels.triton.door import blocks, expect_rows, expect_tensor, launch
 
+MAX_AXES = 16
+"""Of the points that RandomFourier takes: a row of its frequencies is on the chip at once."""
+MAX_FEATURES = 2**20
 Reference = Callable[[Tensor], Tensor]
 
 
-def refuses(*, dtype: torch.dtype, **_: Any) -> str | None:
-    """Why a call on points of a dtype cannot run, or None."""
+def refuses(*, dtype: torch.dtype, tensor: Tensor | None = None, **_: Any) -> str | None:
+    """Why a call on points of a dtype, with the frequencies `tensor`, cannot run, or None."""
     if dtype != torch.float32:
         return f"it is in float32 only, not {dtype}"
+    if tensor is not None:
+        if tensor.dtype != torch.float32:
+            return f"it is in float32 only, not {tensor.dtype}"
+        if tensor.requires_grad:
+            return "its frequencies are trained, and the kernels hold them fixed"
+        if tensor.shape[1] > MAX_AXES or len(tensor) > MAX_FEATURES:
+            return f"it has at most {MAX_FEATURES} frequencies of {MAX_AXES} axes, not {tuple(tensor.shape)}"
     return is_transformed()
 
 
 def frequency(x: Tensor, n_frequencies: int, *, reference: Reference) -> Tensor:
     """(N, d) float32 on a CUDA device -> (N, d * n_frequencies * 2)."""
-    out: Tensor = _Formula.apply(x, "frequency", n_frequencies, reference)
+    out: Tensor = _Formula.apply(x, None, "frequency", n_frequencies, reference)
+    return out
+
+
+def triangle_wave(x: Tensor, n_frequencies: int, *, reference: Reference) -> Tensor:
+    """(N, d) float32 on a CUDA device -> (N, d * n_frequencies)."""
+    out: Tensor = _Formula.apply(x, None, "triangle_wave", n_frequencies, reference)
     return out
 
 
 def one_blob(x: Tensor, n_bins: int, *, reference: Reference) -> Tensor:
     """(N, d) float32 on a CUDA device -> (N, d * n_bins)."""
-    out: Tensor = _Formula.apply(x, "one_blob", n_bins, reference)
+    out: Tensor = _Formula.apply(x, None, "one_blob", n_bins, reference)
+    return out
+
+
+def random_fourier(x: Tensor, frequencies: Tensor, *, reference: Reference) -> Tensor:
+    """(N, d) points and (n_features, d) frequencies, float32 on a CUDA device -> (N, 2 * n_features), sines first.
+
+    Whole turns are taken off before the sine, so that large frequencies cost no digits. No gradient in frequencies.
+    """
+    out: Tensor = _Formula.apply(x, frequencies.detach(), "random_fourier", len(frequencies), reference)
     return out
 
 
 def spherical_harmonics(x: Tensor, degree: int, *, reference: Reference) -> Tensor:
     """(N, 3) float32 on a CUDA device -> (N, degree²)."""
-    out: Tensor = _Formula.apply(x, "spherical_harmonics", degree, reference)
+    out: Tensor = _Formula.apply(x, None, "spherical_harmonics", degree, reference)
     return out
 
 
 class _Formula(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, name: str, number: int, reference: Reference) -> Tensor:
-        x = expect_rows("x", x, _width(x))
+    def forward(x: Tensor, frequencies: Tensor | None, name: str, number: int, reference: Reference) -> Tensor:
+        x, others = _checked(x, frequencies, name, number)
         out = x.new_empty(x.shape[0], _n_outputs(name, number, x.shape[1]))
-        n, size = (x.shape[0], 64) if name == "spherical_harmonics" else (x.numel(), 512)
-        kernels, constants = _kernels(), {"BLOCK": size}
-        if name == "frequency":
-            launch(kernels.frequency, (blocks(out.numel() // 2, size),), x, out, n, K=number, **constants)
-        elif name == "one_blob":
-            launch(kernels.one_blob, (blocks(out.numel(), size),), x, out, n, BINS=number, **constants)
+        kernel, (n, n_dims) = getattr(_kernels(), name), x.shape
+        if name == "spherical_harmonics":
+            launch(kernel, (blocks(n, 64),), x, *others, out, n, DEGREE=number, BLOCK=64)
+        elif name == "random_fourier":
+            programs = blocks(n, 32), blocks(number, 64)
+            launch(kernel, programs, x, *others, out, n, number, D=n_dims, BLOCK=32, COLUMNS=64)
         else:
-            norms = _norms(number, x.device)
-            launch(kernels.spherical_harmonics, (blocks(n, size),), x, norms, out, n, DEGREE=number, **constants)
+            n_elements = x.numel() * number
+            launch(kernel, (blocks(n_elements, 512),), x, out, x.numel(), **_constant(name, number), BLOCK=512)
         return out
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, ctx.name, ctx.number, ctx.reference = inputs
-        ctx.save_for_backward(x)
+        x, frequencies, ctx.name, ctx.number, ctx.reference = inputs
+        ctx.save_for_backward(x, frequencies)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (x,) = ctx.saved_tensors
-        if torch.is_grad_enabled() or is_transformed():
+        x, frequencies = ctx.saved_tensors
+        if needs_reference(grad):
             with torch.enable_grad():
-                return *recorded(ctx.reference, (x,), ctx.needs_input_grad, (grad,)), None, None, None
-        x = expect_rows("x", x, _width(x))
-        name, number, kernels = ctx.name, ctx.number, _kernels()
-        grad = expect_tensor("grad", grad, (x.shape[0], _n_outputs(name, number, x.shape[1])), device=x.device)
-        grad_x = torch.empty_like(x)
+                return *recorded(ctx.reference, (x,), ctx.needs_input_grad, (grad,)), None, None, None, None
+        name, number = ctx.name, ctx.number
+        x, others = _checked(x, frequencies, name, number)
+        n, n_dims = x.shape
+        grad = expect_tensor("grad", grad, (n, _n_outputs(name, number, n_dims)), device=x.device)
+        grad_x, kernel = torch.empty_like(x), getattr(_kernels(), f"{name}_backward")
         if name == "spherical_harmonics":
+            launch(kernel, (blocks(n, 64),), x, *others, grad, grad_x, n, DEGREE=number, BLOCK=64)
+        elif name == "random_fourier":
+            n_axes = _padded(n_dims)
             launch(
-                kernels.spherical_harmonics_backward, (blocks(x.shape[0], 64),), x, _norms(number, x.device), grad,
-                grad_x, x.shape[0], DEGREE=number, BLOCK=64,
+                kernel, (blocks(n, 32),), x, *others, grad, grad_x, n, number, D=n_dims, AXES=n_axes, BLOCK=32,
+                COLUMNS=128 // n_axes,
             )  # fmt: skip
         else:
-            columns = min(64, 1 << (number - 1).bit_length())
-            constants = {"K" if name == "frequency" else "BINS": number, "COLUMNS": columns, "BLOCK": 32}
-            kernel = getattr(kernels, f"{name}_backward")
+            constants = _constant(name, number) | {"COLUMNS": min(64, _padded(number)), "BLOCK": 32}
             launch(kernel, (blocks(x.numel(), 32),), x, grad, grad_x, x.numel(), **constants)
-        return grad_x, None, None, None
+        return grad_x, None, None, None, None
 
 
 def _kernels() -> Any:
@@ -91,12 +118,28 @@ def _kernels() -> Any:
     return formula_kernels
 
 
-def _width(x: Tensor) -> int:
-    return x.shape[-1] if isinstance(x, Tensor) and x.ndim else 0
+def _checked(x: Tensor, frequencies: Tensor | None, name: str, number: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Contiguous points, and what else the kernel reads."""
+    x = expect_rows("x", x, x.shape[-1] if isinstance(x, Tensor) and x.ndim else 0)
+    if name == "spherical_harmonics":
+        return x, (_norms(number, x.device),)
+    if frequencies is None:
+        return x, ()
+    return x, (expect_tensor("frequencies", frequencies, (number, x.shape[1]), device=x.device),)
+
+
+def _constant(name: str, number: int) -> dict[str, int]:
+    return {"BINS" if name == "one_blob" else "K": number}
+
+
+def _padded(number: int) -> int:
+    """The next power of two."""
+    return 1 << (number - 1).bit_length()
 
 
 def _n_outputs(name: str, number: int, n_dims: int) -> int:
-    return {"frequency": 2 * n_dims * number, "one_blob": n_dims * number}.get(name, number * number)
+    found = {"frequency": 2 * n_dims * number, "spherical_harmonics": number * number, "random_fourier": 2 * number}
+    return found.get(name, n_dims * number)
 
 
 @lru_cache(maxsize=16)

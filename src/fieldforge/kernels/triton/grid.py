@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fieldforge.kernels.cpu_second import recorded
-from fieldforge.kernels.triton.door import FLOATS, blocks, expect_rows, expect_tensor, is_transformed, launch
+from fieldforge.kernels.cpu_second import is_transformed, needs_reference, recorded
+from fieldforge.kernels.triton.door import FLOATS, blocks, expect_rows, expect_tensor, launch
 from fieldforge.kernels.tuned import GridLevel, Reference
 
 MAX_POINTS = 2**31 - 1
@@ -84,7 +84,7 @@ class _Grid(torch.autograd.Function):
         x, table = ctx.saved_tensors
         levels, interpolation, reference, is_deterministic = ctx.others
         needs_x, needs_table = ctx.needs_input_grad[:2]
-        if torch.is_grad_enabled() or is_transformed():
+        if needs_reference(grad):
 
             def again(x: Tensor, table: Tensor) -> Tensor:
                 return reference(x, table, levels, interpolation)

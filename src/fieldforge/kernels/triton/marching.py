@@ -1,6 +1,6 @@
-"""Occupancy grids and marching on a GPU, as functions of tensors; the same samples as in the plain version.
+"""Ray-box intersection, occupancy grids and marching on a GPU, as functions of tensors.
 
-Not differentiable.
+Same rounding as the plain versions in `fieldforge.renderers`, so the same samples exist. Not differentiable.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fieldforge.kernels.cpu_marching import CascadesLike, StrideLike, Vector
+from fieldforge.kernels.cpu_door import expect_contiguous
+from fieldforge.kernels.cpu_marching import CascadesLike, StrideLike, Vector, expect_cells
 from fieldforge.kernels.triton.door import blocks, expect_rows, expect_tensor, launch
 
 BLOCK = 64
@@ -28,6 +29,55 @@ def look_up(points: Tensor, cascades: CascadesLike, bricks: Tensor) -> Tensor:
         enable_fp_fusion=False,
     )  # fmt: skip
     return is_occupied
+
+
+def intersect_box(
+    origins: Tensor, directions: Tensor, low: Vector, high: Vector, near: float, far: float
+) -> tuple[Tensor, Tensor]:
+    """(N, 3) float32 rays on a CUDA device -> (t_near, t_far), each (N,)."""
+    origins = expect_rows("origins", origins, 3)
+    n = origins.shape[0]
+    directions = expect_tensor("directions", directions, (n, 3), device=origins.device)
+    t_near, t_far = origins.new_empty(2, n)
+    launch(
+        _kernels().intersect_box, (blocks(n, 256),), origins, directions, t_near, t_far, n, *map(float, (*low, *high)),
+        float(near), float(far), BLOCK=256, enable_fp_fusion=False,
+    )  # fmt: skip
+    return t_near, t_far
+
+
+def pack(density: Tensor, threshold: float, cascades: CascadesLike) -> tuple[Tensor, Tensor]:
+    """(C, X, Y, Z) float32 on a CUDA device -> bricks and superbricks of the cells above the threshold."""
+    density = expect_tensor("density", density, (len(cascades.low), *cascades.resolution))
+    packed = []
+    cells = density
+    for is_of_bricks in (False, True):
+        n_cascades, *sizes = cells.shape
+        bricks = torch.empty(n_cascades, *(blocks(n, 4) for n in sizes), dtype=torch.int64, device=density.device)
+        launch(
+            _kernels().pack, (blocks(bricks.numel(), 32),), cells, bricks, bricks.numel(), *sizes, float(threshold),
+            IS_OF_BRICKS=is_of_bricks, BLOCK=32,
+        )  # fmt: skip
+        packed.append(bricks)
+        cells = bricks
+    return packed[0], packed[1]
+
+
+def decay_max(density: Tensor, cells: Tensor, fresh: Tensor, decay: float) -> None:
+    """density[cells] = max(density[cells] * decay, fresh), in place.
+
+    Args:
+        density: float32 on a CUDA device, contiguous, any shape.
+        cells: (M,) int64 in [0, density.numel()), ascending: checked here, for which the processor waits.
+        fresh: (M,) float32.
+    """
+    expect_contiguous("density", density)
+    flat = expect_tensor("density", density, tuple(density.shape)).view(-1)
+    cells = expect_tensor("cells", cells, (cells.numel(),), (torch.int64,), flat.device)
+    fresh = expect_tensor("fresh", fresh, (cells.numel(),), device=flat.device)
+    expect_cells(cells, flat.numel())
+    n = cells.numel()
+    launch(_kernels().decay_max, (blocks(n, 1024),), flat, cells, fresh, n, float(decay), BLOCK=1024)
 
 
 def march(

@@ -16,15 +16,8 @@ from torch.nn import functional
 
 from fieldforge.kernels.cpu_door import expect_one_each
 from fieldforge.kernels.cpu_ops import MlpShape, describe_activation, parameter_shapes
-from fieldforge.kernels.cpu_second import recorded
-from fieldforge.kernels.triton.door import (
-    FLOATS,
-    blocks,
-    expect_rows,
-    expect_tensor,
-    is_transformed,
-    launch,
-)
+from fieldforge.kernels.cpu_second import is_transformed, needs_reference, recorded
+from fieldforge.kernels.triton.door import FLOATS, blocks, expect_rows, expect_tensor, launch
 
 MAX_WIDTH = 128
 """Of hidden layers and outputs: a layer's activations are on the chip at once."""
@@ -170,7 +163,7 @@ class _Mlp(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, offsets, *parameters = ctx.saved_tensors
         needs_x, _, _, _, *needs = ctx.needs_input_grad
-        if torch.is_grad_enabled() or is_transformed():
+        if needs_reference(grad):
             n_layers = ctx.kind.shape.n_layers
 
             def again(x: Tensor, *parameters: Tensor) -> Tensor:

@@ -1,7 +1,10 @@
 """Packed volume rendering on a GPU: scans, compositing, weighted sums; second derivatives are the reference's.
 
-Everything is float32 with int64 offsets, which must be sound: they say where the kernels read and write, and looking
-at them in every call would make the processor wait for the device. `Samples` and marching make sound ones.
+Sums and results are float32; what a network gives, densities, colours and features, may have 16 bits. Offsets are
+int64 and must be sound: they say where the kernels read and write, and looking at them in every call would make the
+processor wait for the device. `Samples` and marching make sound ones.
+
+A background has no kernel: it is one product and sum over rays, of which there are tens of times fewer than samples.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fieldforge.kernels.cpu_second import recorded
-from fieldforge.kernels.triton.door import blocks, expect_tensor, is_transformed, launch
+from fieldforge.kernels import along_rays
+from fieldforge.kernels.cpu_second import is_transformed, needs_reference, recorded
+from fieldforge.kernels.triton.door import FLOATS, blocks, expect_tensor, launch
 
 CHUNK = 32
 """Samples of a ray that are looked at at once."""
@@ -22,9 +26,18 @@ Composited = tuple[Tensor, Tensor, Tensor, Tensor]
 """color (R, C), depth (R,), opacity (R,), weights (N,)."""
 
 
-def refuses(*dtypes: torch.dtype, moves: bool = False, n_channels: int = 0) -> str | None:
-    """Why a call cannot run: its dtypes, or intervals whose ends (`moves`) want a gradient."""
-    for dtype in dtypes:
+def refuses(
+    *dtypes: torch.dtype, of_network: tuple[torch.dtype, ...] = (), moves: bool = False, n_channels: int = 0
+) -> str | None:
+    """Why a call cannot run.
+
+    Args:
+        dtypes: of what has to be float32.
+        of_network: of what may have 16 bits.
+        moves: whether a gradient is wanted in the ends of intervals.
+        n_channels: that are composited at once.
+    """
+    for dtype in (*dtypes, *(one for one in of_network if one not in FLOATS)):
         if dtype != torch.float32:
             return f"rendering is float32, not {str(dtype).removeprefix('torch.')}"
     if n_channels > MAX_CHANNELS:
@@ -33,16 +46,8 @@ def refuses(*dtypes: torch.dtype, moves: bool = False, n_channels: int = 0) -> s
 
 
 def scan(values: Tensor, offsets: Tensor, kind: str, *, reference: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """(N,) -> (N,) along each ray.
-
-    Args:
-        values: (N,) float32 on a CUDA device.
-        offsets: (R + 1,) int64.
-        kind: "inclusive_sum", "exclusive_sum", "inclusive_prod" or "exclusive_prod".
-        reference: (values, offsets) -> the same in PyTorch, for second derivatives.
-    """
-    out: Tensor = _Scan.apply(values, offsets, kind.endswith("prod"), kind.startswith("exclusive"), reference)
-    return out
+    """(N,) float32 on a CUDA device -> (N,) along each ray, as `fieldforge.kernels.along_rays.scan` says."""
+    return along_rays.scan(_KERNELS, values, offsets, kind, reference)
 
 
 def composite(
@@ -57,10 +62,14 @@ def composite(
     """Absorb and emit along each ray, in one pass over the samples.
 
     Args:
-        t0, t1, density: (N,) float32 on a CUDA device.
+        t0, t1: (N,) float32 on a CUDA device.
         offsets: (R + 1,) int64.
-        color: (N, C); C may be 0.
+        density: (N,) float32, float16 or bfloat16.
+        color: (N, C) of one of these dtypes; C may be 0.
         reference: (density, color) -> the same in PyTorch, for second derivatives.
+
+    Returns:
+        color, depth, opacity and weights, float32.
     """
     seen, depth, opacity, weights, _ = _Composite.apply(density, color, t0, t1, offsets, reference)
     return seen, depth, opacity, weights
@@ -69,51 +78,65 @@ def composite(
 def accumulate(
     weights: Tensor, values: Tensor, offsets: Tensor, *, reference: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """(N,) weights and (N, C) values -> (R, C) weighted sums."""
-    out: Tensor = _Accumulate.apply(weights, values, offsets, reference)
-    return out
+    """(N,) float32 weights and (N, C) values of float32 or 16 bits -> (R, C) float32 weighted sums."""
+    return along_rays.accumulate(_KERNELS, weights, values, offsets, reference)
 
 
-class _Scan(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        values: Tensor, offsets: Tensor, is_product: bool, is_exclusive: bool, reference: Callable[..., Tensor]
-    ) -> Tensor:
-        return _scan(values, offsets, is_product, is_exclusive, False)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        values, offsets, ctx.is_product, ctx.is_exclusive, ctx.reference = inputs
-        ctx.save_for_backward(values, offsets)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        values, offsets = ctx.saved_tensors
-        if torch.is_grad_enabled() or is_transformed():
-            with torch.enable_grad():
-                found = recorded(lambda values: ctx.reference(values, offsets), (values,), (True,), (grad,))
-            return *found, None, None, None, None
-        if not ctx.is_product:
-            return _scan(grad, offsets, False, ctx.is_exclusive, True), None, None, None, None
-        before = _scan(values, offsets, True, True, False)
-        values = _expect_one("values", values)
-        grad, grad_values = expect_tensor("grad", grad, tuple(values.shape)), torch.empty_like(values)
-        n_rays = offsets.shape[0] - 1
-        launch(
-            _kernels().product_backward, (blocks(n_rays, 32),), values, before, _offsets(offsets, values), grad,
-            grad_values, n_rays, IS_EXCLUSIVE=ctx.is_exclusive, BLOCK=32,
-        )  # fmt: skip
-        return grad_values, None, None, None, None
+# ---- scans and weighted sums
 
 
 def _scan(values: Tensor, offsets: Tensor, is_product: bool, is_exclusive: bool, is_reversed: bool) -> Tensor:
-    values = _expect_one("values", values)
+    values = expect_row("values", values)
     out = torch.empty_like(values)
     launch(
-        _kernels().scan, (offsets.shape[0] - 1,), values, _offsets(offsets, values), out, IS_PRODUCT=is_product,
+        _kernels().scan, (offsets.shape[0] - 1,), values, expect_offsets(offsets, values), out, IS_PRODUCT=is_product,
         IS_EXCLUSIVE=is_exclusive, IS_REVERSED=is_reversed, CHUNK=CHUNK, num_warps=1,
     )  # fmt: skip
     return out
+
+
+def _product_backward(values: Tensor, offsets: Tensor, grad: Tensor, is_exclusive: bool) -> Tensor:
+    before = _scan(values, offsets, True, True, False)
+    values = expect_row("values", values)
+    grad, grad_values = expect_tensor("grad", grad, tuple(values.shape)), torch.empty_like(values)
+    n_rays = offsets.shape[0] - 1
+    launch(
+        _kernels().product_backward, (blocks(n_rays, 32),), values, before, expect_offsets(offsets, values), grad,
+        grad_values, n_rays, IS_EXCLUSIVE=is_exclusive, BLOCK=32,
+    )  # fmt: skip
+    return grad_values
+
+
+def _accumulate(weights: Tensor, values: Tensor, offsets: Tensor) -> Tensor:
+    weights, values, offsets = _weighted(weights, values, offsets)
+    n_rays, n_channels = offsets.shape[0] - 1, values.shape[1]
+    out = weights.new_empty(n_rays, n_channels)
+    launch(
+        _kernels().accumulate, (n_rays, blocks(n_channels, 32)), weights, values, offsets, out, n_channels,
+        C=min(32, _padded(n_channels)), CHUNK=CHUNK, num_warps=1,
+    )  # fmt: skip
+    return out
+
+
+def _accumulate_backward(
+    weights: Tensor, values: Tensor, offsets: Tensor, grad: Tensor, needs_weights: bool, needs_values: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    weights, values, offsets = _weighted(weights, values, offsets)
+    n_rays, n_channels = offsets.shape[0] - 1, values.shape[1]
+    to_weights = torch.empty_like(weights) if needs_weights else None
+    to_values = torch.empty_like(values) if needs_values else None
+    launch(
+        _kernels().accumulate_backward, (n_rays,), weights, values, offsets,
+        expect_tensor("grad", grad, (n_rays, n_channels)), to_weights, to_values, n_channels,
+        C=min(32, _padded(n_channels)), CHUNK=CHUNK, num_warps=1,
+    )  # fmt: skip
+    return to_weights, to_values
+
+
+_KERNELS = along_rays.Kernels(_scan, _product_backward, _accumulate, _accumulate_backward)
+
+
+# ---- compositing
 
 
 class _Composite(torch.autograd.Function):
@@ -128,15 +151,11 @@ class _Composite(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         tensors, n_channels = _emission(density, color, t0, t1, offsets)
         n_rays = offsets.shape[0] - 1
-        seen, depth, opacity = (
-            density.new_empty(n_rays, n_channels),
-            density.new_empty(n_rays),
-            density.new_empty(n_rays),
-        )
-        weights, passed = density.new_empty(density.shape), density.new_empty(density.shape)
+        seen, depth, opacity = (tensors[0].new_empty(n_rays, *more) for more in ((n_channels,), (), ()))
+        weights, passed = torch.empty_like(tensors[0]), torch.empty_like(tensors[0])
         launch(
             _kernels().composite, (n_rays,), *tensors, seen, depth, opacity, weights, passed, n_channels,
-            C=_padded(n_channels), CHUNK=CHUNK, num_warps=1,
+            **_by_channels(n_channels),
         )  # fmt: skip
         return seen, depth, opacity, weights, passed
 
@@ -152,83 +171,64 @@ class _Composite(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         density, color, t0, t1, offsets, weights, passed, opacity = ctx.saved_tensors
         grads = grads[:4]
-        if torch.is_grad_enabled() or is_transformed():
+        if needs_reference(*grads):
             with torch.enable_grad():
                 found = recorded(ctx.reference, (density, color), ctx.needs_input_grad[:2], grads)
             return *found, None, None, None, None
         if all(grad is None for grad in grads):
             return (None,) * 6
         tensors, n_channels = _emission(density, color, t0, t1, offsets)
-        held = [None if grad is None else grad.contiguous() for grad in grads]
+        n_rays = offsets.shape[0] - 1
+        held = [
+            None if grad is None else expect_tensor("grad", grad, shape, device=density.device)
+            for grad, shape in zip(grads, ((n_rays, n_channels), (n_rays,), (n_rays,), t0.shape), strict=True)
+        ]
         to_density = torch.empty_like(tensors[2]) if ctx.needs_input_grad[0] else None
         to_color = torch.empty_like(tensors[3]) if ctx.needs_input_grad[1] and held[0] is not None else None
         launch(
-            _kernels().composite_backward, (offsets.shape[0] - 1,), *tensors, weights, passed, opacity, *held,
-            to_density, to_color, n_channels, C=_padded(n_channels), CHUNK=CHUNK, num_warps=1,
+            _kernels().composite_backward, (n_rays,), *tensors, weights, passed, opacity, *held, to_density, to_color,
+            n_channels, **_by_channels(n_channels),
         )  # fmt: skip
         return to_density, to_color, None, None, None, None
 
 
-class _Accumulate(torch.autograd.Function):
-    @staticmethod
-    def forward(weights: Tensor, values: Tensor, offsets: Tensor, reference: Callable[..., Tensor]) -> Tensor:
-        weights, values, offsets = _weighted(weights, values, offsets)
-        n_rays, n_channels = offsets.shape[0] - 1, values.shape[1]
-        out = weights.new_empty(n_rays, n_channels)
-        launch(
-            _kernels().accumulate, (n_rays, blocks(n_channels, 32)), weights, values, offsets, out, n_channels,
-            C=min(32, _padded(n_channels)), CHUNK=CHUNK, num_warps=1,
-        )  # fmt: skip
-        return out
+# ---- what the kernels are told
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.reference = inputs
-        ctx.save_for_backward(*tensors)
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weights, values, offsets = ctx.saved_tensors
-        if torch.is_grad_enabled() or is_transformed():
-            with torch.enable_grad():
-                found = recorded(ctx.reference, (weights, values), ctx.needs_input_grad[:2], (grad,))
-            return *found, None, None
-        weights, values, offsets = _weighted(weights, values, offsets)
-        n_rays, n_channels = offsets.shape[0] - 1, values.shape[1]
-        to_weights, to_values = torch.empty_like(weights), torch.empty_like(values)
-        launch(
-            _kernels().accumulate_backward, (n_rays,), weights, values, offsets,
-            expect_tensor("grad", grad, (n_rays, n_channels)), to_weights, to_values, n_channels,
-            C=min(32, _padded(n_channels)), CHUNK=CHUNK, num_warps=1,
-        )  # fmt: skip
-        return to_weights, to_values, None, None
+def _by_channels(n_channels: int) -> dict[str, int]:
+    """Many channels are shared among warps: one has registers for a few of them."""
+    padded = _padded(n_channels)
+    return {"C": padded, "CHUNK": CHUNK, "num_warps": 1 if padded <= 16 else 4}
 
 
 def _emission(
     density: Tensor, color: Tensor, t0: Tensor, t1: Tensor, offsets: Tensor
 ) -> tuple[tuple[Tensor, ...], int]:
     """Checked and contiguous t0, t1, density, color and offsets, and the number of channels."""
-    density = _expect_one("density", density)
-    n, n_channels = density.shape[0], color.shape[-1] if color.ndim else 0
-    color = expect_tensor("color", color, (n, n_channels), device=density.device)
-    t0, t1 = (expect_tensor(name, t, (n,), device=density.device) for name, t in (("t0", t0), ("t1", t1)))
-    return (t0, t1, density, color, _offsets(offsets, density)), n_channels
+    t0 = expect_row("t0", t0)
+    n, n_channels = t0.shape[0], color.shape[-1] if color.ndim else 0
+    t1 = expect_tensor("t1", t1, (n,), device=t0.device)
+    density = expect_tensor("density", density, (n,), FLOATS, t0.device)
+    color = expect_tensor("color", color, (n, n_channels), FLOATS, t0.device)
+    return (t0, t1, density, color, expect_offsets(offsets, t0)), n_channels
 
 
 def _weighted(weights: Tensor, values: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    weights = _expect_one("weights", weights)
+    weights = expect_row("weights", weights)
     shape = (weights.shape[0], values.shape[-1] if values.ndim else 0)
-    return weights, expect_tensor("values", values, shape, device=weights.device), _offsets(offsets, weights)
+    return weights, expect_tensor("values", values, shape, FLOATS, weights.device), expect_offsets(offsets, weights)
 
 
-def _expect_one(name: str, values: Tensor) -> Tensor:
+def expect_row(name: str, values: Tensor) -> Tensor:
+    """(N,) float32, contiguous."""
     return expect_tensor(name, values, (values.shape[0] if values.ndim else 0,))
 
 
-def _offsets(offsets: Tensor, rows: Tensor) -> Tensor:
+def expect_offsets(offsets: Tensor, rows: Tensor, name: str = "offsets") -> Tensor:
+    """(R + 1,) int64, contiguous, on the device of the rows that they count."""
     if offsets.ndim != 1 or not offsets.shape[0]:
-        raise ValueError(f"offsets: expected (n_rays + 1,), got {tuple(offsets.shape)}")
-    return expect_tensor("offsets", offsets, (offsets.shape[0],), (torch.int64,), rows.device)
+        raise ValueError(f"{name}: expected (n_rays + 1,), got {tuple(offsets.shape)}")
+    return expect_tensor(name, offsets, (offsets.shape[0],), (torch.int64,), rows.device)
 
 
 def _padded(n_channels: int) -> int:

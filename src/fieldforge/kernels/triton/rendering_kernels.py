@@ -1,8 +1,9 @@
 # mypy: ignore-errors
 """Kernels of packed volume rendering: a program goes along one ray, a chunk of samples at a time.
 
-The functions are those of ``renderers/scans.py`` and ``renderers/compositing.py``, in float32. Nothing is taken off a
-sum over several rays, so what is infinite or NaN on one ray stays there; sums are added in a fixed order.
+The functions are those of ``renderers/scans.py`` and ``renderers/compositing.py``, in float32, whatever the dtype of
+densities, colours and values. Nothing is taken off a sum over several rays, so what is infinite or NaN on one ray stays
+there; sums are added in a fixed order.
 """
 
 import triton
@@ -83,7 +84,7 @@ def _absorbed(tau):
 @triton.jit
 def _tau(t0, t1, density, row, is_there):
     length = tl.load(t1 + row, mask=is_there, other=0.0) - tl.load(t0 + row, mask=is_there, other=0.0)
-    return tl.load(density + row, mask=is_there, other=0.0) * length
+    return tl.load(density + row, mask=is_there, other=0.0).to(tl.float32) * length
 
 
 @triton.jit
@@ -110,7 +111,7 @@ def composite(
         middle = 0.5 * (tl.load(t0 + row, mask=is_there, other=0.0) + tl.load(t1 + row, mask=is_there, other=0.0))
         place = row[:, None] * n_channels + channel[None, :]
         emitted = tl.load(color + place, mask=is_there[:, None] & is_channel[None, :], other=0.0)
-        seen += tl.sum(weight[:, None] * emitted, 0)
+        seen += tl.sum(weight[:, None] * emitted.to(tl.float32), 0)
         all_depth += tl.sum(weight * middle, 0)
         all_tau += tl.sum(tau, 0)
         tl.store(weights + row, weight, mask=is_there)
@@ -141,11 +142,11 @@ def composite_backward(
         row = end - 1 - first - tl.arange(0, CHUNK)
         is_there = row >= start
         near, far = tl.load(t0 + row, mask=is_there, other=0.0), tl.load(t1 + row, mask=is_there, other=0.0)
-        tau = tl.load(density + row, mask=is_there, other=0.0) * (far - near)
+        tau = tl.load(density + row, mask=is_there, other=0.0).to(tl.float32) * (far - near)
         weight = tl.load(weights + row, mask=is_there, other=0.0)
         place = row[:, None] * n_channels + channel[None, :]
         is_here = is_there[:, None] & is_channel[None, :]
-        given = tl.sum(tl.load(color + place, mask=is_here, other=0.0) * to_seen[None, :], 1)
+        given = tl.sum(tl.load(color + place, mask=is_here, other=0.0).to(tl.float32) * to_seen[None, :], 1)
         if grad_depth is not None:
             given += tl.load(grad_depth + ray) * (0.5 * (near + far))
         if grad_weights is not None:
@@ -155,9 +156,10 @@ def composite_backward(
         if grad_density is not None:
             left = tl.exp(-tl.load(passed + row, mask=is_there, other=0.0) - tau)
             slope = given * left - (so_far - share) + to_all
-            tl.store(grad_density + row, slope * (far - near), mask=is_there)
+            tl.store(grad_density + row, (slope * (far - near)).to(density.dtype.element_ty), mask=is_there)
         if grad_color is not None:
-            tl.store(grad_color + place, weight[:, None] * to_seen[None, :], mask=is_here)
+            to_color = weight[:, None] * to_seen[None, :]
+            tl.store(grad_color + place, to_color.to(color.dtype.element_ty), mask=is_here)
         behind = _last(so_far, CHUNK)
 
 
@@ -171,7 +173,7 @@ def accumulate(weights, values, offsets, out, n_channels, C: tl.constexpr, CHUNK
     for first in range(0, (end - start).to(tl.int32), CHUNK):
         row = start + first + tl.arange(0, CHUNK)
         is_here = (row < end)[:, None] & is_channel[None, :]
-        value = tl.load(values + row[:, None] * n_channels + channel[None, :], mask=is_here, other=0.0)
+        value = tl.load(values + row[:, None] * n_channels + channel[None, :], mask=is_here, other=0.0).to(tl.float32)
         total += tl.sum(tl.load(weights + row, mask=row < end, other=0.0)[:, None] * value, 0)
     tl.store(out + ray * n_channels + channel, total, mask=is_channel)
 
@@ -180,6 +182,7 @@ def accumulate(weights, values, offsets, out, n_channels, C: tl.constexpr, CHUNK
 def accumulate_backward(
     weights, values, offsets, grad, grad_weights, grad_values, n_channels, C: tl.constexpr, CHUNK: tl.constexpr
 ):
+    """Gradients that nobody wants are None."""
     ray = tl.program_id(0).to(tl.int64)
     start, end = tl.load(offsets + ray), tl.load(offsets + ray + 1)
     for first in range(0, (end - start).to(tl.int32), CHUNK):
@@ -192,6 +195,9 @@ def accumulate_backward(
             is_here = is_there[:, None] & (channel < n_channels)[None, :]
             place = row[:, None] * n_channels + channel[None, :]
             given = tl.load(grad + ray * n_channels + channel, mask=channel < n_channels, other=0.0)[None, :]
-            total += tl.sum(given * tl.load(values + place, mask=is_here, other=0.0), 1)
-            tl.store(grad_values + place, weight[:, None] * given, mask=is_here)
-        tl.store(grad_weights + row, total, mask=is_there)
+            if grad_weights is not None:
+                total += tl.sum(given * tl.load(values + place, mask=is_here, other=0.0).to(tl.float32), 1)
+            if grad_values is not None:
+                tl.store(grad_values + place, (weight[:, None] * given).to(values.dtype.element_ty), mask=is_here)
+        if grad_weights is not None:
+            tl.store(grad_weights + row, total, mask=is_there)
