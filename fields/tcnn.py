@@ -217,7 +217,7 @@ def pack_network(network: MLP, read: list[Column], *, output_alignment: int = AL
         matrices[0] = torch.cat([first, zero, share[:, None]], 1)
     else:
         matrices[0] = torch.cat([first, zero], 1)
-    matrices[0] = matrices[0].index_select(1, torch.tensor(index, device=first.device))
+    matrices[0] = matrices[0].index_select(1, constant(tuple(index), torch.int64, first.device))
     rows = -matrices[-1].shape[0] % output_alignment
     matrices[-1] = nn.functional.pad(matrices[-1], (0, 0, 0, rows))
     return torch.cat([matrix.reshape(-1) for matrix in matrices])

@@ -190,16 +190,33 @@ class GraphedStep:
         try:
             return self.record(passes)
         except Exception as error:  # what may not be recorded raises anything; then it runs as it is
-            self.why_not = f"it cannot be recorded: {type(error).__name__}: {str(error).splitlines()[0] or 'no reason'}"
+            first = error.__context__ or error  # the end of a recording complains too, of what came before
+            lines = str(first).splitlines() or ["no reason"]
+            self.why_not = f"it cannot be recorded: {type(first).__name__}: {lines[0]}"
             return None
 
 
 def cuda_graph(passes: Callable[[], None]) -> Callable[[], None]:
-    """Record what `passes` sends to the device; the result sends it again, all at once."""
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        passes()
+    """Record what `passes` sends to the device; the result sends it again, all at once.
+
+    It runs once unrecorded on a stream of its own before, so that libraries have their workspaces and kernels are
+    loaded there, as PyTorch's notes on CUDA graphs ask. A recording that fails leaves the stream as it was.
+    """
+    current = torch.cuda.current_stream()
+    beside = torch.cuda.Stream()
+    beside.wait_stream(current)
+    try:
+        with torch.cuda.stream(beside):
+            passes()
+        current.wait_stream(beside)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=beside):
+            passes()
+    except Exception:
+        torch.cuda.set_stream(current)  # a recording that cannot be ended does not go back by itself
+        torch.cuda.synchronize()
+        raise
 
     def replay() -> None:
         graph.replay()

@@ -177,7 +177,7 @@ def test_parts_that_do_not_exist() -> None:
 
 def test_whoever_is_asked_alone_is_not_replaced() -> None:
     with backends.made_by("grid", "nobody", alone=True):
-        assert backends.choose("frequency", torch.device("cpu")) is not None
+        assert backends.choose("march", torch.device("cpu")) is not None
         with pytest.raises(backends.BackendError, match="nobody was asked for alone, but cannot run grid"):
             backends._expect_not_alone("grid", "cuda", "it is not installed")
     backends._expect_not_alone("grid", "cuda", "it is not installed")

@@ -327,8 +327,10 @@ def _frames(job: SceneJob, eye: SceneEye, clock: Clock) -> dict[str, float]:
 
 
 def under(contexts: list[Any], work: Callable[[float], Raced], limit: float) -> Raced:
-    """`work` inside of contexts."""
+    """`work` inside of contexts, products of float32 in TensorFloat-32, as is usual in training."""
     with contextlib.ExitStack() as stack:
+        stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+        torch.set_float32_matmul_precision("high")
         for one in contexts:
             stack.enter_context(one)
         return work(limit)
