@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from fieldforge.checks import expect_choice
+from fieldforge.devices import constant
 from fieldforge.encodings.composite import Composite
 from fieldforge.encodings.frequency import Frequency
 from fieldforge.encodings.grid import Grid
@@ -206,18 +207,18 @@ def pack_network(network: MLP, read: list[Column], *, output_alignment: int = AL
         raise ValueError("tiny-cuda-nn has no biases, and a layer of this network behind the first has some")
     matrices = [layer.weight * factor for layer, factor in zip(layers, factors_of(network), strict=True)]
     first, zero = matrices[0], matrices[0].new_zeros(matrices[0].shape[0], 1)
-    constant = next((at for at, column in enumerate(read) if isinstance(column, float) and column != 0), None)
+    steady = next((at for at, column in enumerate(read) if isinstance(column, float) and column != 0), None)
     n = first.shape[1]
     index = [n if isinstance(column, float) else column for column in read]
-    if biases[0] is not None and (constant is not None or bool((biases[0] != 0).any())):
-        if constant is None:
+    if biases[0] is not None and (steady is not None or bool((biases[0] != 0).any())):
+        if steady is None:
             raise ValueError("tiny-cuda-nn has no biases, and behind this encoding no padded feature that reads 1")
-        index[constant] = n + 1
-        share = biases[0] * (factors_of(network)[0] / read[constant])
+        index[steady] = n + 1
+        share = biases[0] * (factors_of(network)[0] / read[steady])
         matrices[0] = torch.cat([first, zero, share[:, None]], 1)
     else:
         matrices[0] = torch.cat([first, zero], 1)
-    matrices[0] = matrices[0].index_select(1, torch.tensor(index, device=first.device))
+    matrices[0] = matrices[0].index_select(1, constant(tuple(index), torch.int64, first.device))
     rows = -matrices[-1].shape[0] % output_alignment
     matrices[-1] = nn.functional.pad(matrices[-1], (0, 0, 0, rows))
     return torch.cat([matrix.reshape(-1) for matrix in matrices])

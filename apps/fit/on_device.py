@@ -69,14 +69,27 @@ class Lagging:
 
     What is told at a reading is the mean since the one before, or what was not finite among them, so that a fit steps
     back as it does on the CPU, some steps later.
+
+    Args:
+        inner: the step.
+        every: steps from one reading to the next.
+        reads_before: steps before which losses are read too, because what they do should see sound numbers only.
     """
 
-    def __init__(self, inner: StepInTensors, *, every: int = READ_EVERY) -> None:
-        self.inner, self.every = inner, every
+    def __init__(
+        self, inner: StepInTensors, *, every: int = READ_EVERY, reads_before: Callable[[int], bool] | None = None
+    ) -> None:
+        self.inner, self.every, self.reads_before = inner, every, reads_before
         self._rows: list[Tensor] = []
         self._told: tuple[float, float] | None = None
 
     def __call__(self, step: int, factor: float) -> tuple[float, float]:
+        if self._rows and self.reads_before is not None and self.reads_before(step):
+            told = self._read()
+            if not math.isfinite(told[0]):
+                self._told = None
+                return told  # before the step; who steps back makes it again
+            self._told = told
         self._rows.append(self.inner.figures(step, factor))
         if self._told is None or len(self._rows) >= self.every:
             self._told = self._read()
@@ -177,16 +190,33 @@ class GraphedStep:
         try:
             return self.record(passes)
         except Exception as error:  # what may not be recorded raises anything; then it runs as it is
-            self.why_not = f"it cannot be recorded: {type(error).__name__}: {str(error).splitlines()[0] or 'no reason'}"
+            first = error.__context__ or error  # the end of a recording complains too, of what came before
+            lines = str(first).splitlines() or ["no reason"]
+            self.why_not = f"it cannot be recorded: {type(first).__name__}: {lines[0]}"
             return None
 
 
 def cuda_graph(passes: Callable[[], None]) -> Callable[[], None]:
-    """Record what `passes` sends to the device; the result sends it again, all at once."""
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        passes()
+    """Record what `passes` sends to the device; the result sends it again, all at once.
+
+    It runs once unrecorded on a stream of its own before, so that libraries have their workspaces and kernels are
+    loaded there, as PyTorch's notes on CUDA graphs ask. A recording that fails leaves the stream as it was.
+    """
+    current = torch.cuda.current_stream()
+    beside = torch.cuda.Stream()
+    beside.wait_stream(current)
+    try:
+        with torch.cuda.stream(beside):
+            passes()
+        current.wait_stream(beside)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=beside):
+            passes()
+    except Exception:
+        torch.cuda.set_stream(current)  # a recording that cannot be ended does not go back by itself
+        torch.cuda.synchronize()
+        raise
 
     def replay() -> None:
         graph.replay()

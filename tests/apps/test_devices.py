@@ -18,7 +18,7 @@ from fieldforge.apps.cli import main
 from fieldforge.apps.fit.fused import make_step
 from fieldforge.apps.fit.image.job import ImageJob, step_of
 from fieldforge.apps.fit.loop import PlainStep
-from fieldforge.apps.fit.on_device import Ahead, DeviceStep, GraphedStep, Lagging
+from fieldforge.apps.fit.on_device import Ahead, DeviceStep, GraphedStep, Lagging, cuda_graph
 from fieldforge.apps.fit.options import FitOptions
 from fieldforge.apps.fit.samplers import PixelDraw
 from fieldforge.apps.images import Picture
@@ -147,6 +147,93 @@ def test_a_step_that_cannot_be_recorded_runs_as_it_is() -> None:
         step = GraphedStep(plain, refuse)
         losses = [float(step.figures(number, 1.0)[0]) for number in range(6)]
     assert step.why_not == "it cannot be recorded: RuntimeError: operation not permitted when stream is capturing"
+    assert len(set(losses)) == 6
+
+
+class FakeCudaGraphs:
+    """For torch.cuda's streams and graphs, on the CPU: says in which order they are asked, and may refuse."""
+
+    def __init__(self, refusal: str = "") -> None:
+        self.refusal, self.said, self.stream_now = refusal, list[str](), "main"
+
+    def current_stream(self) -> FakeStream:
+        return FakeStream(self, self.stream_now)
+
+    def Stream(self) -> FakeStream:
+        return FakeStream(self, "beside")
+
+    def set_stream(self, stream: FakeStream) -> None:
+        self.said.append(f"set {stream.name}")
+        self.stream_now = stream.name
+
+    def synchronize(self) -> None:
+        self.said.append("synchronize")
+
+    @contextmanager
+    def stream(self, stream: FakeStream) -> Iterator[None]:
+        was, self.stream_now = self.stream_now, stream.name
+        yield
+        self.stream_now = was
+
+    def CUDAGraph(self) -> FakeCudaGraphs:
+        return self
+
+    @contextmanager
+    def graph(self, graph: FakeCudaGraphs, stream: FakeStream) -> Iterator[None]:
+        self.said.append("record")
+        self.stream_now = stream.name
+        try:
+            yield
+        finally:  # as PyTorch's: where the end raises, the stream stays
+            if self.refusal:
+                raise RuntimeError("operation failed due to a previous error during capture")
+        self.stream_now = "main"
+
+    def replay(self) -> None:
+        self.said.append("replay")
+
+
+class FakeStream:
+    def __init__(self, fake: FakeCudaGraphs, name: str) -> None:
+        self.fake, self.name = fake, name
+
+    def wait_stream(self, other: FakeStream) -> None:
+        self.fake.said.append(f"{self.name} waits for {other.name}")
+
+
+NAMES = ("current_stream", "Stream", "set_stream", "synchronize", "stream", "CUDAGraph", "graph")
+
+
+def test_a_recording_is_warm_and_on_a_stream_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCudaGraphs()
+    for name in NAMES:
+        monkeypatch.setattr(torch.cuda, name, getattr(fake, name))
+    where: list[str] = []
+    cuda_graph(lambda: where.append(fake.stream_now))()
+    assert where == ["beside", "beside"]
+    assert fake.said == ["beside waits for main", "main waits for beside", "synchronize", "record", "replay"]
+    assert fake.stream_now == "main"
+
+
+def test_a_recording_that_fails_says_why_and_leaves_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCudaGraphs("no")
+    for name in NAMES:
+        monkeypatch.setattr(torch.cuda, name, getattr(fake, name))
+
+    def record(passes: Callable[[], None]) -> Callable[[], None]:
+        def refuse() -> None:
+            if "record" in fake.said:
+                raise ValueError("cudaMalloc is not permitted")
+            passes()
+
+        return cuda_graph(refuse)
+
+    with use_backend("reference"):
+        _, plain = plain_step()
+        step = GraphedStep(plain, record)
+        losses = [float(step.figures(number, 1.0)[0]) for number in range(6)]
+    assert step.why_not == "it cannot be recorded: ValueError: cudaMalloc is not permitted"
+    assert fake.stream_now == "main"
     assert len(set(losses)) == 6
 
 

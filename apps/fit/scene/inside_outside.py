@@ -47,7 +47,7 @@ class InsideOutsideStep(RayStep):
         self.field, self.draw, self.loss, self.options, self.seed, self.hooks = field, draw, loss, options, seed, hooks
         self.grid = new_grid(field.inside, options.occupancy)
         self.step_length = math.dist(field.low, field.high) / options.samples_across
-        self.counters = torch.tensor([0, max(LEAST_RAYS, options.batch_size // options.samples_across)])
+        self.counters = torch.tensor([0, max(LEAST_RAYS, options.batch_size // options.samples_across)], device="cpu")
         self.optimizer: SceneOptimizer = SceneOptimizer(optimizer, self.grid, self.counters)
 
     def __call__(self, step: int, factor: float) -> tuple[float, float]:
@@ -63,7 +63,7 @@ class InsideOutsideStep(RayStep):
             near=self.options.near_plane, early_stop=self.options.early_stop, offset=rays.offset,
         )  # fmt: skip
         self.n_marched, self.n_evaluated = seen.n_marched, seen.n_evaluated
-        self.counters.copy_(torch.tensor([position + self.n_rays, rays_for_next(self, self.options)]))
+        self.counters.copy_(torch.tensor([position + self.n_rays, rays_for_next(self, self.options)], device="cpu"))
         per_ray = self.loss.per_sample(seen.color, rays.target)
         loss = per_ray.mean()
         value = float(loss.detach())

@@ -62,7 +62,7 @@ class ProposedStep(RayStep):
         self.ray_losses = RayLosses.of(config.get("ray_losses", {}))
         self.regularizers = regularizers_of(config, field.field)  # proposals have none
         n_first = max(LEAST_RAYS, parts.options.batch_size // sum(looking.n_samples))
-        self.counters = torch.tensor([0, n_first, 0])
+        self.counters = torch.tensor([0, n_first, 0], device="cpu")
         self.optimizer: SceneOptimizer = SceneOptimizer(made, None, self.counters)
 
     @abstractmethod

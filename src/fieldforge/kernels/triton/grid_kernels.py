@@ -99,7 +99,7 @@ def _cell(x, points, is_point, scales, level, D: tl.constexpr):
 
 
 @tuned(({"BLOCK": 256}, 4), ({"BLOCK": 128}, 4), ({"BLOCK": 512}, 8), key=["n_levels", "D", "F", "INTERPOLATION"])
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def forward(
     x, table, out, scales, integers, n, n_levels,
     D: tl.constexpr, F: tl.constexpr, INTERPOLATION: tl.constexpr, BLOCK: tl.constexpr,
@@ -128,7 +128,7 @@ def forward(
     ({"BLOCK": 256}, 4), ({"BLOCK": 128}, 4), ({"BLOCK": 512}, 8),
     key=["n_levels", "D", "F", "INTERPOLATION"], reset_to_zero=["grad_table"],
 )  # fmt: skip
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def backward_to_table(
     x, grad, grad_table, scales, integers, n, n_levels,
     D: tl.constexpr, F: tl.constexpr, INTERPOLATION: tl.constexpr, BLOCK: tl.constexpr,
@@ -153,7 +153,7 @@ def backward_to_table(
 
 
 @tuned(({"BLOCK": 128}, 4), ({"BLOCK": 64}, 2), ({"BLOCK": 256}, 8), key=["n_levels", "D", "F", "INTERPOLATION"])
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def backward_to_points(
     x, table, grad, grad_x, scales, integers, n, n_levels,
     D: tl.constexpr, F: tl.constexpr, INTERPOLATION: tl.constexpr, BLOCK: tl.constexpr,

@@ -34,7 +34,7 @@ def _is_occupied(px, py, pz, boxes, bricks, n_cascades, n_x, n_y, n_z):
     return is_occupied
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def look_up(points, boxes, bricks, out, n, n_cascades, n_x, n_y, n_z, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     px = tl.load(points + 3 * row, mask=row < n, other=0.0)
@@ -44,7 +44,7 @@ def look_up(points, boxes, bricks, out, n, n_cascades, n_x, n_y, n_z, BLOCK: tl.
     tl.store(out + row, found, mask=row < n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rays", "n_most"])
 def march(
     origins, directions, start, end, boxes, bricks, counts, offsets, t0, t1, ray_index, n_rays, n_cascades, n_x, n_y,
     n_z, n_most, n_most_kept, step, cone_angle, max_step,

@@ -81,7 +81,7 @@ def _layer(
 
 
 @tuned(({"BLOCK": 64}, 4), ({"BLOCK": 64}, 8), ({"BLOCK": 128}, 4), ({"BLOCK": 128}, 8), ({"BLOCK": 256}, 8), key=KEY)
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def forward(
     x, weights, biases, offsets, out, n, n_networks, n_in, n_out, number, first_number, output_number,
     DEPTH: tl.constexpr, IN: tl.constexpr, WIDTH: tl.constexpr, OUT: tl.constexpr, CHUNK: tl.constexpr,
@@ -138,7 +138,7 @@ def _back(
     ({"BLOCK": 64}, 4), ({"BLOCK": 64}, 8), ({"BLOCK": 128}, 8), ({"BLOCK": 32}, 4),
     key=KEY, reset_to_zero=["weight_sums", "bias_sums"],
 )  # fmt: skip
-@triton.jit
+@triton.jit(do_not_specialize=["n", "n_segments"])
 def backward(
     x, grad, weights, biases, offsets, grad_x, weight_sums, bias_sums, kept, n, n_networks, n_segments, n_in, n_out,
     number, first_number, output_number,
