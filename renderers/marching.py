@@ -29,7 +29,7 @@ from fieldforge.kernels import cpu_door, cpu_marching
 from fieldforge.kernels.triton import door as triton_door
 from fieldforge.kernels.triton import marching as triton_marching
 from fieldforge.renderers.occupancy import Cascades, OccupancyGrid, look_up
-from fieldforge.renderers.rays import expect_rays, expect_span, intersect_box
+from fieldforge.renderers.rays import Vector, expect_rays, expect_span, intersect_box
 from fieldforge.renderers.samples import Samples, row_offsets
 
 MAX_STEPS = 2**20
@@ -88,7 +88,7 @@ def march(
     Raises:
         TypeError: rays or offset are not float32.
         ValueError: shapes; a step that is not above 0, or too small for the distance (`MAX_STEPS`); more samples than
-            `max_samples`.
+            `max_samples`. On a device numbers are not looked at, as the host would wait for them.
 
     Not differentiable.
 
@@ -114,11 +114,15 @@ def march(
     if offset is not None:
         length = (start * stride.cone_angle).clamp(stride.step, stride.max_step)
         start = start + _expect_offset(offset, origins) * length
-    stride = replace(stride, n_most=count_steps(start, end, stride))
-    if not stride.n_most:
+    run = choose("march", origins.device)
+    if origins.device.type == "cpu" or run is march_rays:
+        stride = replace(stride, n_most=count_steps(start, end, stride))
+    else:  # kernels go on to the end of each ray; the host would wait to hear where that is
+        stride = replace(stride, n_most=_expect_steps(box, stride))
+    if not stride.n_most or not origins.shape[0]:
         none = origins.new_empty(0)
         return Samples.trusted(none, none, none.long(), none.new_zeros(origins.shape[0] + 1).long())
-    found = choose("march", origins.device)(
+    found = run(
         origins, directions, start, end, grid.cascades, grid.bricks, grid.superbricks, stride, n_most_kept, max_samples
     )
     if isinstance(found, int):
@@ -136,6 +140,17 @@ def make_stride(step: float, cone_angle: float, max_step: float) -> Stride:
     if isinstance(max_step, bool) or not isinstance(max_step, (int, float)) or not max_step >= step:
         raise ValueError(f"max_step: expected a number of at least step = {step:g}, got {max_step!r}")
     return Stride(float(np.float32(step)), float(np.float32(cone_angle)), float(np.float32(max_step)))
+
+
+def _expect_steps(box: tuple[Vector, Vector], stride: Stride) -> int:
+    """`MAX_STEPS`, where steps are not too short for the box; how far away the rays begin is not looked at."""
+    across = math.dist(*box)
+    if stride.cone_angle == 0 and across > MAX_STEPS * stride.step:
+        raise ValueError(
+            f"step: a length of {stride.step:g} in a box of {across:g} is more than {MAX_STEPS} steps, beyond which "
+            f"float32 does not tell them apart"
+        )
+    return MAX_STEPS
 
 
 def count_steps(start: Tensor, end: Tensor, stride: Stride) -> int:
@@ -233,6 +248,6 @@ def _expect_offset(offset: Tensor, origins: Tensor) -> Tensor:
             f"offset: expected one number for each of {origins.shape[0]} rays on {origins.device}, "
             f"got {tuple(offset.shape)} on {offset.device}"
         )
-    if not bool(((offset >= 0) & (offset < 1)).all()):
+    if offset.device.type == "cpu" and not bool(((offset >= 0) & (offset < 1)).all()):  # elsewhere looking waits
         raise ValueError("offset: expected numbers in [0, 1), parts of a sample")
     return offset.detach()

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from fieldforge.backends import choose, provide
 from fieldforge.checks import expect_float, expect_generator, expect_int, expect_points
+from fieldforge.devices import constant
 from fieldforge.kernels import cpu_door, cpu_marching
 from fieldforge.kernels.triton import door as triton_door
 from fieldforge.kernels.triton import marching as triton_marching
@@ -193,8 +194,11 @@ class OccupancyGrid(nn.Module):
         row, z = cells.div(n_z, rounding_mode="floor"), cells % n_z
         layer, y = row.div(n_y, rounding_mode="floor"), row % n_y
         cascade, x = layer.div(n_x, rounding_mode="floor"), layer % n_x
-        low = inside.new_tensor(self.cascades.low)[cascade]
-        return low + (torch.stack([x, y, z], -1) + inside) / inside.new_tensor(self.cascades.cells_per_length)[cascade]
+        low, cells_per_length = (
+            constant(rows, inside.dtype, inside.device)[cascade]
+            for rows in (self.cascades.low, self.cascades.cells_per_length)
+        )
+        return low + (torch.stack([x, y, z], -1) + inside) / cells_per_length
 
     @torch.no_grad()
     def insert(self, cells: Tensor, density: Tensor) -> None:

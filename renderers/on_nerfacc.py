@@ -7,15 +7,17 @@ middle lies within rounding of a cell's border may be kept by the one and not by
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fieldforge.backends import provide
+from fieldforge.devices import constant
 from fieldforge.kernels import guests
 from fieldforge.renderers.compositing import Rendered, accumulate_plain, composite_plain
-from fieldforge.renderers.marching import Stride, march_rays
+from fieldforge.renderers.marching import Stride, count_steps, march_rays
 from fieldforge.renderers.occupancy import Cascades
 from fieldforge.renderers.samples import Samples, row_offsets
 from fieldforge.renderers.scans import segmented_scan
@@ -95,10 +97,15 @@ def march_by_nerfacc(
     max_samples: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor] | int:
     """See `fieldforge.renderers.marching.march_rays`; steps that grow and cascades are left to that."""
-    arguments = (origins, directions, start, end, cascades, bricks, superbricks, stride, n_most_kept, max_samples)
     if stride.cone_angle != 0 or len(cascades.low) != 1 or not len(origins):
-        return march_rays(*arguments)
-    box = torch.tensor([[*cascades.low[0], *cascades.high[0]]], device=origins.device)
+        stride = replace(stride, n_most=count_steps(start, end, stride) if len(origins) else 0)
+        if not stride.n_most:
+            none = origins.new_empty(0)
+            return none, none, none.long(), row_offsets(start.new_zeros(len(start)).long())
+        return march_rays(
+            origins, directions, start, end, cascades, bricks, superbricks, stride, n_most_kept, max_samples
+        )  # fmt: skip
+    box = constant(((*cascades.low[0], *cascades.high[0]),), torch.float32, origins.device)
     _, found, _ = guests.module("nerfacc").traverse_grids(
         origins.contiguous(), directions.contiguous(), cells_of(bricks, cascades), box, near_planes=start,
         far_planes=torch.maximum(start, end), step_size=stride.step, cone_angle=0.0,

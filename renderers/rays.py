@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fieldforge.backends import choose, provide
 from fieldforge.checks import expect_points
+from fieldforge.devices import constant
 from fieldforge.kernels import cpu_door, cpu_marching
 
 Vector = tuple[float, float, float]
@@ -64,7 +65,7 @@ def intersect_slabs(
     origins: Tensor, directions: Tensor, low: Vector, high: Vector, near: float, far: float
 ) -> tuple[Tensor, Tensor]:
     """The same behind the door: the parts of the ray between the three pairs of planes, and what they share."""
-    corner_low, corner_high = origins.new_tensor(low), origins.new_tensor(high)
+    corner_low, corner_high = (constant(corner, origins.dtype, origins.device) for corner in (low, high))
     is_parallel = directions == 0
     slope = torch.where(is_parallel, 1.0, directions)
     a, b = (corner_low - origins) / slope, (corner_high - origins) / slope

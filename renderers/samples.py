@@ -132,7 +132,8 @@ class Samples:
         if mask.shape != self.t0.shape or mask.dtype != torch.bool:
             raise ValueError(f"mask: expected booleans {tuple(self.t0.shape)}, got {mask.dtype} {tuple(mask.shape)}")
         kept = row_offsets(mask)[self.offsets]
-        return Samples.trusted(self.t0[mask], self.t1[mask], self.ray_index[mask], kept)
+        rows = mask.nonzero()[:, 0]  # once: on a device the host waits to know how many there are
+        return Samples.trusted(self.t0[rows], self.t1[rows], self.ray_index[rows], kept)
 
     def to(self, device: torch.device | str) -> Samples:
         """The same on another device."""

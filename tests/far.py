@@ -9,12 +9,19 @@ Far tensors say that they are on "meta", which has no memory; their numbers lie 
 operation runs. So results can be held against those of the CPU. Refused are operations that mix them with tensors of
 the host of more than one number, indices of the host, random numbers of a host's generator, and every way back: .cpu(),
 .item(), .tolist(), .numpy(), if tensor. `far.door` opens the way back, or only to single numbers, and counts.
+
+`far.waits()` lists where a CUDA device would make the host wait: every number that comes back, every operation whose
+result is as large as the numbers say (nonzero, masks as indices), and every torch.tensor made there, which is copied
+from memory that is not pinned. What a Triton kernel does on a GPU is left out: here the reference stands for it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
+from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import torch
@@ -26,6 +33,12 @@ from torch.utils._pytree import tree_flatten, tree_map
 META = torch.device("meta")
 _aten = torch.ops.aten
 LEAVES = {_aten._local_scalar_dense.default: ".item()", _aten.equal.default: "torch.equal"}
+SIZED_BY_NUMBERS = {
+    _aten.nonzero.default: "nonzero", _aten.masked_select.default: "masked_select", _aten.bincount.default: "bincount",
+    _aten._unique2.default: "unique",
+}  # fmt: skip
+INDEXES = (_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default, _aten._index_put_impl_.default)
+ROOT = Path(__file__).parents[1]
 
 
 class FarError(RuntimeError):
@@ -64,7 +77,11 @@ class _Mode(TorchDispatchMode):
 
 
 class _FromNumbers(TorchFunctionMode):
-    """torch.tensor on the stand-in: a copy to the device of numbers that Python has, which nobody waits for."""
+    """torch.tensor on the stand-in: a copy to the device of numbers that Python has."""
+
+    def __init__(self, far: FarDevice) -> None:
+        super().__init__()
+        self.far = far
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -77,7 +94,10 @@ class _FromNumbers(TorchFunctionMode):
                 numbers = args[1] if function is Tensor.new_tensor else args[0]
                 if isinstance(numbers, Tensor):
                     return function(*args, **kwargs)
-                return Far(torch.tensor(numbers, dtype=dtype, device="cpu"))
+                near = torch.tensor(numbers, dtype=dtype, device="cpu")
+                if near.numel():
+                    self.far.note_wait("tensor of numbers")
+                return Far(near)
         if function is Tensor.__getitem__ and isinstance(args[0], Far):  # lists of numbers go there like torch.tensor
             place = args[1] if isinstance(args[1], tuple) else (args[1],)
             place = tuple(
@@ -93,6 +113,30 @@ class FarDevice:
     def __init__(self) -> None:
         self.is_open = self.lets_numbers = False
         self.n_leaves = 0
+        self._waits: list[str] | None = None
+        self._of_kernels: set[CodeType] = set()
+
+    @contextlib.contextmanager
+    def waits(self) -> Iterator[list[str]]:
+        """Inside the block what would make the host wait is listed: "renderers/samples.py keep: nonzero"."""
+        from fieldforge import backends
+
+        tables = [table for table in backends._implementations.values() if "cuda" in table]
+        self._of_kernels = {inspect.unwrap(table["reference"].function).__code__ for table in tables}
+        self._waits = []
+        try:
+            yield self._waits
+        finally:
+            self._waits = None
+
+    def note_wait(self, what: str) -> None:
+        if self._waits is None:
+            return
+        frames = [one.frame.f_code for one in inspect.stack(0)]
+        if self._of_kernels.isdisjoint(frames):
+            ours = [one for one in frames if ROOT in Path(one.co_filename).parents and "tests" not in one.co_filename]
+            where = f"{Path(ours[0].co_filename).relative_to(ROOT)} {ours[0].co_name}" if ours else "elsewhere"
+            self._waits.append(f"{where.removeprefix('src/fieldforge/')}: {what}")
 
     def tensor(self, near: Tensor) -> Tensor:
         return Far(near.detach().clone())
@@ -129,11 +173,15 @@ def run(function: Any, args: Any, kwargs: Any, far: FarDevice | None = None) -> 
         if far is None or not far.lets_numbers:
             raise FarError(f"{LEAVES[function]} brings a number to the host")
         far.n_leaves += 1
+        far.note_wait(LEAVES[function])
+    if far is not None and is_far and (what := _sized_by_numbers(function, args, kwargs)):
+        far.note_wait(what)
     goes_home = is_far and device is not None and torch.device(device).type == "cpu"
     if goes_home:
         if far is None or not far.is_open:
             raise FarError(f"{name} brings a tensor of {tuple(tensors[0].shape)} to the host")
         far.n_leaves += 1
+        far.note_wait("to the host")
     if is_far and not goes_home and "copy_" not in name:
         mixed = [one for one in tensors if not isinstance(one, Far) and one.ndim > 0]
         if mixed:
@@ -148,6 +196,16 @@ def run(function: Any, args: Any, kwargs: Any, far: FarDevice | None = None) -> 
         originals = {id(one.near): one for one in tensors if isinstance(one, Far)}
         return tree_map(lambda one: _wrapped(one, originals) if isinstance(one, Tensor) else one, found)
     return found
+
+
+def _sized_by_numbers(function: Any, args: Any, kwargs: Any) -> str:
+    """Why the host has to wait before it knows how large the result of an operation is, or ''."""
+    if function in INDEXES:
+        masks = [one for one in args[1] if isinstance(one, Tensor) and one.dtype in (torch.bool, torch.uint8)]
+        return "mask as index" if masks else ""
+    if function is _aten.repeat_interleave.Tensor:
+        return "" if kwargs.get("output_size") is not None else "repeat_interleave"
+    return SIZED_BY_NUMBERS.get(function, "")
 
 
 def _wrapped(near: Tensor, originals: dict[int, Tensor]) -> Tensor:
@@ -181,7 +239,7 @@ def far_device() -> Iterator[FarDevice]:
     far = FarDevice()
     torch.Generator = _AnyGenerator  # type: ignore[misc,assignment]
     try:
-        with META, _FromNumbers(), _Mode(far):
+        with META, _FromNumbers(far), _Mode(far):
             yield far
     finally:
         torch.Generator = _Generator  # type: ignore[misc]

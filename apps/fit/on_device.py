@@ -69,14 +69,27 @@ class Lagging:
 
     What is told at a reading is the mean since the one before, or what was not finite among them, so that a fit steps
     back as it does on the CPU, some steps later.
+
+    Args:
+        inner: the step.
+        every: steps from one reading to the next.
+        reads_before: steps before which losses are read too, because what they do should see sound numbers only.
     """
 
-    def __init__(self, inner: StepInTensors, *, every: int = READ_EVERY) -> None:
-        self.inner, self.every = inner, every
+    def __init__(
+        self, inner: StepInTensors, *, every: int = READ_EVERY, reads_before: Callable[[int], bool] | None = None
+    ) -> None:
+        self.inner, self.every, self.reads_before = inner, every, reads_before
         self._rows: list[Tensor] = []
         self._told: tuple[float, float] | None = None
 
     def __call__(self, step: int, factor: float) -> tuple[float, float]:
+        if self._rows and self.reads_before is not None and self.reads_before(step):
+            told = self._read()
+            if not math.isfinite(told[0]):
+                self._told = None
+                return told  # before the step; who steps back makes it again
+            self._told = told
         self._rows.append(self.inner.figures(step, factor))
         if self._told is None or len(self._rows) >= self.every:
             self._told = self._read()

@@ -17,7 +17,7 @@ from torch import Tensor
 from fieldforge.apps.fit.options import FitOptions
 from fieldforge.apps.images import Picture
 from fieldforge.checks import expect_int
-from fieldforge.devices import arrived
+from fieldforge.devices import arrived, here
 from fieldforge.fields.kinds.base import Box
 
 _ROUNDS = 6
@@ -42,7 +42,8 @@ class ShuffledIndices:
         self.n_samples = expect_int("n_samples", n_samples, 1, 2**40)
         self.batch_size = expect_int("batch_size", batch_size, 1, 2**26)
         self.seed = expect_int("seed", seed, 0, 2**31 - 1)
-        self._steps_per_chunk = max(1, 2**18 // batch_size)  # many small tensor operations cost more than a few large
+        # many small tensor operations cost more than a few large; and on a device the host waits for each chunk
+        self._steps_per_chunk = max(1, (2**18 if here().type == "cpu" else 2**22) // batch_size)
         self._chunk_number = -1
         self._chunk = torch.empty(0, dtype=torch.int64)
 
@@ -109,7 +110,8 @@ class PixelDraw:
     def _between(self, corner: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
         """Points inside the square from a pixel's centre to the next one's, and the bilinear colour there."""
         height, width, _ = self.picture.pixels.shape
-        far = torch.minimum(corner + 1, torch.tensor([width - 1, height - 1]))
+        x, y = (corner + 1).unbind(-1)
+        far = torch.stack([x.clamp(max=width - 1), y.clamp(max=height - 1)], -1)
         weight_x, weight_y = offset[:, :1], offset[:, 1:]
 
         def values(x: Tensor, y: Tensor) -> Tensor:
@@ -203,7 +205,8 @@ def permute(index: Tensor, n: int, key: Tensor) -> Tensor:
 
 def offsets(position: Tensor, seed: int) -> Tensor:
     """(m,) int64 counters to (m, 2) numbers of 24 bits in [0, 1): the two halves of a Feistel network."""
-    mixed = _feistel(position & (1 << 48) - 1, 24, (1 << 24) - 1, torch.tensor(~seed))
+    key = torch.full((), ~seed, dtype=torch.int64, device=position.device)  # a number that no device waits for
+    mixed = _feistel(position & (1 << 48) - 1, 24, (1 << 24) - 1, key)
     return torch.stack([mixed >> 24, mixed & (1 << 24) - 1], -1).float() * 2.0**-24
 
 

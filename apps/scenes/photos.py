@@ -149,6 +149,15 @@ class Photos:
         self._pixels[first : first + width * height] = self._decoded(view).reshape(-1, self.n_channels)
         self._is_loaded[view] = True
 
+    @property
+    def pixels(self) -> tuple[Tensor, Tensor, np.ndarray] | None:
+        """Where each view begins among the pixels and its width, (n,) int64; and all pixels, (N, n_channels) uint8, all
+        of them decoded now. None where they are not kept in memory."""
+        if self.plan.kept != "memory" or self._pixels is None:
+            return None
+        self.load()
+        return self._first, self._width, self._pixels
+
     def gather(self, view: Tensor, pixels: Tensor) -> Tensor:
         """Colours of pixels of any mixture of views.
 

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from fieldforge.checks import expect_choice, expect_float, expect_int, expect_points
+from fieldforge.devices import constant
 from fieldforge.encodings.base import Encoding
 from fieldforge.fields.fused import read
 from fieldforge.fields.kinds.base import part_of
@@ -279,7 +280,8 @@ class RadianceField(SceneField):
     def behind(self, directions: Tensor) -> Tensor:
         """The colour behind the box along directions, (*batch, 3) -> (*batch, 3); black where the field has none."""
         if self.background_network is None:
-            return directions.new_tensor(self.background or (0.0, 0.0, 0.0)).expand(directions.shape)
+            color = tuple(self.background or (0.0, 0.0, 0.0))
+            return constant(color, directions.dtype, directions.device).expand(directions.shape)
         unit = 0.5 * directions + 0.5
         return read(self.background_network, self.dir_encoding(unit), unit)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -104,6 +105,26 @@ def arrived(values: np.ndarray | Tensor, device: torch.device | None = None) -> 
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+Numbers = tuple[float, ...] | tuple[tuple[float, ...], ...]
+
+
+def constant(numbers: Numbers, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers as a tensor that is made once for each device, as making one there stops the host until all work before
+    is done; for corners of boxes and the like. Nobody writes into it.
+
+    Example:
+        >>> constant((0.0, 0.5), torch.float32, torch.device("cpu"))
+        tensor([0.0000, 0.5000])
+    """
+    return torch.tensor(numbers, dtype=dtype, device=device) if device.type == "cpu" else _kept(numbers, dtype, device)
+
+
+@lru_cache(maxsize=1024)
+def _kept(numbers: Numbers, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # others may want gradients through what is made of it
+        return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 def home(tensor: Tensor) -> np.ndarray:

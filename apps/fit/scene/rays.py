@@ -14,8 +14,9 @@ from fieldforge.apps.fit.samplers import offsets, permute
 from fieldforge.apps.scenes import Scene, SceneError
 from fieldforge.devices import arrived, here
 
-_BLOCK = 2**14
-"""Rays that are prepared at a time: many small tensor operations cost more than a few large ones."""
+_BLOCK, _BLOCK_THERE = 2**14, 2**19
+"""Rays that are prepared at a time, on the CPU and on a device: many small tensor operations cost more than a few large
+ones, and a device makes the host wait for each block."""
 
 
 class Rays(NamedTuple):
@@ -65,8 +66,10 @@ class RayDraw:
         self._width = sizes[:, 0].contiguous()
         self.n_pixels = int(self._ends[-1])
         times = scene.times
-        self._times = torch.zeros(len(views)) if times is None else times[views].float()
+        self._times = torch.zeros(len(views), device="cpu") if times is None else times[views].float()
+        self._device: torch.device | None = None
         self._bend: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+        self._gather: Callable[[Tensor, Tensor], Tensor] = self.photos.gather
         self._number, self._block = -1, Rays(*(torch.empty(0),) * len(Rays._fields))
 
     def bent(self, bend: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> RayDraw:
@@ -75,22 +78,44 @@ class RayDraw:
         other._bend, other._number = bend, -1
         return other
 
+    def there(self, device: torch.device) -> RayDraw:
+        """The same rays, prepared on a device from a copy of the photos that is sent there now.
+
+        Itself, which prepares them on the CPU, where photos are not all in memory, or some pixels do not count.
+        """
+        pixels = self.photos.pixels
+        if device.type == "cpu" or pixels is None or self.scene.masks is not None or self._bend is not None:
+            return self
+        other = copy(self)
+        other._device, other._number = device, -1
+        other.cameras = self.cameras.to(device)
+        other.views, other._ends, other._width, other._times = (
+            arrived(tensor, device) for tensor in (self.views, self._ends, self._width, self._times)
+        )
+        first, width, stored = (arrived(one, device) for one in pixels)
+        other._gather = lambda view, at: stored[first[view] + at[:, 1] * width[view] + at[:, 0]].float() / 255
+        return other
+
     def __call__(self, position: int, n: int) -> Rays:
         """The rays at the positions [position, position + n) of the endless order."""
         parts = []
+        size = _BLOCK if self._device is None else _BLOCK_THERE
         while n:
-            number, first = divmod(position, _BLOCK)
+            number, first = divmod(position, size)
             if number != self._number:
-                self._block, self._number = self._block_at(number), number
+                self._block, self._number = self._block_at(number, size), number
             parts.append([column[first : first + n] for column in self._block])
             n_taken = len(parts[-1][0])
             position, n = position + n_taken, n - n_taken
         return Rays(*map(torch.cat, zip(*parts, strict=True)))
 
-    def _block_at(self, number: int) -> Rays:
-        """The rays of a block, made on the CPU, where the photos are, and sent to where they are wanted."""
+    def _block_at(self, number: int, size: int) -> Rays:
+        """The rays of a block, made where the photos are, and sent to where they are wanted."""
+        if self._device is not None:
+            with torch.no_grad(), self._device:
+                return self._prepare(torch.arange(number * size, (number + 1) * size))
         with torch.device("cpu") if here().type != "cpu" else contextlib.nullcontext():
-            rays = self._prepare(torch.arange(number * _BLOCK, (number + 1) * _BLOCK))
+            rays = self._prepare(torch.arange(number * size, (number + 1) * size))
         return Rays(*(arrived(column) for column in rays))
 
     def _prepare(self, position: Tensor) -> Rays:
@@ -108,7 +133,7 @@ class RayDraw:
             instead = good[torch.arange(len(bad)) % len(good)]
             which[bad], view[bad], pixels[bad] = which[instead], view[instead], pixels[instead]
         origins, directions = self.cameras.rays(view, pixels)
-        color = self.photos.gather(view, pixels)
+        color = self._gather(view, pixels)
         numbers = offsets(position, self.seed)
         if self.background is not None:
             background = torch.tensor(self.background).expand(len(position), 3)

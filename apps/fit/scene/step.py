@@ -19,6 +19,7 @@ from fieldforge.apps.fit.fused import NATIVE_LOSSES
 from fieldforge.apps.fit.loop import Hook, allowed
 from fieldforge.apps.fit.losses.base import Loss
 from fieldforge.apps.fit.losses.robust import Huber
+from fieldforge.apps.fit.on_device import Lagging
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.ranks import current
 from fieldforge.apps.fit.regularizers import Regularizer, penalty, regularizers_of
@@ -30,7 +31,7 @@ from fieldforge.apps.fit.scene.rays import RayDraw, Rays
 from fieldforge.apps.fit.scene.samplers.base import RayStep
 from fieldforge.apps.fit.scene.unseen import close_transparent, close_unseen
 from fieldforge.apps.render.radiance import Eye, asked_along, density_of, native_renderer, new_grid, parts_of
-from fieldforge.devices import seeded
+from fieldforge.devices import device_of, seeded
 from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.kernels.cpu_radiance import RadianceRenderer, Sights
@@ -174,24 +175,57 @@ class SceneStep(CellStep):
         native = self._native(optimizer)
         self.native = None if isinstance(native, str) else native
         self.why_plain = native if isinstance(native, str) else ""
+        is_there = device_of(field).type != "cpu" and self.ranks.n == 1
+        self.late = Lagging(self, reads_before=self._looks_around) if is_there else None
 
     def __call__(self, step: int, factor: float) -> tuple[float, float]:
-        if step % self.options.update_every == 0:
+        if self.late is not None:
+            return self.late(step, factor)
+        rays = self._begin(step, factor)
+        result = self._plain(step, rays) if self.native is None else self._fused(step, rays)
+        self._end()
+        return result
+
+    def figures(self, step: int, factor: float) -> Tensor:
+        """(2,) loss and mean squared error, left on the device: a step whose losses are read later.
+
+        The host waits twice: for how many samples there are in occupied cells, and how many of them are seen. All that
+        comes after is as large as these numbers, so steps are not recorded as one CUDA graph.
+        """
+        rays = self._begin(step, factor)
+        loss, per_ray, seen = self._seen(step, rays)
+        error = torch.mean((seen.color.detach() - rays.target) ** 2)
+        self.n_marched, self.n_evaluated = seen.n_marched, seen.n_evaluated
+        told = torch.stack([loss.detach(), error])
+        self._go_back(step, loss, per_ray)
+        self._end()
+        return told
+
+    def _looks_around(self, step: int) -> bool:
+        """Whether the grid is looked at before a step."""
+        return step % self.options.update_every == 0
+
+    def _begin(self, step: int, factor: float) -> Rays:
+        """Look at the grid if it is time, and draw."""
+        if self._looks_around(step):
             generator = seeded(self.seed * 1_000_003 + step)
             # a look at all of many cells costs as much as several steps: only the first is one
             is_dear = self.grid.density.numel() > self.options.batch_size
             iteration = step + WARM_UP if step and is_dear else step
-            self.grid.update(density_of(self.field, generator), iteration, generator=generator)
+            density = density_of(self.field, generator)
+            # a step whose gradients were not finite shows in the next loss, and the fit steps back: not an error here
+            self.grid.update(lambda points: density(points).nan_to_num(0.0), iteration, generator=generator)
             if not self.grid.bricks.any():  # a field that is the same everywhere, as some begin, exceeds no mean
                 self.grid.repack(0.0)
             self.ranks.same(self.grid.density, self.grid.bricks, self.grid.superbricks)
         position, self.n_rays = self.counters.tolist()
         part = self.ranks.share(self.n_rays)
-        rays = self.draw(position + part.start, part.stop - part.start)
         self.optimizer.set_learning_rate_factor(factor)
-        result = self._plain(step, rays) if self.native is None else self._fused(step, rays)
+        return self.draw(position + part.start, part.stop - part.start)
+
+    def _end(self) -> None:
+        position = int(self.counters[0])
         self.counters.copy_(torch.tensor([position + self.n_rays, rays_for_next(self, self.options)], device="cpu"))
-        return result
 
     def length_at(self, step: int) -> float:
         """Of the samples of a step."""
@@ -244,6 +278,19 @@ class SceneStep(CellStep):
         return result.loss, result.squared_error
 
     def _plain(self, step: int, rays: Rays) -> tuple[float, float]:
+        loss, per_ray, seen = self._seen(step, rays)
+        error = torch.mean((seen.color.detach() - rays.target) ** 2) * (len(rays.target) / self.n_rays)
+        value, squared, n_marched, n_evaluated = self.ranks.sums(
+            float(loss.detach()), float(error), seen.n_marched, seen.n_evaluated
+        )
+        self.n_marched, self.n_evaluated = int(n_marched), int(n_evaluated)
+        if math.isfinite(value):
+            self._go_back(step, loss, per_ray)
+            return value, squared
+        return value, value
+
+    def _seen(self, step: int, rays: Rays) -> tuple[Tensor, Tensor, volume.Seen]:
+        """The loss, that of each ray, and what is seen."""
         self.optimizer.zero_grad()
         origins, directions = rays.origins, rays.directions
         if self.poses is not None:
@@ -262,13 +309,10 @@ class SceneStep(CellStep):
         per_ray = per_ray + self.beside.of_rays(seen.samples, seen.weights, seen.opacity, length)
         # every ray counts the same, whichever process has it; one process has them all
         loss = per_ray.mean() if self.ranks.n == 1 else per_ray.sum() / self.n_rays
-        error = torch.mean((seen.color.detach() - rays.target) ** 2) * (len(rays.target) / self.n_rays)
-        value, squared, n_marched, n_evaluated = self.ranks.sums(
-            float(loss.detach()), float(error), seen.n_marched, seen.n_evaluated
-        )
-        self.n_marched, self.n_evaluated = int(n_marched), int(n_evaluated)
-        if not math.isfinite(value):
-            return value, value
+        return loss, per_ray, seen
+
+    def _go_back(self, step: int, loss: Tensor, per_ray: Tensor) -> None:
+        """Differentiate and update."""
         extra = penalty(self.regularizers, self.field, step)
         if extra is not None:
             loss = loss + extra / self.ranks.n
@@ -279,7 +323,6 @@ class SceneStep(CellStep):
             cameras.note(per_ray.detach())
         if allowed(self.hooks, step, per_ray.detach()):
             self.optimizer.step()
-        return value, squared
 
     def _add_gradients(self) -> None:
         """Of all processes, on each of them; a parameter that none moves keeps no gradient."""
@@ -361,6 +404,7 @@ def scene_step(
         field, draw, loss, optimizer, options, beside=beside, others=others, poses=poses, seed=seed, hooks=hooks,
         regularizers=regularizers,
     )  # fmt: skip
+    step.draw = draw.there(device_of(field))
     if closes:
         close_unseen(step.grid, draw.cameras, draw.views)
     if closes and poses is None:  # from a wrong place a photo sees through what is there

@@ -1,8 +1,13 @@
-"""Cells of an occupancy grid that are empty for sure, as the cameras and their photos say before any training."""
+"""Cells of an occupancy grid that are empty for sure, as the cameras and their photos say before any training.
+
+This is worked out on the CPU, where cameras and photos are, wherever the grid is.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -16,6 +21,28 @@ STRAIGHT_LENSES = ("pinhole", "opencv")
 """Through which a ball is seen as something round whose size is known."""
 
 
+@contextlib.contextmanager
+def at_hand(grid: OccupancyGrid) -> Iterator[OccupancyGrid]:
+    """The grid, or of one that is on another device a copy on the CPU, which is sent back at the end of the block."""
+    if grid.density.device.type == "cpu":
+        yield grid
+        return
+    with torch.device("cpu"):
+        near = OccupancyGrid(
+            grid.cascades.low[0], grid.cascades.high[0], grid.cascades.resolution, len(grid.cascades.low),
+            threshold=grid.threshold, decay=grid.decay,
+        )  # fmt: skip
+        near.cascades = grid.cascades
+        _copy(near, grid)
+        yield near
+        _copy(grid, near)
+
+
+def _copy(to: OccupancyGrid, other: OccupancyGrid) -> None:
+    for mine, theirs in zip(to.buffers(), other.buffers(), strict=True):
+        mine.copy_(theirs)
+
+
 @torch.no_grad()
 def close_unseen(grid: OccupancyGrid, cameras: Cameras, views: Tensor, *, resolution: int = 32) -> float:
     """Close the cells of a grid that none of some views sees; returns their share.
@@ -27,6 +54,9 @@ def close_unseen(grid: OccupancyGrid, cameras: Cameras, views: Tensor, *, resolu
         resolution: of the coarser cells that are looked at as a whole: their middles and corners. Those around a camera
             count as seen, for what it sees of them may be between the corners.
     """
+    if grid.density.device.type != "cpu":
+        with at_hand(grid) as near_grid:
+            return close_unseen(near_grid, cameras, views, resolution=resolution)
     places = cameras.positions[views]
 
     def is_seen(points: Tensor) -> Tensor:
@@ -66,6 +96,9 @@ def close_transparent(
     Returns:
         The share of closed cells.
     """
+    if grid.density.device.type != "cpu":
+        with at_hand(grid) as near_grid:
+            return close_transparent(near_grid, scene, cameras, views, n_views=n_views, n_witnesses=n_witnesses)
     is_fit = scene.has_alpha and scene.times is None and cameras.model in STRAIGHT_LENSES
     if not is_fit or len(grid.density) > 1 or len(views) < n_witnesses:
         return 0.0
