@@ -98,6 +98,11 @@ class _FromNumbers(TorchFunctionMode):
                 if near.numel():
                     self.far.note_wait("tensor of numbers")
                 return Far(near)
+        if function is Tensor.tolist and isinstance(args[0], Far):
+            if not self.far.lets_numbers:
+                raise FarError(".tolist() brings numbers to the host")
+            self.far.note_wait(".tolist()")
+            return args[0].near.tolist()
         if function is Tensor.__getitem__ and isinstance(args[0], Far):  # lists of numbers go there like torch.tensor
             place = args[1] if isinstance(args[1], tuple) else (args[1],)
             place = tuple(

@@ -13,6 +13,11 @@ from fieldforge.apps.scenes.scene import Scene, SceneError
 
 def digest_of(scene: Scene) -> str:
     """SHA-256 of cameras, splits and some pixels of every photo, at the size they are read in."""
+    with torch.device("cpu"):  # where photos are
+        return _digest_of(scene)
+
+
+def _digest_of(scene: Scene) -> str:
     digest = hashlib.sha256()
     digest.update(scene.cameras.poses.double().numpy().tobytes())
     digest.update(scene.cameras.intrinsics.double().numpy().tobytes())

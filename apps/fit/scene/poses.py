@@ -78,8 +78,8 @@ class PoseRefinement(nn.Module):
 
     @torch.no_grad()
     def refined(self, poses: Tensor) -> Tensor:
-        """(n, 3, 4) camera axes to world, after their movements; in the dtype of `poses`."""
-        matrices, middle = self.matrices().to(poses.dtype), self.middle.to(poses.dtype)
+        """(n, 3, 4) camera axes to world, after their movements; in the dtype of `poses`, where they are."""
+        matrices, middle = self.matrices().to(poses), self.middle.to(poses)
         turn = matrices[:, :3, :3]
         place = torch.einsum("nij,nj->ni", turn, poses[:, :, 3] - middle) + self.length * matrices[:, :3, 3] + middle
         return torch.cat([turn @ poses[:, :, :3], place[..., None]], -1)
