@@ -37,20 +37,20 @@ def main(
 ) -> int:
     """Run one suite; returns the exit code.
 
-    `only` is for 'cpu' and `OF_PARTS`; `repeats` for 'cpu'.
+    `only` is for 'cpu', 'gpu' and `OF_PARTS`; `repeats` for 'cpu'.
     """
     if suite == "cpu":
         from fieldforge.apps.bench.cpu import run as run_cpu
 
         return run_cpu(rows, is_quick=is_quick, only=only, repeats=repeats)
-    if suite == "gpu" and not only and repeats is None:
+    if suite == "gpu" and repeats is None:
         from fieldforge.apps.bench.gpu import run as run_gpu
 
-        return run_gpu(rows, data, is_quick=is_quick)
+        return run_gpu(rows, data, is_quick=is_quick, only=only)
     if repeats is not None:
         raise ValueError(f"repeats: is for the suite 'cpu', not '{suite}'")
     if only and suite not in OF_PARTS:
-        raise ValueError(f"only: is for the suites {', '.join(('cpu', *OF_PARTS))}, not '{suite}'")
+        raise ValueError(f"only: is for the suites {', '.join(('cpu', 'gpu', *OF_PARTS))}, not '{suite}'")
     if suite == "report":
         from fieldforge.apps.bench.report import write_tables
 

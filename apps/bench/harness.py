@@ -12,13 +12,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-ONE_BY_ONE = ("scene", "scene_models", "collections", "weights", "generate", "convert")
+import fieldforge
+
+ONE_BY_ONE = ("gpu", "scene", "scene_models", "collections", "weights", "generate", "convert")
 """Suites of which each case may be measured in a run of its own, or is kept when it is there."""
 
 
@@ -82,8 +85,13 @@ def spread(seconds: Sequence[float]) -> float:
     return (max(seconds) - min(seconds)) / statistics.median(seconds)
 
 
-def save(folder: Path, suite: str, rows: Sequence[Row]) -> Path:
+def save(folder: Path, suite: str, rows: Sequence[Row], *, command: str | None = None, when: str | None = None) -> Path:
     """Append rows, each with where, when and with what it was measured.
+
+    Args:
+        folder, suite, rows: what goes where.
+        command: that measures them; None is ``fieldforge bench <suite>``.
+        when: of the run, as `now` gives it, for rows that are kept one by one; None is now.
 
     Returns:
         The file, ``<folder>/<suite>.jsonl``.
@@ -92,17 +100,32 @@ def save(folder: Path, suite: str, rows: Sequence[Row]) -> Path:
     path = folder / f"{suite}.jsonl"
     about = {
         "commit": _commit(),
-        "versions": {name: version(name) for name in ("fieldforge", "torch", "numpy")},
+        "versions": _versions(),
         "python": platform.python_version(),
         "processor": _processor(),
         "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "command": f"fieldforge bench {suite}",
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": command or f"fieldforge bench {suite}",
+        "time": when or now(),
     }
     with path.open("a") as file:
         for row in rows:
             file.write(json.dumps(asdict(row) | about, sort_keys=True) + "\n")
     return path
+
+
+def now() -> str:
+    """The time of a row."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Of what measures; fieldforge may run from a folder, and Triton be absent."""
+    found = {"fieldforge": fieldforge.__version__}
+    for name in ("torch", "numpy", "triton"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def latest(folder: Path, suite: str) -> list[dict[str, Any]]:
@@ -145,10 +168,14 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+@cache
 def _commit() -> str:
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
-    )
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
+        )
+    except OSError:  # a machine without git
+        return "unknown"
     return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 

@@ -90,13 +90,14 @@ def add_bench(commands: Commands) -> None:
         "--data",
         type=Path,
         help="folder of what is measured on: pictures ('presets'), sounds and films ('signals'), meshes ('shape', "
-        "'clouds', 'operators'), scenes ('scene...'), or digits and shapes (what is about weights)",
+        "'clouds', 'operators'), scenes ('scene...', 'gpu'), or digits and shapes (what is about weights)",
     )  # fmt: skip
     bench.add_argument("--rows", type=Path, default=Path("data/bench"), help="folder of the JSON lines")
     bench.add_argument("--quick", action="store_true", help="small sizes, no rows written: does it run?")
     bench.add_argument(
         "--only", type=lambda text: text.split(","), default=[], metavar="W1,W3",
-        help="of the suite 'cpu': W1 to W5, astronaut, no rows written; of 'scene': race, marching, or a scene's name; "
+        help="of the suite 'cpu': W1 to W5, astronaut, no rows written; of 'gpu': correct, picture, scene, work, "
+        "compiled; of 'scene': race, marching, or a scene's name; "
         f"of {', '.join(OF_PARTS[1:])}: some of their cases",
     )  # fmt: skip
     bench.add_argument(

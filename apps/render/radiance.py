@@ -13,7 +13,7 @@ from torch import Tensor
 from fieldforge.apps.render.remembered import remembered
 from fieldforge.backends import offer, provide
 from fieldforge.checks import expect_choice
-from fieldforge.devices import seeded
+from fieldforge.devices import device_of, seeded
 from fieldforge.encodings.grid import Grid
 from fieldforge.fields import fused
 from fieldforge.fields.cost import cost_of
@@ -247,8 +247,11 @@ class Eye(SceneEye):
         if self.engine == "dense":
             grid, self.early_stop = new_grid(field, field.occupancy or 4), 0.0
             self.n_rays_at_once = 2**8  # hundreds of samples each: what a large network makes of more leaves the caches
+        self.n_points_at_once = 2**18
+        if device_of(field).type != "cpu":  # many small calls are what a GPU waits for
+            self.n_rays_at_once, self.n_points_at_once = (2**13 if self.engine == "dense" else 2**17), 2**21
         if self.engine == "passes" and field.partition is not None:
-            self.n_rays_at_once = 2**14  # the more points, the more of them each network has
+            self.n_rays_at_once = max(2**14, self.n_rays_at_once)  # the more points, the more each network has
         self.grid = occupancy_of(field) if grid is None else grid
         self.step = math.dist(*field.innermost) / 512 if step is None else step
         self.cone_angle = cone_angle_for(field.n_cascades) if cone_angle is None else cone_angle
@@ -276,6 +279,7 @@ class Eye(SceneEye):
             return volume.render(
                 origins, directions, radiance, self.grid, density=density, step=self.step, cone_angle=self.cone_angle,
                 near=self.near, background=background, early_stop=self.early_stop, tell_rays=True,
+                n_points_at_once=self.n_points_at_once,
             )  # fmt: skip
         samples = march(origins, directions, self.grid, step=self.step, cone_angle=self.cone_angle, near=self.near)
         fourth = None if times is None else field.duration * times

@@ -72,6 +72,8 @@ GUESTS: dict[str, str] = {
 _implementations: dict[str, dict[str, Implementation]] = {}
 _guests: dict[str, dict[str, Implementation]] = {}
 _preferred: dict[str, str] = {}
+_alone: set[str] = set()
+"""Operations that on CUDA nobody else may run than who is preferred."""
 _has_learnt: list[bool] = []
 _asked_for: ContextVar[str] = ContextVar("fieldforge_backend", default="auto")
 
@@ -119,8 +121,10 @@ def choose(operation: str, device: torch.device, **call: Any) -> Callable[..., A
     if asked == "auto":
         for backend in (device.type, "reference"):
             for one in _makers(operation, backend):
-                if _reason(one, device, call) is None:
+                reason = _reason(one, device, call)
+                if reason is None:
                     return one.function
+                _expect_not_alone(operation, backend, reason)
         raise AssertionError(f"operation {operation!r} has no reference")
     makers = _makers(operation, asked)
     reasons = [_reason(one, device, call) for one in makers] or [f"there is no {asked} version of it"]
@@ -140,8 +144,10 @@ def offer(operation: str, device: torch.device, **call: Any) -> Callable[..., An
     """
     asked = _asked_for.get()
     for one in _makers(operation, device.type) if asked in ("auto", device.type) else ():
-        if one.backend != "reference" and _reason(one, device, call) is None:
+        reason = _reason(one, device, call)
+        if one.backend != "reference" and reason is None:
             return one.function
+        _expect_not_alone(operation, one.backend, reason)
     return None
 
 
@@ -155,15 +161,26 @@ def makers(operation: str, backend: str) -> list[str]:
     return [one.maker for one in _makers(operation, backend)]
 
 
+def why_missing(operation: str, backend: str, maker: str) -> str | None:
+    """Why a maker cannot run here at all, or None."""
+    found = [one for one in _makers(operation, backend) if one.maker == maker]
+    return found[0].missing() if found else f"nobody of that name makes {operation}"
+
+
 @contextlib.contextmanager
-def made_by(operation: str, maker: str) -> Iterator[None]:
-    """Inside the block `maker` goes first, whatever was measured."""
-    was = _preferred.get(operation, "")
+def made_by(operation: str, maker: str, *, alone: bool = False) -> Iterator[None]:
+    """Inside the block `maker` goes first, whatever was measured; with `alone`, CUDA tensors that it refuses are an
+    error (BackendError) instead of somebody else's work."""
+    was, was_alone = _preferred.get(operation, ""), operation in _alone
     prefer(operation, maker)
+    if alone:
+        _alone.add(operation)
     try:
         yield
     finally:
         prefer(operation, was)
+        if not was_alone:
+            _alone.discard(operation)
 
 
 @contextlib.contextmanager
@@ -206,6 +223,12 @@ def _makers(operation: str, backend: str) -> list[Implementation]:
         found += _guests.get(operation, {}).values()
         found.sort(key=lambda one: one.maker != _preferred.get(operation, ""))
     return found
+
+
+def _expect_not_alone(operation: str, backend: str, reason: str | None) -> None:
+    if reason is not None and backend == "cuda" and operation in _alone:
+        maker = _preferred[operation] or "fieldforge"
+        raise BackendError(f"{maker} was asked for alone, but cannot run {operation}: {reason}")
 
 
 def _learn_what_was_measured() -> None:

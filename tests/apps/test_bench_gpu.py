@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from fieldforge import backends
 from fieldforge.apps.bench import gpu
-from fieldforge.apps.bench.gpu import correct, work
+from fieldforge.apps.bench.gpu import correct, goals, work
 from fieldforge.apps.bench.gpu.clock import Timing, Work, timing_of
 from fieldforge.apps.bench.harness import Row
 from fieldforge.apps.cli import main
@@ -30,6 +31,16 @@ class StandInClock:
             seconds.append(max(1e-9, time.process_time() - start))
         return timing_of(seconds, 1024)
 
+    def wait(self) -> int:
+        return 1024
+
+
+@pytest.fixture
+def ours_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if there were a device: what fieldforge makes is there, and no guest."""
+    monkeypatch.setattr(backends, "makers", lambda operation, backend: [""])
+    monkeypatch.setattr(backends, "why_missing", lambda operation, backend, maker: None)
+
 
 def test_without_a_device_it_says_so_and_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -40,10 +51,14 @@ def test_without_a_device_it_says_so_and_fails(
     assert not list(tmp_path.iterdir())
 
 
-def test_all_of_it_runs_on_a_stand_in(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(backends, "makers", lambda operation, backend: [""])
-    rows, is_right = gpu.measure(StandInClock(), work.SMALL, name="a stand-in", repeats=2, compile_=None)
+@pytest.mark.usefixtures("ours_runs")
+def test_all_of_it_runs_on_a_stand_in(capsys: pytest.CaptureFixture[str]) -> None:
+    kept: list[Row] = []
+    rows, is_right = gpu.measure(
+        StandInClock(), work.SMALL, goals.SMALL, name="a stand-in", keep=kept.extend, repeats=2, compile_=None
+    )
     assert is_right
+    assert kept == rows
     timed = {(row.case, row.candidate) for row in rows if row.seconds}
     for case in (
         "hash grid, forward and backward",
@@ -51,13 +66,26 @@ def test_all_of_it_runs_on_a_stand_in(monkeypatch: pytest.MonkeyPatch, capsys: p
         "image fit, a step",
         "MLP 64x5, inference, half precision",
         "hash grid and MLP 64x2, forward and backward",
+        "hash grid and MLP 64x2, forward and backward, half precision",
         "render 6x6",
     ):
         assert (case, "eager") in timed
         assert (case, "fieldforge") in timed
-    assert not any("WRONG" in line for line in capsys.readouterr().out.splitlines())
+    out = capsys.readouterr().out
+    assert "WRONG" not in out
+    assert "scene: no lego" in out
+    reached = {row.case: row for row in rows if "goal" in (row.quality or {})}
+    assert set(reached) == {"picture of 0.0 megapixels to 35 dB", "ball at 16x16 to 33 dB"}
+    for row in reached.values():
+        assert row.quality is not None
+        assert 5 < row.quality["psnr"] < 60
+        assert row.seconds > 0
+    scene = reached["ball at 16x16 to 33 dB"]
+    assert scene.quality is not None
+    assert scene.quality["frames_per_second"] > 0
     told = gpu.table(rows)
-    assert told.splitlines()[0].startswith("| case | who | rate")
+    assert told.splitlines()[0].startswith("| goal | who | training")
+    assert "| case | who | rate" in told
     assert "1.00x" in told
     assert "%" in told
 
@@ -88,8 +116,71 @@ def test_a_version_that_fails_is_a_verdict() -> None:
 
 
 def test_cases_that_would_begin_too_late_are_left_out_aloud(capsys: pytest.CaptureFixture[str]) -> None:
-    gpu.measure(StandInClock(), work.SMALL, name="a stand-in", seconds=-1, repeats=1, compile_=None)
-    assert capsys.readouterr().out.count("left out, -1 s are over") == 8
+    rows, _ = gpu.measure(
+        StandInClock(), work.SMALL, goals.SMALL, name="a stand-in", seconds=-1, repeats=1, compile_=None
+    )
+    assert not rows
+    out = capsys.readouterr().out
+    for what in ("picture", "scene", "ceilings", "image fit, a step", "render 6x6"):
+        assert f"{what}: left out, -1 s are over" in out
+
+
+@pytest.mark.usefixtures("ours_runs")
+def test_what_fails_is_a_line_and_the_rest_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(goals, "fit_picture", no_memory)
+    monkeypatch.setattr(backends, "makers", lambda operation, backend: ["", "tinycudann"])
+    monkeypatch.setattr(
+        backends, "why_missing", lambda operation, backend, maker: f"{maker} is not installed" if maker else None
+    )
+    (tmp_path / "transforms_train.json").write_text("{")
+    rows, _ = gpu.measure(
+        StandInClock(), work.SMALL, replace(goals.SMALL, is_small=False), name="a stand-in", repeats=1,
+        parts=("picture", "scene", "work"), data=tmp_path, compile_=None,
+    )  # fmt: skip
+    out = capsys.readouterr().out
+    assert "to 35 dB: fieldforge: OutOfMemoryError: CUDA out of memory" in out
+    assert "to 35 dB: tinycudann: tinycudann is not installed" in out
+    assert "\nscene: " in out
+    assert "hash grid, forward and backward: tinycudann: BackendError: tinycudann is not installed" in out
+    assert {row.candidate for row in rows} == {"torch", "fieldforge", "eager", "eager float32"}
+
+
+def test_a_candidate_that_takes_too_long_is_broken_off() -> None:
+    bench = gpu._Bench(StandInClock(), "a stand-in", lambda rows: None, time.monotonic(), 60, 60, 1)
+
+    def endless() -> None:
+        with bench.within(0.2):
+            while True:
+                time.sleep(0.01)
+
+    with pytest.raises(gpu.TooLongError, match="broken off after 0 s"):
+        endless()
+
+
+def test_a_landscape_is_the_same_everywhere_and_no_noise() -> None:
+    one = goals.landscape(48, 64).pixels
+    assert (one == goals.landscape(48, 64).pixels).all()
+    assert abs(int(one.sum()) - 1_130_590) < 500  # interpolation may round another way elsewhere
+    steps = abs(one[1:].astype(int) - one[:-1]).mean()
+    assert 1 < steps < 0.5 * one.astype(int).std()
+
+
+def test_parts_that_do_not_exist() -> None:
+    with pytest.raises(ValueError, match="only: expected one of correct, picture, scene, work, compiled, got 'lego'"):
+        gpu.run(Path("nowhere"), None, is_quick=True, only=["lego"])
+
+
+def test_whoever_is_asked_alone_is_not_replaced() -> None:
+    with backends.made_by("grid", "nobody", alone=True):
+        assert backends.choose("frequency", torch.device("cpu")) is not None
+        with pytest.raises(backends.BackendError, match="nobody was asked for alone, but cannot run grid"):
+            backends._expect_not_alone("grid", "cuda", "it is not installed")
+    backends._expect_not_alone("grid", "cuda", "it is not installed")
 
 
 def row(case: str, candidate: str, rate: float) -> Row:

@@ -28,6 +28,8 @@ class Clock(Protocol):
     device: torch.device
 
     def time(self, work: Work, repeats: int) -> Timing: ...
+    def wait(self) -> int:
+        """Until all work is done; returns the most bytes that were taken since the last wait."""
 
 
 class CudaClock:
@@ -50,6 +52,12 @@ class CudaClock:
         torch.cuda.synchronize(self.device)
         seconds = [start.elapsed_time(end) / 1e3 for start, end in pairs]
         return timing_of(seconds, torch.cuda.max_memory_allocated(self.device) - before)
+
+    def wait(self) -> int:
+        torch.cuda.synchronize(self.device)
+        peak = torch.cuda.max_memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        return peak
 
 
 def timing_of(seconds: list[float], peak_bytes: int = 0) -> Timing:

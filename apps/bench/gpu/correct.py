@@ -5,6 +5,7 @@ Value, gradients in the inputs and gradients in the parameters, each as a vector
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -62,7 +63,8 @@ class Verdict:
 
     @property
     def is_right(self) -> bool:
-        return bool(self.why_not) or self.error <= self.tolerance
+        """A guest that is not there or refuses is nothing wrong; ours has to run."""
+        return bool(self.why_not and self.maker) or self.error <= self.tolerance
 
 
 def cases(n: int) -> Iterator[Case]:
@@ -126,7 +128,7 @@ def judge(case: Case, makers: list[str]) -> list[Verdict]:
     verdicts = []
     for maker in makers:
         with ExitStack() as stack:
-            stack.enter_context(made_by(case.operation, maker))
+            stack.enter_context(made_by(case.operation, maker, alone=True))
             try:
                 found = _asked(case, torch.float32)
             except Exception as error:  # a version that fails is a verdict, not the end of the others
@@ -136,11 +138,15 @@ def judge(case: Case, makers: list[str]) -> list[Verdict]:
     return verdicts
 
 
-def verdicts_of(n: int, device_type: str) -> Iterator[tuple[str, Verdict]]:
-    """Of every case and everyone who makes it on the device; operations that nobody makes are the reference's."""
-    for case in cases(n):
-        for verdict in judge(case, backends.makers(case.operation, device_type) or [""]):
-            yield case.operation, verdict
+def verdicts(case: Case, device_type: str) -> Iterator[Verdict]:
+    """Of everyone who makes a case on the device; one that nobody makes is the reference's."""
+    makers = backends.makers(case.operation, device_type)
+    missing = {maker: backends.why_missing(case.operation, device_type, maker) for maker in makers}
+    for maker, why in missing.items():
+        if why is not None:
+            yield Verdict(case.name, maker, math.inf, 0.0, why)
+    if able := [maker for maker, why in missing.items() if why is None] or ([] if makers else [""]):
+        yield from judge(case, able)
 
 
 def _asked(case: Case, dtype: torch.dtype) -> list[Tensor]:

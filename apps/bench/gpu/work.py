@@ -19,7 +19,7 @@ from fieldforge.apps.fit.recipe import Config
 from fieldforge.apps.fit.samplers import PixelDraw
 from fieldforge.apps.images import Picture
 from fieldforge.apps.render.radiance import Eye
-from fieldforge.backends import made_by, use_backend
+from fieldforge.backends import BackendError, made_by, use_backend
 from fieldforge.devices import device_of, home, move, seeded
 from fieldforge.encodings.grid import Grid
 from fieldforge.fields import fused
@@ -88,7 +88,8 @@ def cases(sizes: Sizes, compile_: Callable[[Any], Any] | None = torch.compile) -
     for width, n_hidden in ((64, 5), (128, 5)):
         for trains in (False, True):
             yield _network(sizes, width, n_hidden, trains, compile_)
-    yield _encoded(sizes, compile_)
+    for is_half in (False, True):
+        yield _encoded(sizes, is_half, compile_)
     yield _picture(sizes)
     yield _render(sizes)
 
@@ -115,12 +116,26 @@ def _asked(ask: Callable[[Tensor], Tensor], x: Tensor) -> Work:
 def _everyone(
     operation: str, work_of: Callable[[Callable[[Any], Any] | None], Work], compile_: Callable[[Any], Any] | None
 ) -> Iterator[Candidate]:
-    """Eager and compiled PyTorch, what fieldforge takes, and each guest."""
+    """What fieldforge takes, each guest, and eager and compiled PyTorch."""
+    yield from _makers(operation, work_of(None))
     yield Candidate("eager", work_of(None), [use_backend("reference")])
     if compile_ is not None:
         yield Candidate("compile", work_of(compile_), [use_backend("reference")])
+
+
+def _makers(operation: str, work: Work, *beside: str) -> Iterator[Candidate]:
+    """Whoever makes an operation, alone; one that is missing says why when it is asked."""
     for maker in backends.makers(operation, "cuda"):
-        yield Candidate(maker or "fieldforge", work_of(None), [made_by(operation, maker)])
+        why = backends.why_missing(operation, "cuda", maker)
+        contexts = [made_by(operation, maker, alone=True), *(made_by(other, maker) for other in beside)]
+        yield Candidate(maker or "fieldforge", work if why is None else _refusal(why), contexts)
+
+
+def _refusal(why: str) -> Work:
+    def refuse() -> None:
+        raise BackendError(why)
+
+    return refuse
 
 
 def _grid(sizes: Sizes) -> Grid:
@@ -152,7 +167,6 @@ def _network(sizes: Sizes, width: int, n_hidden: int, trains: bool, compile_: Ca
     def candidates() -> Iterator[Candidate]:
         network = _mlp(width, 16, width, n_hidden)
         x = torch.rand(sizes.n_network, width, generator=seeded(0))
-        half: Any = torch.autocast(x.device.type, dtype=torch.float16 if x.is_cuda else torch.bfloat16)
 
         def work_of(wrap: Callable[[Any], Any] | None) -> Work:
             ask = wrap(network) if wrap else network
@@ -160,7 +174,7 @@ def _network(sizes: Sizes, width: int, n_hidden: int, trains: bool, compile_: Ca
 
         yield Candidate("eager float32", work_of(None), [use_backend("reference")])
         for one in _everyone("field", work_of, compile_):
-            yield Candidate(one.name, one.work, [*one.enter, half])
+            yield Candidate(one.name, one.work, [*one.enter, _half(x)])
 
     weights = width * width * n_hidden + width * 16
     passes = 3 if trains else 1
@@ -169,7 +183,7 @@ def _network(sizes: Sizes, width: int, n_hidden: int, trains: bool, compile_: Ca
                 2.0 * sizes.n_network * (width + 16) * passes)  # fmt: skip
 
 
-def _encoded(sizes: Sizes, compile_: Callable[[Any], Any] | None) -> Case:
+def _encoded(sizes: Sizes, is_half: bool, compile_: Callable[[Any], Any] | None) -> Case:
     def candidates() -> Iterator[Candidate]:
         grid, x = _grid(sizes), torch.rand(sizes.n_step, 3, generator=seeded(0))
         network = _mlp(grid.n_output_dims, 4, 64, 2)
@@ -178,10 +192,16 @@ def _encoded(sizes: Sizes, compile_: Callable[[Any], Any] | None) -> Case:
         def ask(x: Tensor) -> Tensor:
             return fused.apply(grid, network, x)
 
-        yield from _everyone("field", lambda wrap: _trained(both, wrap(ask) if wrap else ask, x), compile_)
+        for one in _everyone("field", lambda wrap: _trained(both, wrap(ask) if wrap else ask, x), compile_):
+            yield Candidate(one.name, one.work, [*one.enter, *([_half(x)] if is_half else [])])
 
     weights = 2 * sizes.n_levels * 64 + 64 * 64 + 64 * 4
-    return Case("hash grid and MLP 64x2, forward and backward", sizes.n_step, candidates, 6.0 * weights * sizes.n_step)
+    name = f"hash grid and MLP 64x2, forward and backward{', half precision' if is_half else ''}"
+    return Case(name, sizes.n_step, candidates, 6.0 * weights * sizes.n_step)
+
+
+def _half(x: Tensor) -> Any:
+    return torch.autocast(x.device.type, dtype=torch.float16 if x.is_cuda else torch.bfloat16)
 
 
 def _picture(sizes: Sizes) -> Case:
@@ -200,7 +220,7 @@ def _picture(sizes: Sizes) -> Case:
             noise = torch.rand(sizes.side, sizes.side, generator=torch.Generator().manual_seed(0))
             pixels = (torch.stack([ramp, ramp.T, noise], -1) * 255).to(torch.uint8)
             job = ImageJob(Picture.from_array(home(pixels)))
-        for name, contexts in (("eager", [use_backend("reference")]), ("fieldforge", list[Any]())):
+        for name, contexts in (("fieldforge", list[Any]()), ("eager", [use_backend("reference")])):
             with torch.device("cpu"):
                 made = job.make_field(config, 0)
             advance = step_of(
@@ -235,10 +255,8 @@ def _render(sizes: Sizes) -> Case:
         origins, directions = (rays.contiguous() for rays in cameras.to(device).picture_rays(0))
         eye = Eye(field, step=2 * 3**0.5 / 512)
         assert device_of(field) == origins.device
+        yield from _makers("march", lambda: eye(origins, directions), "composite", "segmented_scan")
         yield Candidate("eager", lambda: eye(origins, directions), [use_backend("reference")])
-        for maker in backends.makers("march", "cuda"):
-            contexts = [made_by(operation, maker) for operation in ("march", "composite", "segmented_scan")]
-            yield Candidate(maker or "fieldforge", lambda: eye(origins, directions), contexts)
 
     return Case(f"render {sizes.picture}x{sizes.picture}", sizes.picture**2, candidates)
 
