@@ -174,6 +174,7 @@ def _add_collection_options(command: Parser) -> None:
     who.add_argument("--workers", type=values.positive_int, metavar="N", help="of Ray, one thread each; default: all "
                      "cores")  # fmt: skip
     who.add_argument("--address", metavar="HOST:PORT", help="of a running Ray cluster; default: start one here")
+    add_device(command)
     add_manner(command)
 
 
