@@ -18,7 +18,7 @@ from fieldforge.apps.fit.options import FitOptions
 from fieldforge.apps.images import Picture
 from fieldforge.backends import offer, provide
 from fieldforge.checks import expect_int
-from fieldforge.devices import arrived, here
+from fieldforge.devices import arrived
 from fieldforge.fields.kinds.base import Box
 from fieldforge.kernels.triton import door as triton_door
 from fieldforge.kernels.triton import draws
@@ -45,8 +45,7 @@ class ShuffledIndices:
         self.n_samples = expect_int("n_samples", n_samples, 1, 2**40)
         self.batch_size = expect_int("batch_size", batch_size, 1, 2**26)
         self.seed = expect_int("seed", seed, 0, 2**31 - 1)
-        # many small tensor operations cost more than a few large; and on a device the host waits for each chunk
-        self._steps_per_chunk = max(1, (2**18 if here().type == "cpu" else 2**22) // batch_size)
+        self._steps_per_chunk = max(1, 2**18 // batch_size)  # many small tensor operations cost more than a few large
         self._chunk_number = -1
         self._chunk = torch.empty(0, dtype=torch.int64)
 

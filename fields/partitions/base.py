@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from fieldforge.backends import offer, provide
 from fieldforge.checks import expect_int
+from fieldforge.devices import constant
 from fieldforge.registry import config_of
 
 MAX_CELLS = 2**20
@@ -163,7 +164,7 @@ def expect_resolution(resolution: int | Sequence[int], n_input_dims: int) -> lis
 
 def cells_of_grid(unit: Tensor, resolution: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Cells of a uniform grid, the last axis fastest, and places in them: (N, d) -> (N,) int64 and (N, d)."""
-    size = unit.new_tensor(resolution)
+    size = constant(tuple(map(float, resolution)), unit.dtype, unit.device)
     scaled = unit * size
     index = torch.nan_to_num(scaled.detach(), nan=0.0).floor().clamp(min=torch.zeros_like(size), max=size - 1)
     cell = torch.zeros(unit.shape[0], dtype=torch.int64, device=unit.device)
