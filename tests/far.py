@@ -127,7 +127,8 @@ class FarDevice:
         from fieldforge import backends
 
         tables = [table for table in backends._implementations.values() if "cuda" in table]
-        self._of_kernels = {inspect.unwrap(table["reference"].function).__code__ for table in tables}
+        functions = [inspect.unwrap(table["reference"].function) for table in tables]
+        self._of_kernels = {function.__code__ for function in functions if not isinstance(function, type)}
         self._waits = []
         try:
             yield self._waits
@@ -155,6 +156,17 @@ class FarDevice:
             for name, buffer in list(one._buffers.items()):
                 if buffer is not None and not isinstance(buffer, Far):
                     one._buffers[name] = self.tensor(buffer)
+        return module
+
+    def send_home(self, module: nn.Module) -> Any:
+        """The inverse of `bring`."""
+        for one in module.modules():
+            for name, parameter in list(one._parameters.items()):
+                if parameter is not None and isinstance(parameter.data, Far):
+                    one._parameters[name] = nn.Parameter(parameter.data.near, parameter.requires_grad)
+            for name, buffer in list(one._buffers.items()):
+                if isinstance(buffer, Far):
+                    one._buffers[name] = buffer.near
         return module
 
     @contextlib.contextmanager

@@ -5,9 +5,14 @@ The interpreter takes milliseconds for each operation and is right in float32 an
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
 
+from fieldforge import backends
 from fieldforge.kernels.triton import door
 
 DEVICE = torch.device("cpu" if door.is_interpreted() or not torch.cuda.is_available() else "cuda")
@@ -25,6 +30,32 @@ on_device = pytest.mark.skipif(door.is_interpreted(), reason="no device: the int
 needs_compiler = pytest.mark.skipif(
     door.is_interpreted() or door.installed() is None, reason="needs Triton's compiler, not its interpreter"
 )
+
+
+@contextlib.contextmanager
+def as_on_cuda() -> Iterator[set[str]]:
+    """Inside the block operations on tensors of `DEVICE` run as on a CUDA device: what has a version for it by that
+    one, the rest by the reference, nothing natively. Gives the names of those that ran by their CUDA version."""
+    found: set[str] = set()
+    makers, reason = backends._makers, backends._reason
+
+    def makers_on_cuda(operation: str, backend: str) -> list[backends.Implementation]:
+        if backend == "reference":
+            return makers(operation, backend)
+        own = backends._implementations[operation].get("cuda")
+        return [] if own is None else [own]
+
+    def reason_on_cuda(one: backends.Implementation, device: torch.device, call: dict[str, Any]) -> str | None:
+        why = one.refuses(**call)
+        if why is None and one.backend == "cuda":
+            found.add(one.operation)
+        return why
+
+    backends._makers, backends._reason = makers_on_cuda, reason_on_cuda
+    try:
+        yield found
+    finally:
+        backends._makers, backends._reason = makers, reason
 
 
 def quicken() -> None:

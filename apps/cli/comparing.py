@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from fieldforge.apps.cli import values
-from fieldforge.apps.cli.words import Commands, add_command
+from fieldforge.apps.cli.words import Commands, add_command, add_device
 
 
 def add_compare(commands: Commands) -> None:
@@ -40,6 +40,7 @@ def add_compare(commands: Commands) -> None:
         "--downscale", type=values.positive_int, default=1, metavar="K", help="of photos of a scene, of a film"
     )
     compare.add_argument("--backend", type=values.backend, default="auto", help="auto, reference, cpu or cuda")
+    add_device(compare)
     speak = compare.add_mutually_exclusive_group()
     speak.add_argument("--quiet", action="store_true", help="say nothing but errors")
     speak.add_argument("--json", action="store_true", help="a line of JSON for each run on standard output")

@@ -105,6 +105,10 @@ def _add_fit_options(command: Parser, presets: str) -> Any:
     stop.add_argument("--steps", type=values.positive_int, metavar="N", help="after N steps")
     stop.add_argument("--seconds", type=values.positive, metavar="S", help="after about S seconds")
     command.add_argument(
+        "--precision", choices=("float32", "float16", "bfloat16"),
+        help="what networks multiply in training, for CUDA devices; default: the run file's fit.precision, or float32",
+    )  # fmt: skip
+    command.add_argument(
         "--max-bytes", type=values.n_bytes, metavar="B", help="largest file wanted, e.g. 100000, 100KB or 2MiB"
     )
     add_device(command)
@@ -174,6 +178,7 @@ def _add_collection_options(command: Parser) -> None:
     who.add_argument("--workers", type=values.positive_int, metavar="N", help="of Ray, one thread each; default: all "
                      "cores")  # fmt: skip
     who.add_argument("--address", metavar="HOST:PORT", help="of a running Ray cluster; default: start one here")
+    add_device(command)
     add_manner(command)
 
 

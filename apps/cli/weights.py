@@ -6,7 +6,15 @@ import argparse
 from pathlib import Path
 
 from fieldforge.apps.cli import values
-from fieldforge.apps.cli.words import Commands, Parser, add_again, add_command, add_configuration, add_voice
+from fieldforge.apps.cli.words import (
+    Commands,
+    Parser,
+    add_again,
+    add_command,
+    add_configuration,
+    add_device,
+    add_voice,
+)
 
 MODELS = (
     "odd-graph", "neural-graph", "graph-transformer", "nfn", "dws", "rows", "planes", "flat", "flat-augmented",
@@ -71,6 +79,7 @@ def _add_retrieve(ways: Commands) -> None:
         "--with", dest="model_file", type=Path, required=True, metavar="MODEL", help="a model of weights embed"
     )  # fmt: skip
     retrieve.add_argument("-k", type=values.positive_int, default=10, metavar="K", help="how many")
+    add_device(retrieve)
     add_voice(retrieve)
 
 
@@ -82,6 +91,7 @@ def _add_training(command: Parser, *, has_epochs: bool) -> None:
     if has_epochs:
         stop.add_argument("--epochs", type=values.positive, metavar="E", help="after seeing every field E times")
     command.add_argument("--seed", type=int, default=0, help="same seed, same bits")
+    add_device(command)
     add_again(command, "training")
     add_voice(command)
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from fieldforge.apps.cli import values
-from fieldforge.apps.cli.words import Commands, add_again, add_command, add_configuration, add_voice
+from fieldforge.apps.cli.words import Commands, add_again, add_command, add_configuration, add_device, add_voice
 
 
 def add_generate(commands: Commands) -> None:
@@ -33,6 +33,7 @@ def _add_train(ways: Commands) -> None:
     stop.add_argument("--steps", type=values.positive_int, metavar="N", help="after N steps")
     stop.add_argument("--minutes", type=values.positive, metavar="M", help="after about M minutes")
     train.add_argument("--seed", type=int, default=0, help="same seed, same bits")
+    add_device(train)
     add_again(train, "training")
     add_voice(train)
 
@@ -54,6 +55,7 @@ def _add_sample(ways: Commands) -> None:
         "--resolution", type=values.positive_int, default=96, metavar="R", help="cells along a side, for meshes"
     )
     sample.add_argument("--no-meshes", action="store_true", help="of shapes: write no meshes")
+    add_device(sample)
     add_voice(sample)
 
 
@@ -70,6 +72,7 @@ def _add_report(ways: Commands) -> None:
     )  # fmt: skip
     report.add_argument("--seeds", type=values.positive_int, default=1, metavar="K", help="sets of samples")
     report.add_argument("--seed", type=int, default=0, help="the first of the seeds")
+    add_device(report)
     report.add_argument("--quick", action="store_true", help="at most 100 samples; shapes are looked at less finely")
     add_voice(report)
 

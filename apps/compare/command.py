@@ -34,7 +34,10 @@ def compare_command(options: argparse.Namespace) -> int:
             if tuning.digest is not None and tuning.digest == job.digest:
                 raise UsageError("tune-lr: learning rates are to be tuned on another signal than the one compared on")
         methods = options.methods or tuple(METHODS[signal.name])
-        race = Race(signal, job, methods, budget, n_seeds=options.seeds, tuning=tuning)
+        race = Race(
+            signal, job, methods, budget, n_seeds=options.seeds, tuning=tuning, backend=options.backend,
+            device=options.device,
+        )  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
         is_quiet = options.quiet or options.json
 

@@ -22,9 +22,10 @@ from typing import Any
 from fieldforge.apps.compare.methods import FAMILIES, METHODS, Method, expect_methods
 from fieldforge.apps.compare.signals import Signal
 from fieldforge.apps.compare.size import parameters_of, sized, with_rate
-from fieldforge.apps.fit.job import Fit, Job, Plan
+from fieldforge.apps.fit.job import Fit, Job, Plan, PlanKeywords
 from fieldforge.apps.fit.loop import NonFiniteError
 from fieldforge.apps.fit.recipe import Config
+from fieldforge.devices import find_device
 from fieldforge.fields.container import replacing
 from fieldforge.registry import ConfigError
 
@@ -101,6 +102,7 @@ class Race:
         methods: names from the table of the signal.
         budget: of every run.
         n_seeds: runs of each method.
+        backend, device: of every run, as for other fits.
         tuning: a job of another signal to tune learning rates on; None: those of the presets.
         downscale: of a scene, for whoever repeats it.
 
@@ -117,8 +119,12 @@ class Race:
         *,
         n_seeds: int = 1,
         tuning: Job[Any] | None = None,
+        backend: str = "auto",
+        device: str = "auto",
     ) -> None:
         self.signal, self.job, self.budget, self.tuning = signal, job, budget, tuning
+        self.where: PlanKeywords = {"backend": backend, "device": device}
+        self.kind = find_device("cpu" if (device, backend) == ("auto", "cpu") else device).type
         self.seeds = range(n_seeds)
         self.methods = expect_methods(signal.name, methods)
         self.configs: dict[str, Config] = {}
@@ -168,7 +174,7 @@ class Race:
                 yield found
 
     def _config(self, job: Job[Any], method: Method) -> Config:
-        config, _ = job.run_config(method.plan(steps=self.budget.steps))
+        config, _ = job.run_config(dataclasses.replace(method.plan(steps=self.budget.steps), **self.where))
         if self.budget.parameters is None:
             return config
         if method.tune != "none":
@@ -183,7 +189,7 @@ class Race:
         )  # fmt: skip
         plan = Plan(
             output=path.with_suffix(".field"), preset=self.methods[name].preset, config=config,
-            seconds=self.budget.seconds, seed=seed, progress=progress,
+            seconds=self.budget.seconds, seed=seed, progress=progress, **self.where,
         )  # fmt: skip
         try:
             fit: Fit[Any] = self.job.run(plan)
@@ -205,6 +211,7 @@ class Race:
         for factor in FACTORS:
             plan = Plan(
                 preset=self.methods[name].preset, config=with_rate(ground, factor), seed=TUNING_SEED, progress="quiet",
+                **self.where,
                 steps=None if steps is None else max(1, round(TUNING_SHARE * steps)),
                 seconds=None if seconds is None else TUNING_SHARE * seconds,
             )  # fmt: skip
@@ -236,6 +243,8 @@ class Race:
             "signal": self.job.digest, "config": self.configs[name], "budget": dataclasses.asdict(self.budget),
             "tuning": None if self.tuning is None else self.tuning.digest or "built in",
         }  # fmt: skip
+        if self.kind != "cpu":  # seconds are worth something else there
+            said["device"] = self.kind
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 

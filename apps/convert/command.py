@@ -24,6 +24,7 @@ def convert_command(options: argparse.Namespace) -> int:
         command=said(options.words),
     )  # fmt: skip
     options.preset, options.tune, options.encoding = options.to, "none", None
+    options.precision = None
     options.diagnose, options.diagnose_every, options.device = (), None, "cpu"  # where teachers are asked
     return run_fit(options, job, source, output, options.target, describe)
 

@@ -37,8 +37,9 @@ def run_fit(
         target: the figure to reach, if one was asked for.
         describe: what to print of a result.
     """
+    overrides = [*options.overrides, *([f"fit.precision={options.precision}"] if options.precision else [])]
     plan = Plan(
-        output=output, preset=options.preset, config=options.config, overrides=options.overrides, steps=options.steps,
+        output=output, preset=options.preset, config=options.config, overrides=overrides, steps=options.steps,
         seconds=options.seconds, max_bytes=options.max_bytes, seed=options.seed, backend=options.backend,
         device=options.device,
         resume=options.resume, progress="quiet" if options.quiet else "json" if options.json else "auto",

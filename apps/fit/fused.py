@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from fieldforge.apps.fit.exposure import exposed
+from fieldforge.apps.fit.half import Half
 from fieldforge.apps.fit.loop import Hook, PlainStep, Step, allowed
 from fieldforge.apps.fit.losses import absolute, distributions, occupancy, robust, squared
 from fieldforge.apps.fit.losses.base import Loss
@@ -194,9 +195,11 @@ def make_step(
     if not isinstance(loss, Loss):
         raise ConfigError(f"loss: {loss.otype} looks at the slopes or levels of a signed distance, and this is none")
     draw, hooks, optimizer = exposed(learner, draw, hooks, optimizer, config["fit"]["n_steps"])
-    step = why_plain or fused_step(learner, draw, loss, optimizer, hooks)
+    half = Half(config["fit"].get("precision", "float32"), device_of(fitted))
+    step = why_plain or half.why_plain or fused_step(learner, draw, loss, optimizer, hooks)
     if isinstance(step, str):
-        plain = PlainStep(query=query, draw=draw, loss=loss, optimizer=optimizer, hooks=hooks)
+        optimizer = half.guarded(optimizer)
+        plain = PlainStep(query=half.query(query), draw=draw, loss=loss, optimizer=optimizer, hooks=hooks)
         has_fixed_shapes = type(draw) in (PixelDraw, RasterDraw, Ahead) and not fitted_changes(fitted)
         return on_device(plain, device_of(fitted), has_fixed_shapes=has_fixed_shapes), optimizer, step
     return step, optimizer, ""

@@ -8,15 +8,17 @@ steps at a time (`Lagging`), and where every step has the same shapes, passes ar
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fieldforge.apps.fit.loop import Hook, PlainStep, allowed
+from fieldforge.apps.fit.loop import Hook, PlainStep, Step, allowed
 from fieldforge.apps.fit.optimizers.base import Optimizer
 from fieldforge.devices import arrived
 
@@ -194,6 +196,55 @@ class GraphedStep:
             lines = str(first).splitlines() or ["no reason"]
             self.why_not = f"it cannot be recorded: {type(first).__name__}: {lines[0]}"
             return None
+
+
+class LossStep(ABC):
+    """A step that makes its own loss, a model of weights' say: told at once on the CPU, in tensors on a device.
+
+    Attributes:
+        optimizer: moves what the loss follows from.
+        clip: largest length of the gradient; 0: none.
+    """
+
+    optimizer: Optimizer
+    clip: float = 0.0
+
+    @abstractmethod
+    def losses(self, step: int) -> tuple[Tensor, Tensor]:
+        """The loss, differentiable, and the error that is told with it; from the step number alone."""
+
+    def __call__(self, step: int, factor: float) -> tuple[float, float]:
+        self.optimizer.zero_grad()
+        loss, error = self.losses(step)
+        value = float(loss.detach())
+        if math.isfinite(value):
+            self._move(loss, factor)
+        return value, float(error)
+
+    def figures(self, step: int, factor: float) -> Tensor:
+        self.optimizer.zero_grad()
+        loss, error = self.losses(step)
+        self._move(loss, factor)
+        return torch.stack([loss.detach(), error])
+
+    def on(self, device: torch.device) -> Step:
+        """The step itself on the CPU; on a device one whose losses are read late."""
+        return self if device.type == "cpu" else Lagging(self)
+
+    def _move(self, loss: Tensor, factor: float) -> None:
+        loss.backward()
+        if self.clip:
+            nn.utils.clip_grad_norm_(self.optimizer.parameters, self.clip)
+        self.optimizer.set_learning_rate_factor(factor)
+        self.optimizer.step()
+
+
+@contextlib.contextmanager
+def global_numbers(seed: int, device: torch.device) -> Iterator[None]:
+    """Inside the block PyTorch's global random numbers, as of dropout, begin at a seed; then they go on as before."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def cuda_graph(passes: Callable[[], None]) -> Callable[[], None]:

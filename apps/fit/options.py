@@ -65,7 +65,23 @@ class Options:
 
 
 @dataclass(frozen=True)
-class FitOptions(Options):
+class FieldOptions(Options):
+    """Of the fit of one field.
+
+    Args:
+        precision: what its networks multiply while it is trained: "float32", "float16" or "bfloat16", for CUDA devices;
+            parameters stay float32, see `fieldforge.apps.fit.half`.
+    """
+
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expect_choice("precision", self.precision, ("float32", "float16", "bfloat16"))
+
+
+@dataclass(frozen=True)
+class FitOptions(FieldOptions):
     """Of an image fit.
 
     Args:
@@ -81,7 +97,7 @@ class FitOptions(Options):
 
 
 @dataclass(frozen=True)
-class ShapeOptions(Options):
+class ShapeOptions(FieldOptions):
     """Of a shape fit.
 
     Args:

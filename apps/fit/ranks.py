@@ -13,7 +13,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -121,6 +121,11 @@ def device_name(name: str) -> str:
     return f"cuda:{ranks.local}" if ranks.n > 1 and is_open else name
 
 
+def on_own_device(task: Task) -> Task:
+    """The task where this process computes."""
+    return replace(task, device=device_name(task.device))
+
+
 class OnRanks:
     """The tasks of a collection on all ranks: rank 0 hands them out, one each, and is handed what came of them."""
 
@@ -139,7 +144,7 @@ class OnRanks:
             others = [task for task in others if task is not None]
             for rank, task in enumerate(others, 1):
                 dist.send_object_list([task], dst=rank)
-            outcome = fit_task(own, observe, should_stop)
+            outcome = fit_task(on_own_device(own), observe, should_stop)
             if outcome is not None:
                 yield outcome
             for rank in range(1, len(others) + 1):
@@ -166,7 +171,7 @@ def serve() -> int:
             dist.recv_object_list(handed, src=0)
             if handed[0] is None:
                 return 128 + signal.SIGINT if is_interrupted() else 0
-            dist.send_object_list([fit_task(handed[0], should_stop=is_interrupted)], dst=0)
+            dist.send_object_list([fit_task(on_own_device(handed[0]), should_stop=is_interrupted)], dst=0)
 
 
 def _whole(name: str, otherwise: int) -> int:

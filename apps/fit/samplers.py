@@ -16,9 +16,12 @@ from torch import Tensor
 
 from fieldforge.apps.fit.options import FitOptions
 from fieldforge.apps.images import Picture
+from fieldforge.backends import offer, provide
 from fieldforge.checks import expect_int
 from fieldforge.devices import arrived, here
 from fieldforge.fields.kinds.base import Box
+from fieldforge.kernels.triton import door as triton_door
+from fieldforge.kernels.triton import draws
 
 _ROUNDS = 6
 _MULTIPLIERS = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0xD6E8FEB8)  # odd 32-bit constants
@@ -192,6 +195,13 @@ def permute(index: Tensor, n: int, key: Tensor) -> Tensor:
     Returns:
         (m,) int64 in [0, n); for one key, distinct indices go to distinct results.
     """
+    run = offer("permute", index.device) or _permute
+    found: Tensor = run(index, n, key)
+    return found
+
+
+@provide("permute", "reference")
+def _permute(index: Tensor, n: int, key: Tensor) -> Tensor:
     half = max(1, ((n - 1).bit_length() + 1) // 2)
     mask = (1 << half) - 1
     result = _feistel(index, half, mask, key)
@@ -201,6 +211,9 @@ def permute(index: Tensor, n: int, key: Tensor) -> Tensor:
         result[outside] = walked
         outside = outside[walked >= n]
     return result
+
+
+provide("permute", "cuda", missing=triton_door.missing, note=triton_door.description)(draws.permute)
 
 
 def offsets(position: Tensor, seed: int) -> Tensor:

@@ -30,6 +30,7 @@ from fieldforge.apps.generate.measure import Findings, as_json, measure
 from fieldforge.apps.generate.page import drawing, page, samples_beside_training
 from fieldforge.apps.generate.sample import sample_rows
 from fieldforge.apps.generate.telling import Stages
+from fieldforge.devices import find_device, move
 from fieldforge.fields.collection import Collection
 from fieldforge.fields.container import replacing
 from fieldforge.fields.file import software
@@ -52,6 +53,7 @@ class ReportPlan:
         n: samples, and as many held-out fields; None: as many as are held out, up to 400.
         n_seeds: sets of samples, of the model and of every baseline.
         seed: the first of the seeds.
+        device: where the model makes its samples: "auto", "cpu", "cuda" or "cuda:1".
         quick: at most 100 samples, and shapes on a coarser lattice with fewer points.
         progress: "auto", "json" or "quiet".
     """
@@ -60,6 +62,7 @@ class ReportPlan:
     n: int | None = None
     n_seeds: int = 1
     seed: int = 0
+    device: str = "auto"
     quick: bool = False
     progress: str = "auto"
 
@@ -88,9 +91,10 @@ def report(model: Path, collection: Path, plan: ReportPlan) -> Report:
     """
     if plan.n is not None and not FEWEST <= plan.n <= MOST:
         raise ValueError(f"-n: expected {FEWEST} to {MOST} samples, got {plan.n}")
-    begun = time.perf_counter()
+    begun, device = time.perf_counter(), find_device(plan.device)
     fields = Collection(collection, allow_incomplete=True)
     loaded = load_model(model, layout=fields.layout, whose=str(collection))
+    move(loaded.model, device)
     folder = model.with_suffix(".report") if plan.output is None else plan.output
     folder.mkdir(parents=True, exist_ok=True)
     looks = looks_of(fields.config, fields.layout, **(QUICK if plan.quick else {}))

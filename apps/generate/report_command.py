@@ -15,8 +15,8 @@ from fieldforge.apps.generate.report import NUMBERS, PAGE, PICTURE, Report, Repo
 def report_command(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code: 0, whatever the verdict is."""
     plan = ReportPlan(
-        output=options.output, n=options.n, n_seeds=options.seeds, seed=options.seed, quick=options.quick,
-        progress="quiet" if options.quiet else "json" if options.json else "auto",
+        output=options.output, n=options.n, n_seeds=options.seeds, seed=options.seed, device=options.device,
+        quick=options.quick, progress="quiet" if options.quiet else "json" if options.json else "auto",
     )  # fmt: skip
     made = report(options.model, options.collection, plan)
     if options.json:

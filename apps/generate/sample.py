@@ -25,6 +25,7 @@ from fieldforge.apps.generate.thumbnails import beside, thumbnails
 from fieldforge.apps.images import write_image
 from fieldforge.apps.mesh import write_mesh
 from fieldforge.checks import expect_int
+from fieldforge.devices import arrived, device_of, find_device, home, move, seeded
 from fieldforge.fields.container import FieldFileError, replacing
 from fieldforge.fields.file import save_field
 from fieldforge.fields.weightspace.generators.base import Generator
@@ -55,7 +56,7 @@ def sample_rows(
         model: a fitted generator.
         n: how many.
         seed: same seed, same vectors.
-        label: the number of the class that all should be of, or (n,) of each; None: anything.
+        label: the number of the class that all should be of, or (n,) of each, anywhere; None: anything.
         guidance: how much more than the label's own prediction; 1: no more.
         n_steps: steps back from noise instead of the model's.
         observe: told the share of the work that is done.
@@ -63,13 +64,13 @@ def sample_rows(
     Raises:
         ValueError: the model knows no labels, or takes no steps.
     """
-    generator = torch.Generator().manual_seed(expect_int("seed", seed, 0, 2**63 - 1))
+    generator = seeded(expect_int("seed", seed, 0, 2**63 - 1), torch.device("cpu"))  # the same start on every device
     if not isinstance(model, WeightDiffusion):
         if label is not None or n_steps is not None or guidance != 1.0:
             raise ValueError(f"model: {model.otype} makes fields in one step and without labels; "
                              "it has no --label, --guidance or --steps-of-sampling")  # fmt: skip
         with torch.no_grad():
-            rows = model.sample(n, generator=generator).float().cpu()
+            rows = torch.from_numpy(home(model.sample(n, generator=generator).float()))
         observe(1.0)
         return rows
     if isinstance(label, int):
@@ -77,6 +78,8 @@ def sample_rows(
         label = torch.full((n,), label)
     if label is None and guidance != 1.0:
         raise ValueError("guidance: leads towards a label; give --label with it")
+    if label is not None:
+        label = arrived(label, device_of(model))
     with steps_taken(model, n_steps) as total:
         parts = []
         for first in range(0, n, BATCH):
@@ -84,7 +87,7 @@ def sample_rows(
             labels = None if label is None else label[first : first + size]
             steps = model.sampling(size, generator=generator, labels=labels, guidance=guidance)
             parts.append(last(steps, Batch(first, size, n, total, observe)))
-    return torch.cat(parts).float().cpu()
+    return torch.from_numpy(home(torch.cat(parts).float()))
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,7 @@ def sheet(pictures: list[np.ndarray]) -> np.ndarray:
 
 def sample_command(options: argparse.Namespace) -> int:
     """``fieldforge generate sample``; returns the exit code."""
+    device = find_device(options.device)
     found = load_model(options.model)
     if found.field_config is None:
         raise UsageError(f"{options.model}: does not say what its fields are; train it on a collection")
@@ -167,7 +171,7 @@ def sample_command(options: argparse.Namespace) -> int:
     style = "quiet" if options.quiet else "json" if options.json else "auto"
     with Stages(style, 3 + has_meshes) as stages:
         rows = sample_rows(
-            found.model, options.n, seed=options.seed, label=label, guidance=options.guidance,
+            move(found.model, device), options.n, seed=options.seed, label=label, guidance=options.guidance,
             n_steps=options.steps_of_sampling, observe=stages.stage("sampling"),
         )  # fmt: skip
         is_finite = torch.isfinite(rows).all(1)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from torch import Tensor
 from fieldforge.apps.cli.words import UsageError, print_json
 from fieldforge.apps.fit.command import expect_another_file, prepare_output, say_interrupted
 from fieldforge.apps.fit.loop import Budget, Figure, Progress, State, averages_in_place, settle, train
+from fieldforge.apps.fit.on_device import LossStep
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.options import Options
 from fieldforge.apps.fit.progress import Silent, observer
@@ -33,6 +33,7 @@ from fieldforge.apps.fit.recipe import Config, layered
 from fieldforge.apps.generate.data import FieldSet, open_set
 from fieldforge.apps.generate.presets import BASELINES, MODELS, preset
 from fieldforge.checks import expect_choice, expect_int
+from fieldforge.devices import arrived, find_device, move, seeded, working_on
 from fieldforge.fields.checkpoint import Checkpoints
 from fieldforge.fields.collection import Collection
 from fieldforge.fields.weightspace.generators.base import Generator
@@ -60,6 +61,7 @@ class TrainingPlan:
         steps: instead of the preset's.
         minutes: stop after about that long.
         seed: same seed, same bits.
+        device: where it trains: "auto", "cpu", "cuda" or "cuda:1"; baselines are fitted on the CPU.
         resume: continue the interrupted training that was to write `output`.
         progress: "auto", "json" or "quiet", or an observer.
     """
@@ -72,6 +74,7 @@ class TrainingPlan:
     steps: int | None = None
     minutes: float | None = None
     seed: int = 0
+    device: str = "auto"
     resume: bool = False
     progress: str | Silent = "auto"
 
@@ -122,7 +125,7 @@ class TrainingJob:
         expect_int("seed", plan.seed, 0, 2**31 - 1)
         if plan.condition is not None:
             expect_choice("condition", plan.condition, ("label",))
-        self.collection, self.plan = collection, plan
+        self.collection, self.plan, self.device = collection, plan, find_device(plan.device)
         ground = preset(plan.model, collection.layout)
         is_trained = plan.model not in BASELINES
         sections = SECTIONS if is_trained else SECTIONS[:1]
@@ -167,7 +170,9 @@ class TrainingJob:
         model.fit(fields.training)
         state = None
         if isinstance(model, WeightDiffusion):
-            state = self._train(model, fields, observe)
+            with working_on(self.device):
+                state = self._train(move(model, self.device), fields, observe)
+            move(model, torch.device("cpu"))
         n_parameters = sum(tensor.numel() for tensor in model.state_dict().values())
         trained = Trained(model, fields, state, None, n_parameters, notes)
         if state is not None and state.stopped_by == "signal":
@@ -200,7 +205,9 @@ class TrainingJob:
         options = TrainingOptions.of(config["fit"])
         parameters = Parameters(matrix=list(model.denoiser.parameters()))
         optimizer: Optimizer = build("optimizer", config["optimizer"], path="optimizer", parameters=parameters)
-        step = DenoisingStep(model, optimizer, fields.training, fields.labels, options.batch_size, plan.seed)
+        labels = None if fields.labels is None else arrived(fields.labels)
+        step = DenoisingStep(model, optimizer, arrived(fields.training), labels, options.batch_size, plan.seed)
+        held_out = arrived(fields.held_out)
         seconds = None if plan.minutes is None else 60 * plan.minutes
 
         def look(state: State) -> dict[str, float]:
@@ -208,14 +215,14 @@ class TrainingJob:
             if not is_due or not len(fields.held_out):
                 return {}
             with averages_in_place(optimizer), torch.no_grad():
-                return {"held_out": held_out_loss(model, fields.held_out)}
+                return {"held_out": held_out_loss(model, held_out)}
 
         identity = {
             "config": config, "collection": fields.digest, "seed": plan.seed, "minutes": plan.minutes,
             "condition": plan.condition,
         }  # fmt: skip
         state = train(
-            step,
+            step.on(self.device),
             optimizer,
             build("schedule", config["schedule"], path="schedule"),
             Budget(options.n_steps, seconds),
@@ -261,13 +268,13 @@ class TrainingOptions(Options):
 
 
 @dataclass
-class DenoisingStep:
+class DenoisingStep(LossStep):
     """Draw fields, steps of the noise and noise from the step number; move the denoiser once.
 
     Args:
         model: whose denoiser is trained.
         optimizer: of its parameters.
-        vectors: (n, P) the training set.
+        vectors: (n, P) the training set, where the model is.
         labels: (n,) or None.
         batch_size: fields a step, drawn with replacement.
         seed: of the training.
@@ -280,23 +287,18 @@ class DenoisingStep:
     batch_size: int
     seed: int
 
-    def __call__(self, step: int, factor: float) -> tuple[float, float]:
-        generator = torch.Generator().manual_seed((self.seed << 32) + step)
-        chosen = torch.randint(len(self.vectors), (self.batch_size,), generator=generator)
+    def losses(self, step: int) -> tuple[Tensor, Tensor]:
+        device = self.vectors.device
+        generator = seeded((self.seed << 32) + step, device)
+        chosen = torch.randint(len(self.vectors), (self.batch_size,), generator=generator, device=device)
         labels = None if self.labels is None else self.labels[chosen]
-        self.optimizer.zero_grad()
         loss = self.model.loss(self.vectors[chosen], labels, generator=generator)
-        value = float(loss.detach())
-        if math.isfinite(value):
-            loss.backward()
-            self.optimizer.set_learning_rate_factor(factor)
-            self.optimizer.step()
-        return value, value
+        return loss, loss.detach()
 
 
 def held_out_loss(model: WeightDiffusion, vectors: Tensor) -> float:
     """The loss of fields that training has not seen, at steps and with noise that are always the same."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0, vectors.device)
     some = vectors[:: max(1, len(vectors) // N_LOOKED_AT)][:N_LOOKED_AT]
     return sum(float(model.loss(some, generator=generator)) for _ in range(4)) / 4
 
@@ -309,7 +311,8 @@ def train_command(options: argparse.Namespace) -> int:
     plan = TrainingPlan(
         output=output, model=options.model, condition=options.condition, config=options.config,
         overrides=options.overrides, steps=options.steps, minutes=options.minutes, seed=options.seed,
-        resume=options.resume, progress="quiet" if options.quiet else "json" if options.json else "auto",
+        device=options.device, resume=options.resume,
+        progress="quiet" if options.quiet else "json" if options.json else "auto",
     )  # fmt: skip
     job = TrainingJob(Collection(options.collection), plan)
     if options.print_config:

@@ -15,6 +15,7 @@ from fieldforge.apps.fit.command import prepare_output, say_interrupted
 from fieldforge.apps.weights.data import examples_of, expect_same_activation, read_field
 from fieldforge.apps.weights.measure import accuracy_report, predictions
 from fieldforge.apps.weights.train import ClassifierJob, ClassifierPlan, symmetries_of
+from fieldforge.devices import find_device, move
 from fieldforge.fields.collection import Collection
 from fieldforge.fields.weightspace.model_file import ModelFile, ModelFileError, load_model
 
@@ -32,7 +33,7 @@ def _train(options: argparse.Namespace) -> int:
     plan = ClassifierPlan(
         output=output, model=options.model, config=options.config, overrides=options.overrides, steps=options.steps,
         epochs=options.epochs, minutes=options.minutes, seed=options.seed, inits=options.inits,
-        has_controls=options.controls, resume=options.resume,
+        device=options.device, has_controls=options.controls, resume=options.resume,
         progress="quiet" if options.quiet else "json" if options.json else "auto",
     )  # fmt: skip
     job = ClassifierJob(Collection(source), plan)
@@ -100,7 +101,9 @@ def tell(model: ModelFile, vectors: Tensor) -> tuple[list[Any], list[float]]:
 def _apply(options: argparse.Namespace) -> int:
     if options.output is not None:
         raise UsageError("-o: is for training; with --with, answers go to standard output (--json for all of them)")
+    device = find_device(options.device)
     model = load_classifier(options.model_file)
+    move(model.model, device)
     results = []
     for path in options.fields:
         results.append(_collection(path, model, options) if path.is_dir() else _single(path, model, options))

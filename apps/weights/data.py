@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fieldforge.devices import arrived
 from fieldforge.fields.collection import Collection, CollectionError, layout_of
 from fieldforge.fields.container import FieldFileError
 from fieldforge.fields.file import load_field
@@ -58,6 +59,10 @@ class Examples:
             self.vectors[chosen], self.items[chosen], self.inits[chosen], self.labels[chosen],
             [self.indices[place] for place in chosen.tolist()],
         )  # fmt: skip
+
+    def on(self, device: torch.device) -> Examples:
+        """The same with vectors and labels on a device, for training."""
+        return replace(self, vectors=arrived(self.vectors, device), labels=arrived(self.labels, device))
 
     @property
     def digest(self) -> str:

@@ -12,7 +12,6 @@ what a row means depends on the rows around it: fields that began at the same nu
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,19 +21,22 @@ import numpy as np
 import tomli_w
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from fieldforge.apps.cli.words import UsageError, print_json
 from fieldforge.apps.fit.command import expect_writable, prepare_output, say_interrupted
 from fieldforge.apps.fit.loop import Budget, Progress, State, averages_in_place, settle, train
+from fieldforge.apps.fit.on_device import LossStep
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.options import Options
 from fieldforge.apps.fit.progress import Silent, observer
 from fieldforge.apps.fit.recipe import Config, layered
 from fieldforge.apps.weights.data import Examples, Parts, examples_of, expect_same_activation, open_parts
+from fieldforge.apps.weights.measure import in_parts
 from fieldforge.apps.weights.train import settle_norms
 from fieldforge.apps.weights.values import Values
 from fieldforge.checks import expect_choice, expect_int
+from fieldforge.devices import find_device, move, seeded, working_on
 from fieldforge.fields.checkpoint import Checkpoints
 from fieldforge.fields.collection import Collection
 from fieldforge.fields.container import FieldFileError
@@ -43,7 +45,6 @@ from fieldforge.fields.weightspace.networks.row_encoder import FieldDecoder, Row
 from fieldforge.registry import ConfigError, build
 
 SECTIONS = ("weight_network", "optimizer", "schedule", "fit")
-AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class EmbeddingPlan:
     steps: int | None = None
     minutes: float | None = None
     seed: int = 0
+    device: str = "auto"
     inits: int | None = None
     resume: bool = False
     progress: str | Silent = "auto"
@@ -95,13 +97,14 @@ class Embedder:
     encoder: RowEncoder
     decoder: FieldDecoder
 
-    @torch.no_grad()
     def embed(self, vectors: Tensor) -> Tensor:
-        """(n, P) to (n, n_embedding)."""
-        self.encoder.eval()
-        if not len(vectors):
-            return torch.zeros(0, self.encoder.n_embedding)
-        return torch.cat([self.encoder.embed(some) for some in vectors.split(AT_ONCE)])
+        """(n, P) to (n, n_embedding) on the CPU, wherever the encoder is."""
+        return in_parts(self.encoder, self.encoder.embed, vectors, self.encoder.n_embedding)
+
+    def on(self, device: torch.device) -> Embedder:
+        """Both, moved to a device."""
+        move(self.encoder, device), move(self.decoder, device)
+        return self
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ class EmbeddingJob:
 
     def __init__(self, collection: Collection, plan: EmbeddingPlan) -> None:
         expect_int("seed", plan.seed, 0, 2**31 - 1)
-        self.collection, self.plan = collection, plan
+        self.collection, self.plan, self.device = collection, plan, find_device(plan.device)
         self.config, self.notices = layered(
             preset(), plan.config, plan.overrides, plan.steps, EmbeddingOptions, sections=SECTIONS
         )
@@ -188,33 +191,39 @@ class EmbeddingJob:
         plan, config, output = self.plan, self.config, self.plan.output
         options, made = EmbeddingOptions.of(config["fit"]), self._build()
         made.encoder.fit(parts.training.vectors)
+        made.on(self.device)
+        values = self.values.on(self.device)
         learned = [*made.encoder.learned(), *made.decoder.parameters()]
         optimizer: Optimizer = build(
             "optimizer", config["optimizer"], path="optimizer", parameters=Parameters(matrix=learned)
         )
-        step = DrawingStep(made, optimizer, parts.training, self.values, options, plan.seed)
+        examples = parts.training.on(self.device)
+        step = DrawingStep(made, optimizer, examples, values, options, plan.seed)
         some = parts.validation[torch.arange(min(200, len(parts.validation)))]
 
         def look(state: State) -> dict[str, float]:
             if state.step % max(1, state.n_steps // 8) >= max(1, state.n_steps // 64):
                 return {}
             with averages_in_place(optimizer):
-                settle_norms(made.encoder, parts.training.vectors)
-                return {"validation": self._errors(made, some)[0]}
+                settle_norms(made.encoder, examples.vectors)
+                return {"validation": self._errors(made, some.on(self.device), values)[0]}
 
-        state = train(
-            step, optimizer, build("schedule", config["schedule"], path="schedule"),
-            Budget(options.n_steps, None if plan.minutes is None else 60 * plan.minutes),
-            batch_size=options.batch_size, figure=self.values.figure, observe=observe, look=look,
-            checkpoints=None if output is None else Checkpoints(output),
-            identity={"config": config, "collection": parts.training.digest, "seed": plan.seed,
-                      "minutes": plan.minutes},
-            resume=plan.resume and output is not None,
-        )  # fmt: skip
+        with working_on(self.device):
+            state = train(
+                step.on(self.device), optimizer, build("schedule", config["schedule"], path="schedule"),
+                Budget(options.n_steps, None if plan.minutes is None else 60 * plan.minutes),
+                batch_size=options.batch_size, figure=self.values.figure, observe=observe, look=look,
+                checkpoints=None if output is None else Checkpoints(output),
+                identity={"config": config, "collection": parts.training.digest, "seed": plan.seed,
+                          "minutes": plan.minutes},
+                resume=plan.resume and output is not None,
+            )  # fmt: skip
+            if state.stopped_by != "signal":
+                settle(optimizer)
+                settle_norms(made.encoder, examples.vectors)
+        made.on(torch.device("cpu"))
         if state.stopped_by == "signal":
             return Embedded(made, parts, state)
-        settle(optimizer)
-        settle_norms(made.encoder, parts.training.vectors)
         report = self._report(made, parts, state)
         n_bytes = None
         if output is not None:
@@ -233,12 +242,15 @@ class EmbeddingJob:
         return Embedded(made, parts, state, report, n_bytes)
 
     @torch.no_grad()
-    def _errors(self, made: Embedder, examples: Examples, mean: Tensor | None = None) -> tuple[float, float]:
+    def _errors(
+        self, made: Embedder, examples: Examples, values: Values, mean: Tensor | None = None
+    ) -> tuple[float, float]:
         """Decibels of the decoded fields, and of the mean field, over a lattice of places."""
-        unit, found, plain, n = self.values.lattice(), 0.0, 0.0, 0
+        unit, found, plain, n = values.lattice(), 0.0, 0.0, 0
+        made.encoder.eval()
         for some in examples.vectors.split(64):
-            truth = self.values.at(some, unit)
-            drawn = made.decoder(made.embed(some), unit.expand(len(some), -1, -1))
+            truth = values.at(some, unit)
+            drawn = made.decoder(made.encoder.embed(some), unit.expand(len(some), -1, -1))
             found += float((drawn - truth).double().square().sum())
             plain += 0.0 if mean is None else float((mean - truth).double().square().sum())
             n += truth.numel()
@@ -250,7 +262,7 @@ class EmbeddingJob:
         total = torch.zeros(len(unit), self.values.n_output_dims, dtype=torch.float64)
         for some in parts.training.vectors.split(256):
             total += self.values.at(some, unit).double().sum(0)
-        found, plain = self._errors(made, parts.test, (total / len(parts.training)).float())
+        found, plain = self._errors(made, parts.test, self.values, (total / len(parts.training)).float())
         return {
             "psnr": found, "psnr_of_mean_field": plain, "gain": found - plain, "n_fields": len(parts.test),
             "n_training": len(parts.training), "n_left_out": len(parts.left_out), "steps": state.step,
@@ -261,7 +273,7 @@ class EmbeddingJob:
 
 
 @dataclass
-class DrawingStep:
+class DrawingStep(LossStep):
     """Draw fields and places from the step number, and move encoder and decoder once."""
 
     made: Embedder
@@ -270,26 +282,20 @@ class DrawingStep:
     values: Values
     options: EmbeddingOptions
     seed: int
+    clip = 1.0
 
-    def __call__(self, step: int, factor: float) -> tuple[float, float]:
-        generator = torch.Generator().manual_seed((self.seed << 32) + step)
-        vectors = self.examples.vectors[
-            torch.randint(len(self.examples), (self.options.batch_size,), generator=generator)
-        ]
-        unit = torch.rand(self.options.n_points, self.values.n_input_dims, generator=generator)
+    def losses(self, step: int) -> tuple[Tensor, Tensor]:
+        device = self.examples.vectors.device
+        generator = seeded((self.seed << 32) + step, device)
+        shape = (self.options.batch_size,)
+        vectors = self.examples.vectors[torch.randint(len(self.examples), shape, generator=generator, device=device)]
+        unit = torch.rand(self.options.n_points, self.values.n_input_dims, generator=generator, device=device)
         with torch.no_grad():
             truth = self.values.at(vectors, unit)
-        self.optimizer.zero_grad()
         self.made.encoder.train()
         drawn = self.made.decoder(self.made.encoder.embed(vectors), unit.expand(len(vectors), -1, -1))
         loss = (drawn - truth).square().mean()
-        value = float(loss.detach())
-        if math.isfinite(value):
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.optimizer.parameters, 1.0)
-            self.optimizer.set_learning_rate_factor(factor)
-            self.optimizer.step()
-        return value, value
+        return loss, loss.detach()
 
 
 def load_embedder(path: Path) -> tuple[ModelFile, Embedder]:
@@ -326,7 +332,7 @@ def _train(options: argparse.Namespace) -> int:
     output: Path = options.output
     plan = EmbeddingPlan(
         output=output, config=options.config, overrides=options.overrides, steps=options.steps,
-        minutes=options.minutes, seed=options.seed, inits=options.inits, resume=options.resume,
+        minutes=options.minutes, seed=options.seed, device=options.device, inits=options.inits, resume=options.resume,
         progress="quiet" if options.quiet else "json" if options.json else "auto",
     )  # fmt: skip
     job = EmbeddingJob(Collection(options.fields), plan)
@@ -355,7 +361,9 @@ def _write(options: argparse.Namespace) -> int:
     expect_writable(output)
     if output.suffix not in (".npz", ".safetensors"):
         raise UsageError(f"{output}: expected a name that ends with .npz or .safetensors, for embeddings")
+    device = find_device(options.device)
     model, embedder = load_embedder(options.model_file)
+    embedder.on(device)
     collection = Collection(options.fields, allow_incomplete=True)
     model.expect_layout(collection.layout, str(options.fields))
     expect_same_activation(collection.config, model, options.fields)

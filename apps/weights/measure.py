@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fieldforge.apps.weights.data import Examples
+from fieldforge.devices import arrived, device_of, home, working_on
 from fieldforge.fields.weightspace.networks.base import WeightNetwork
 from fieldforge.fields.weightspace.symmetries import Symmetries
 
@@ -19,11 +20,17 @@ N_RESAMPLES = 2000
 
 @torch.no_grad()
 def predictions(network: WeightNetwork[Any], vectors: Tensor) -> Tensor:
-    """(n, P) to (n, n_output_dims), in evaluation mode, some fields at a time."""
+    """(n, P) to (n, n_output_dims) on the CPU, in evaluation mode, some fields at a time, wherever the network is."""
+    return in_parts(network, network, vectors, network.n_output_dims)
+
+
+@torch.no_grad()
+def in_parts(network: nn.Module, ask: Callable[[Tensor], Tensor], vectors: Tensor, n_outputs: int) -> Tensor:
+    """`ask` about (n, P) vectors, some at a time, where the network is; (n, n_outputs) on the CPU."""
     network.eval()
-    if not len(vectors):
-        return torch.zeros(0, network.n_output_dims)
-    return torch.cat([network(some) for some in vectors.split(AT_ONCE)])
+    with working_on(device_of(network)) as device:
+        parts = [home(ask(arrived(some, device))) for some in vectors.split(AT_ONCE)] if len(vectors) else []
+    return torch.from_numpy(np.concatenate(parts)) if parts else torch.zeros(0, n_outputs, device="cpu")
 
 
 def accuracy_report(

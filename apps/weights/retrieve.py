@@ -13,6 +13,7 @@ from fieldforge.apps.cli.words import UsageError, print_json
 from fieldforge.apps.weights.data import AT_LEAST, BOUNDS, Examples, examples_of, expect_same_activation, read_field
 from fieldforge.apps.weights.embed import Embedder, load_embedder
 from fieldforge.apps.weights.measure import interval
+from fieldforge.devices import find_device
 from fieldforge.fields.collection import Collection, CollectionError
 from fieldforge.fields.weightspace.model_file import ModelFile
 
@@ -49,7 +50,9 @@ def retrieval_report(
 
 def retrieve_command(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    device = find_device(options.device)
     model, embedder = load_embedder(options.model_file)
+    embedder.on(device)
     if options.query.is_dir():
         if options.fields is not None:
             raise UsageError(

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fieldforge.apps.fit.loop import Budget, Figure, Progress, State, averages_in_place, settle, train
+from fieldforge.apps.fit.on_device import LossStep, global_numbers
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.options import Options
 from fieldforge.apps.fit.progress import Silent, observer
@@ -30,6 +31,7 @@ from fieldforge.apps.weights.data import Examples, Parts, open_parts
 from fieldforge.apps.weights.measure import accuracy_report, predictions
 from fieldforge.apps.weights.presets import AUGMENTED, CONTROLS, preset
 from fieldforge.checks import expect_choice, expect_float, expect_int
+from fieldforge.devices import arrived, device_of, find_device, move, seeded, working_on
 from fieldforge.fields.activations.base import Activation
 from fieldforge.fields.checkpoint import Checkpoints
 from fieldforge.fields.collection import Collection
@@ -88,6 +90,7 @@ class ClassifierPlan:
         overrides: single keys, "weight_network.nested.n_channels=32".
         steps, epochs, minutes: when to stop, instead of the preset's steps.
         seed: same seed, same bits.
+        device: where it trains: "auto", "cpu", "cuda" or "cuda:1".
         inits: train on the first so many initialisations of each item; None: all.
         has_controls: also train plain MLPs for as many steps.
         resume: continue the interrupted training that was to write `output`.
@@ -102,6 +105,7 @@ class ClassifierPlan:
     epochs: float | None = None
     minutes: float | None = None
     seed: int = 0
+    device: str = "auto"
     inits: int | None = None
     has_controls: bool = False
     resume: bool = False
@@ -138,7 +142,7 @@ class ClassifierJob:
         expect_int("seed", plan.seed, 0, 2**31 - 1)
         if sum(one is not None for one in (plan.steps, plan.epochs, plan.minutes)) > 1:
             raise ValueError("steps, epochs, minutes: one of them says when to stop, got several")
-        self.collection, self.plan = collection, plan
+        self.collection, self.plan, self.device = collection, plan, find_device(plan.device)
         self.config, self.notices = self._configured(plan.model, plan.config, plan.overrides, plan.steps)
         with torch.device("meta"):
             self._build(self.config, 2)  # errors before the data is read
@@ -200,12 +204,14 @@ class ClassifierJob:
         plan, options = self.plan, ClassifierOptions.of(config["fit"])
         network = self._build(config, len(parts.classes))
         network.fit(parts.training.vectors)
+        move(network, self.device)
         symmetries = symmetries_of(self.collection)
         if options.augmentation != "none" and symmetries is None:
             raise ConfigError("fit.augmentation: these fields are no MLP, their hidden units have no known order")
         parameters = Parameters(matrix=list(network.parameters()))
         optimizer: Optimizer = build("optimizer", config["optimizer"], path="optimizer", parameters=parameters)
-        step = ClassifyingStep(network, optimizer, parts.training, options, symmetries, plan.seed)
+        examples = parts.training.on(self.device)
+        step = ClassifyingStep(network, optimizer, examples, options, symmetries, plan.seed)
         n_steps = options.n_steps if steps is None else steps
         if plan.epochs is not None and steps is None:
             n_steps = max(1, math.ceil(plan.epochs * len(parts.training) / options.batch_size))
@@ -217,29 +223,31 @@ class ClassifierJob:
             if state.step % max(1, state.n_steps // 8) >= max(1, state.n_steps // 64):
                 return {}
             with averages_in_place(optimizer):
-                settle_norms(network, parts.training.vectors)
+                settle_norms(network, examples.vectors)
                 answers = predictions(network, looked_at.vectors)
             return {"validation": float((answers.argmax(1) == looked_at.labels).float().mean())}
 
-        state = train(
-            step,
-            optimizer,
-            build("schedule", config["schedule"], path="schedule"),
-            Budget(n_steps, None if plan.minutes is None or steps is not None else 60 * plan.minutes),
-            batch_size=options.batch_size,
-            figure=ACCURACY,
-            observe=observe,
-            look=look,
-            checkpoints=None if output is None else Checkpoints(output),
-            identity={"config": config, "collection": parts.training.digest, "seed": plan.seed,
-                      "minutes": plan.minutes, "epochs": plan.epochs},
-            resume=plan.resume and output is not None,
-        )  # fmt: skip
-        network.eval()
+        with working_on(self.device):
+            state = train(
+                step.on(self.device),
+                optimizer,
+                build("schedule", config["schedule"], path="schedule"),
+                Budget(n_steps, None if plan.minutes is None or steps is not None else 60 * plan.minutes),
+                batch_size=options.batch_size,
+                figure=ACCURACY,
+                observe=observe,
+                look=look,
+                checkpoints=None if output is None else Checkpoints(output),
+                identity={"config": config, "collection": parts.training.digest, "seed": plan.seed,
+                          "minutes": plan.minutes, "epochs": plan.epochs},
+                resume=plan.resume and output is not None,
+            )  # fmt: skip
+            if state.stopped_by != "signal":
+                settle(optimizer)
+                settle_norms(network, examples.vectors)
+        move(network, torch.device("cpu")).eval()
         if state.stopped_by == "signal":
             return Trained(network, parts, state)
-        settle(optimizer)
-        settle_norms(network, parts.training.vectors)
         network.requires_grad_(False)
         report = accuracy_report(network, parts.test, parts.classes, symmetries, seed=plan.seed)
         report |= {
@@ -285,13 +293,13 @@ def symmetries_of(collection: Collection) -> Symmetries | None:
 
 
 @dataclass
-class ClassifyingStep:
+class ClassifyingStep(LossStep):
     """Draw fields from the step number, move the network once.
 
     Args:
         network: told to be in training mode.
         optimizer: of its parameters.
-        examples: the training set, gone through in a new order each time.
+        examples: the training set, where the network is, gone through in a new order each time.
         options: batch size, augmentation, ...
         symmetries: of the fields, for augmentation.
         seed: of the training.
@@ -305,33 +313,29 @@ class ClassifyingStep:
     seed: int
 
     def __post_init__(self) -> None:
-        self._order = lru_cache(2)(self._drawn)
+        self._order, self.clip = lru_cache(2)(self._drawn), self.options.clip
+        self._device = self.examples.vectors.device
 
-    def __call__(self, step: int, factor: float) -> tuple[float, float]:
-        generator = torch.Generator().manual_seed((self.seed << 32) + step)
+    def losses(self, step: int) -> tuple[Tensor, Tensor]:
+        generator = seeded((self.seed << 32) + step, self._device)
         chosen = self.batch(step)
         labels = self.examples.labels[chosen]
         vectors = self.augmented(self.examples.vectors[chosen], generator)
-        self.optimizer.zero_grad()
         self.network.train()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed((self.seed << 32) + step)  # of dropout
+        with global_numbers((self.seed << 32) + step, self._device):  # of dropout
             answers = self.network(vectors)
         loss = functional.cross_entropy(answers, labels, label_smoothing=self.options.label_smoothing)
-        value = float(loss.detach())
-        if math.isfinite(value):
-            loss.backward()
-            if self.options.clip:
-                nn.utils.clip_grad_norm_(self.network.parameters(), self.options.clip)
-            self.optimizer.set_learning_rate_factor(factor)
-            self.optimizer.step()
-        return value, float((answers.detach().argmax(1) != labels).float().mean())
+        return loss, (answers.detach().argmax(1) != labels).float().mean()
 
     def batch(self, step: int) -> Tensor:
         """Places (batch_size,) of the fields of a step: all of them once, in a random order, then again in another."""
         n, size = len(self.examples), self.options.batch_size
-        at = torch.arange(step * size, (step + 1) * size)
-        return torch.cat([self._order(int(epoch))[at[at // n == epoch] % n] for epoch in (at // n).unique()])
+        parts, at = [], step * size
+        while at < (step + 1) * size:
+            epoch, first = divmod(at, n)
+            parts.append(self._order(epoch)[first : first + (step + 1) * size - at])
+            at += len(parts[-1])
+        return torch.cat(parts)
 
     def augmented(self, vectors: Tensor, generator: torch.Generator) -> Tensor:
         """Other weights of the same fields, and nearby ones, as the options say."""
@@ -341,12 +345,13 @@ class ClassifyingStep:
             change = self.symmetries.draw(len(vectors), generator, has_signs=has_signs)
             vectors = self.symmetries.apply(vectors, change)
         if self.options.noise:
-            vectors = vectors * (1 + self.options.noise * torch.randn(vectors.shape, generator=generator))
+            drawn = torch.randn(vectors.shape, generator=generator, device=self._device)
+            vectors = vectors * (1 + self.options.noise * drawn)
         return vectors
 
     def _drawn(self, epoch: int) -> Tensor:
-        generator = torch.Generator().manual_seed((self.seed << 32) + 2**31 + epoch)
-        return torch.randperm(len(self.examples), generator=generator)
+        generator = seeded((self.seed << 32) + 2**31 + epoch, torch.device("cpu"))  # the same on every device
+        return arrived(torch.randperm(len(self.examples), generator=generator, device="cpu"), self._device)
 
 
 @torch.no_grad()
@@ -364,8 +369,7 @@ def settle_norms(network: nn.Module, vectors: Tensor, n_batches: int = 16, size:
         norm.reset_running_stats()
         norm.momentum = None
     network.train()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with global_numbers(0, device_of(network)):
         stride = max(1, len(vectors) // (n_batches * size))
         for some in vectors[::stride][: n_batches * size].split(size):
             if len(some) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from fieldforge.apps.fit.collection.steps import stackable, stacked
 from fieldforge.apps.fit.loop import Figure
+from fieldforge.devices import arrived, move
 from fieldforge.fields.file import build_field
 from fieldforge.fields.kinds.image import ImageField
 from fieldforge.fields.kinds.shape import OccupancyField
@@ -43,6 +45,16 @@ class Values:
         self._scale = torch.tensor(self.field.output_scale or [1.0])
         self._offset = torch.tensor(self.field.output_offset or [0.0])
         self.figure = Figure("psnr", "PSNR {:.2f} dB", lambda loss, error: self.decibels(error), "fields")
+
+    def on(self, device: torch.device) -> Values:
+        """The same on a device."""
+        if device.type == "cpu":
+            return self
+        other = copy.deepcopy(self)
+        other.field = move(other.field, device)
+        other.network = stackable(other.field)
+        other._scale, other._offset = arrived(self._scale, device), arrived(self._offset, device)
+        return other
 
     @torch.no_grad()
     def at(self, vectors: Tensor, unit: Tensor) -> Tensor:

@@ -134,7 +134,8 @@ class StackedMLP(nn.Module):
             (N, n_output_dims).
 
         Raises:
-            ValueError: offsets do not begin with 0, fall, or do not end with N.
+            ValueError: offsets do not begin with 0, fall, or do not end with N; on a GPU their numbers are trusted, as
+                to look at them would be to wait for them.
         """
         expect_points(x, self.n_input_dims, owner=self)
         expect_offsets(offsets, len(x), self.n_networks)
@@ -175,7 +176,7 @@ def sort_by_network(network_index: Tensor, n_networks: int) -> tuple[Tensor, Ten
 
 
 def expect_offsets(offsets: Tensor, n_points: int, n_networks: int) -> None:
-    """Require (n_networks + 1,) int64 from 0 to `n_points` that never fall.
+    """Require (n_networks + 1,) int64 from 0 to `n_points` that never fall; the latter on the CPU only.
 
     Raises:
         TypeError, ValueError: they are not; the message names the value.
@@ -184,7 +185,8 @@ def expect_offsets(offsets: Tensor, n_points: int, n_networks: int) -> None:
         raise TypeError(f"offsets: expected int64, got {offsets.dtype}")
     if offsets.shape != (n_networks + 1,):
         raise ValueError(f"offsets: expected shape {(n_networks + 1,)}, got {tuple(offsets.shape)}")
-    cpu_stacked.expect_offsets(offsets.cpu(), n_points, n_networks)
+    if offsets.device.type == "cpu":
+        cpu_stacked.expect_offsets(offsets, n_points, n_networks)
 
 
 def stacked_mlp(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from fieldforge.backends import offer, provide
 from fieldforge.checks import expect_int
+from fieldforge.devices import constant
 from fieldforge.registry import config_of
 
 MAX_CELLS = 2**20
@@ -128,6 +129,9 @@ class _Permutation(torch.autograd.Function):
 def sort_plain(partition: Partition, unit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Places in cells, offsets and order, as `Sorted` has them; this function defines sorting."""
     cell, local = partition.locate(unit)
+    if cell.device.type != "cpu":  # to count would be to wait for the largest
+        cell, order = cell.sort(stable=True)
+        return local, torch.searchsorted(cell, torch.arange(partition.n_cells + 1, device=cell.device)), order
     offsets = cell.new_zeros(partition.n_cells + 1)
     offsets[1:] = torch.bincount(cell, minlength=partition.n_cells).cumsum(0)
     return local, offsets, order_of_cells(cell, partition.n_cells)
@@ -135,7 +139,7 @@ def sort_plain(partition: Partition, unit: Tensor) -> tuple[Tensor, Tensor, Tens
 
 def order_of_cells(cell: Tensor, n_cells: int) -> Tensor:
     """(N,) cells -> (N,) int64 that sorts them and keeps the order within each."""
-    if cell.device.type != "cpu" or n_cells > 2**16:
+    if n_cells > 2**16:
         return cell.argsort(stable=True)
     # numpy sorts 16 bits by radix, in a tenth of the time
     return torch.from_numpy(np.argsort(cell.numpy().astype(np.uint16), kind="stable"))
@@ -160,7 +164,7 @@ def expect_resolution(resolution: int | Sequence[int], n_input_dims: int) -> lis
 
 def cells_of_grid(unit: Tensor, resolution: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Cells of a uniform grid, the last axis fastest, and places in them: (N, d) -> (N,) int64 and (N, d)."""
-    size = unit.new_tensor(resolution)
+    size = constant(tuple(map(float, resolution)), unit.dtype, unit.device)
     scaled = unit * size
     index = torch.nan_to_num(scaled.detach(), nan=0.0).floor().clamp(min=torch.zeros_like(size), max=size - 1)
     cell = torch.zeros(unit.shape[0], dtype=torch.int64, device=unit.device)

@@ -48,6 +48,7 @@ class Diffusion:
         self.noise: Noise = noise if isinstance(noise, Noise) else build("noise", noise, path="noise")
         self.prediction: Prediction = expect_choice("prediction", prediction, ("x0", "v", "noise"))
         self.alpha_bar = self.noise.alpha_bar()
+        self._alpha_bar_on = {self.alpha_bar.device: self.alpha_bar}
         self.n_steps = self.noise.n_steps
         if self.prediction == "noise" and float(self.alpha_bar[-1]) < 1e-12:
             raise ValueError(
@@ -178,7 +179,9 @@ class Diffusion:
 
     def factors(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """√ᾱ_t and √(1 - ᾱ_t), (batch, 1), of the dtype of `like`."""
-        kept = self.alpha_bar.to(t.device)[t][:, None]
+        if t.device not in self._alpha_bar_on:  # sent once
+            self._alpha_bar_on[t.device] = self.alpha_bar.to(t.device)
+        kept = self._alpha_bar_on[t.device][t][:, None]
         return kept.sqrt().to(like.dtype), (1 - kept).sqrt().to(like.dtype)
 
 

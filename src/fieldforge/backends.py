@@ -201,6 +201,11 @@ def use_backend(name: str) -> Iterator[None]:
         _asked_for.reset(token)
 
 
+def asked_for() -> str:
+    """The backend that was asked for by name, or 'auto'."""
+    return _asked_for.get()
+
+
 def report() -> list[Row]:
     """Every operation with every backend: whether it can run in this process, and why not."""
     rows = [

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 import fieldforge.apps.fit.ranks as ranks_module
-from fieldforge.apps.fit.collection.work import Outcome
+from fieldforge.apps.fit.collection.work import Outcome, Task
 from fieldforge.apps.fit.image.job import ImageJob
 from fieldforge.apps.fit.job import Plan
 from fieldforge.apps.fit.ranks import ALONE, OnRanks, Ranks, joined
@@ -178,11 +178,12 @@ def test_tasks_go_to_every_rank_and_all_outcomes_come_back(monkeypatch: pytest.M
         thread.start()
     rank_of.it = 0
     executor, qualities = OnRanks(Ranks(0, 3)), list[float]()
-    found = [outcome.task for outcome in executor.run(iter(range(8)), qualities.extend, lambda: False)]  # type: ignore[arg-type]
+    tasks = (Task(number, {}, {}, (), ()) for number in range(8))
+    found = [outcome.task.number for outcome in executor.run(tasks, qualities.extend, lambda: False)]
     executor.close()
     for thread in others:
         thread.join(30)
-    assert sorted(found) == list(range(8))  # type: ignore[type-var]
+    assert sorted(found) == list(range(8))
     assert len(qualities) == 8
     assert {rank for rank, _ in done} == {0, 1, 2}
 
@@ -250,7 +251,7 @@ def test_ctrl_c_leaves_a_scene_that_can_go_on(tmp_path: Path) -> None:
     process = torchrun("fit", "scene", str(photos), "-o", str(tmp_path / "a.field"), "--json", *words)
     assert process.stdout is not None
     for line in process.stdout:
-        if '"step"' in line:
+        if '"event": "progress"' in line:  # messages come before the loop that minds signals
             break
     time.sleep(1)
     process.send_signal(signal.SIGINT)

@@ -24,7 +24,7 @@ from fieldforge.apps.fit.audio.report import write_report
 from fieldforge.apps.fit.fused import make_step
 from fieldforge.apps.fit.job import Fit, Job, Plan, PlanKeywords, Training
 from fieldforge.apps.fit.loop import LOSS, Figure, Hook
-from fieldforge.apps.fit.options import Options
+from fieldforge.apps.fit.options import FieldOptions
 from fieldforge.apps.fit.placement import raster_places
 from fieldforge.apps.fit.recipe import Config
 from fieldforge.apps.fit.samplers import RasterDraw
@@ -107,7 +107,7 @@ class AudioJob(Job[AudioField]):
 
     signal = "audio"
     target = "snr"
-    options = Options
+    options = FieldOptions
 
     def __init__(
         self, source: Source, *, start: float = 0.0, stop: float | None = None, report: Path | None = None
@@ -141,7 +141,7 @@ class AudioJob(Job[AudioField]):
 
     @contextmanager
     def training(self, fitted: AudioField, config: Config, seed: int, hooks: Sequence[Hook]) -> Iterator[Training]:
-        draw = RasterDraw(self.clip.samples, 1.0, fitted.box, Options.of(config["fit"]).batch_size, seed)
+        draw = RasterDraw(self.clip.samples, 1.0, fitted.box, FieldOptions.of(config["fit"]).batch_size, seed)
         yield Training(*make_step(fitted, fitted, fitted.amplitude, config, draw, hooks))
 
     def shown(self, config: Config) -> Figure:

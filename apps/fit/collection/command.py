@@ -21,8 +21,8 @@ def fit_collection_command(options: argparse.Namespace) -> int:
         output=options.output, kind=options.kind, init=options.init, inits_per_item=options.inits_per_item,
         preset=options.preset, config=options.config, overrides=options.overrides, steps=options.steps,
         seconds=options.seconds, seed=options.seed, backend=options.backend, limit=options.limit, white=options.white,
-        skip_bad=options.skip_bad, refit_below=options.refit_below, resume=options.resume, restart=options.restart,
-        executor=options.executor, workers=options.workers, address=options.address,
+        skip_bad=options.skip_bad, device=options.device, refit_below=options.refit_below, resume=options.resume,
+        restart=options.restart, executor=options.executor, workers=options.workers, address=options.address,
         progress="quiet" if options.quiet else "json" if options.json else "auto",
     )  # fmt: skip
     job = CollectionJob(options.source, plan)

@@ -1,7 +1,8 @@
 """Stacks of fields whose encodings learn too: planes of features, say, each field its own.
 
 `look_up` reads the encodings of a stack. Plain, one field after another as `Encoding.forward` does it, for every
-encoding; planes whose features are added are one sparse matrix on all features of the stack, some ten times as quick.
+encoding; planes whose features are added are one sparse matrix on all features of the stack, some ten times as quick,
+and on a GPU one weighted sum of rows for each point.
 The network behind is the stacked one (`steps.py`), and Adam moves both.
 
 As there, no field knows of its neighbours, and any cut of a collection gives the same bits.
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fieldforge.apps.fit.losses.base import Loss
@@ -56,20 +58,38 @@ def _refuses(*, encoding: Encoding) -> str | None:
     return None
 
 
-@provide("stacked_encoding", "cpu", refuses=_refuses, note=lambda: "SciPy")
-def _as_matrix(encoding: TriPlane, points: Tensor) -> Callable[[Sequence[Tensor]], Tensor]:
+def _entries(encoding: TriPlane, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Which rows of all planes of the stack (n, n_points, ...) are added, and their weights; a point each."""
     n, n_points, _ = points.shape
     n_planes, side = len(encoding.planes), encoding.resolution
     one = torch.empty(side, side, encoding.n_features, device="meta")
     flat = points.reshape(-1, points.shape[-1])
     found = [corners(one, flat[:, axes]) for axes in PLANES[:n_planes]]  # (n * n_points, 4) each
-    first = torch.arange(n, dtype=torch.int32).repeat_interleave(n_points)[:, None] * n_planes
-    columns = torch.cat([rows + (first + plane) * side**2 for plane, (rows, _) in enumerate(found)], 1)
-    weights = torch.cat([weight for _, weight in found], 1)
-    begins = np.arange(len(flat) + 1, dtype=np.int32) * columns.shape[1]
-    matrix = scipy.sparse.csr_array(
-        (weights.flatten().numpy(), columns.flatten().numpy(), begins), shape=(len(flat), n * n_planes * side**2)
-    )
+    first = torch.arange(n, dtype=torch.int32, device=points.device)[:, None].expand(n, n_points).reshape(-1, 1)
+    rows = torch.cat([rows + (n_planes * first + plane) * side**2 for plane, (rows, _) in enumerate(found)], 1)
+    return rows, torch.cat([weight for _, weight in found], 1)
+
+
+@provide("stacked_encoding", "cuda", refuses=_refuses, note=lambda: "tuned PyTorch")
+def _as_bags(encoding: TriPlane, points: Tensor) -> Callable[[Sequence[Tensor]], Tensor]:
+    n, n_points, _ = points.shape
+    rows, weights = _entries(encoding, points)
+
+    def features(parameters: Sequence[Tensor]) -> Tensor:
+        (planes,) = parameters
+        flat = planes.reshape(-1, encoding.n_features)
+        return F.embedding_bag(rows, flat, per_sample_weights=weights, mode="sum").view(n, n_points, -1)
+
+    return features
+
+
+@provide("stacked_encoding", "cpu", refuses=_refuses, note=lambda: "SciPy")
+def _as_matrix(encoding: TriPlane, points: Tensor) -> Callable[[Sequence[Tensor]], Tensor]:
+    n, n_points, _ = points.shape
+    columns, weights = _entries(encoding, points)
+    begins = np.arange(n * n_points + 1, dtype=np.int32) * columns.shape[1]
+    shape = n * n_points, n * len(encoding.planes) * encoding.resolution**2
+    matrix = scipy.sparse.csr_array((weights.flatten().numpy(), columns.flatten().numpy(), begins), shape=shape)
 
     def features(parameters: Sequence[Tensor]) -> Tensor:
         (planes,) = parameters

@@ -29,10 +29,12 @@ from fieldforge.apps.fit.collection.progress import Count, Teller, said
 from fieldforge.apps.fit.collection.steps import adam_of, initial_row, loss_of, seed_of, stackable
 from fieldforge.apps.fit.collection.work import Outcome, Seat, Task, fit_task, own_of
 from fieldforge.apps.fit.loop import orderly_stop
+from fieldforge.apps.fit.ranks import device_name
 from fieldforge.apps.fit.recipe import Config, layered
 from fieldforge.apps.images import ImageError
 from fieldforge.apps.shapes.read import ShapeError
 from fieldforge.checks import expect_choice, expect_int
+from fieldforge.devices import find_device
 from fieldforge.fields.collection import INDEX, START, Collection, CollectionError, layout_of
 from fieldforge.fields.container import FieldFileError
 from fieldforge.fields.file import skeleton_of
@@ -66,6 +68,7 @@ class CollectionJob:
         config: the run configuration, complete.
         notices: what the user should know of it.
         n_parameters: of each field.
+        device: where fields are fitted: "auto", "cpu", "cuda" or "cuda:1".
     """
 
     def __init__(self, source: str | Path, plan: CollectionPlan) -> None:
@@ -75,6 +78,7 @@ class CollectionJob:
         self._executor: Executor = (
             executor_of(plan.executor, plan.workers, plan.address) if isinstance(plan.executor, str) else plan.executor
         )
+        self.device = _device_of(plan)
         kind = plan.kind and expect_choice("kind", plan.kind, ("shape", *KINDS))
         self.plan = plan
         self.items = open_items(source, None if kind is None else "image" if kind == "image" else "shape",
@@ -251,8 +255,8 @@ class CollectionJob:
             seats = [Seat(0, init, seed) for init, seed in enumerate(seeds)]
             run = {name: self.config[name] for name in ("loss", "optimizer", "schedule", "fit")}
             (item,) = self._read([0])
-            outcome = fit_task(Task(0, self.field, run, [item], seats, start, plan.seed, 0, plan.backend),
-                               should_stop=should_stop)  # fmt: skip
+            task = Task(0, self.field, run, [item], seats, start, plan.seed, 0, plan.backend, device_name(self.device))
+            outcome = fit_task(task, should_stop=should_stop)
             if outcome is None:
                 return False
             start = outcome.rows
@@ -270,8 +274,9 @@ class CollectionJob:
         ]
         run = {name: self.config[name] for name in ("loss", "optimizer", "schedule", "fit")}
         return Task(
-            number, self.field, run, self._read(wanted), seats, start, self.plan.seed, attempt, self.plan.backend
-        )
+            number, self.field, run, self._read(wanted), seats, start, self.plan.seed, attempt, self.plan.backend,
+            self.device,
+        )  # fmt: skip
 
     def _read(self, numbers: Sequence[int]) -> list[Item]:
         try:
@@ -380,6 +385,23 @@ class CollectionJob:
             f"{name}{f', initialisation {init}' if init else ''}: {said(self.figure, value)}"
             for value, name, init in sorted(found)[:N_WORST]
         ]
+
+
+def _device_of(plan: CollectionPlan) -> str:
+    """What is asked for, if it is there; whoever works elsewhere is asked for CPUs where nobody says.
+
+    Raises:
+        ValueError: no such device here, or one that workers of Ray do not have.
+    """
+    if plan.device == "auto" and (plan.backend == "cpu" or plan.executor != "local"):
+        return "cpu"
+    device = find_device(plan.device)
+    if plan.executor == "ray" and device.type != "cpu":
+        raise ValueError(
+            f"device: {plan.device} was asked for, and workers of Ray compute on CPUs; leave out --device, or start "
+            "torchrun with a process for each CUDA device"
+        )
+    return plan.device
 
 
 def _bad_places(shard: Shard, limit: float, attempt: int) -> list[int]:

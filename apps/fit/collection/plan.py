@@ -25,7 +25,8 @@ class CollectionPlan:
         output: folder to write.
         kind: "image", "shape" (the same as "occupancy"), "occupancy" or "sdf"; None: as the items are.
         init: one of `POLICIES`; inits_per_item: fields of each item.
-        preset, config, overrides, steps, seed, backend: as for other fits.
+        preset, config, overrides, steps, seed, backend, device: as for other fits; of Ray's workers, which are on CPUs,
+            a device of another kind is refused.
         seconds: stop after about that long; what is finished stays.
         limit: the first so many items only.
         white: of arrays, the number that stands for 1.
@@ -47,6 +48,7 @@ class CollectionPlan:
     seconds: float | None = None
     seed: int = 0
     backend: str = "auto"
+    device: str = "auto"
     limit: int | None = None
     white: float | None = None
     skip_bad: bool = False

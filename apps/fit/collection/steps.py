@@ -2,14 +2,15 @@
 
 The plain version (`PlainSteps`) defines what a step is: Adam on the mean loss of each network's own points. The native
 one makes the same steps in one call (`fieldforge.kernels.cpu_stacked`), and no network of it knows of its neighbours,
-so that any cut of a collection into pieces gives the same bits.
+so that any cut of a collection into pieces gives the same bits. On a GPU they are the plain ones, through the grouped
+kernels.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -24,6 +25,8 @@ from fieldforge.fields.kinds.base import Field
 from fieldforge.fields.networks.mlp import MLP
 from fieldforge.kernels import cpu_door, cpu_ops, cpu_stacked
 from fieldforge.kernels.cpu_training import LOSSES
+from fieldforge.kernels.triton import door as triton_door
+from fieldforge.kernels.triton import mlp as triton_mlp
 from fieldforge.registry import ConfigError, build
 
 
@@ -80,18 +83,21 @@ def seed_of(seed: int, name: str, init: int, attempt: int = 0) -> int:
 def initial_row(network: MLP, seed: int, encoding: Encoding | None = None) -> Tensor:
     """(P,) the numbers that a field of this network, and of an encoding that learns, begins with under a seed, as they
     lie in a collection."""
-    generator = torch.Generator().manual_seed(seed)
-    parts = []
-    if encoding is not None and learns(encoding):
-        again: Encoding = build("encoding", encoding.config(), n_input_dims=encoding.n_input_dims, generator=generator)
-        parts += [parameter.detach().flatten() for parameter in again.parameters()]
-    for index, (n_in, n_out) in enumerate(itertools.pairwise(_widths(network))):
-        weight = torch.empty(n_out, n_in)
-        bias = torch.empty(n_out) if network.has_bias else None
-        draw = network.activation.init_hidden if index else network.activation.init_first
-        draw(weight, bias, generator)
-        parts += [weight.reshape(-1)] if bias is None else [weight.reshape(-1), bias]
-    return torch.cat(parts)
+    with torch.device("cpu"):  # so that a seed means the same everywhere
+        generator = torch.Generator().manual_seed(seed)
+        parts = []
+        if encoding is not None and learns(encoding):
+            again: Encoding = build(
+                "encoding", encoding.config(), n_input_dims=encoding.n_input_dims, generator=generator
+            )
+            parts += [parameter.detach().flatten() for parameter in again.parameters()]
+        for index, (n_in, n_out) in enumerate(itertools.pairwise(_widths(network))):
+            weight = torch.empty(n_out, n_in)
+            bias = torch.empty(n_out) if network.has_bias else None
+            draw = network.activation.init_hidden if index else network.activation.init_first
+            draw(weight, bias, generator)
+            parts += [weight.reshape(-1)] if bias is None else [weight.reshape(-1), bias]
+        return torch.cat(parts)
 
 
 def learns(encoding: Encoding) -> bool:
@@ -177,21 +183,50 @@ def _native_outputs(features: Tensor, parameters: Sequence[Tensor], network: MLP
     return out.unflatten(0, (n, n_points))
 
 
-class PlainSteps:
-    """Adam on the gradients that PyTorch finds."""
+def _outputs_on_cuda(features: Tensor, parameters: Sequence[Tensor], network: MLP) -> Tensor:
+    """The same by the grouped kernels; a network's points are as many as every other's."""
+    shape = triton_mlp.describe(network, _widths(network))
+    assert not isinstance(shape, str), shape
+    n, n_points, _ = features.shape
+    weights, biases = parameters[: len(network.layers)], parameters[len(network.layers) :]
+    offsets = torch.arange(n + 1, device=features.device) * n_points
+    out = triton_mlp.mlp(features.flatten(0, 1), weights, biases, shape, offsets=offsets,
+                         reference=_no_second_derivatives)  # fmt: skip
+    return out.unflatten(0, (n, n_points))
 
-    def __init__(self, parameters: list[Tensor], network: MLP, loss: Loss, adam: Mapping[str, float]) -> None:
-        self.parameters, self._network, self._loss = parameters, network, loss
-        self._adam = Adam(parameters, adam)
+
+class PlainSteps:
+    """Adam on the gradients that PyTorch finds.
+
+    Args:
+        parameters, network, loss, adam: as for `make_steps`.
+        outputs: what the networks answer, (features, parameters, network) -> (n, n_points, n_outputs).
+    """
+
+    def __init__(
+        self, parameters: list[Tensor], network: MLP, loss: Loss, adam: Mapping[str, float],
+        outputs: Callable[[Tensor, Sequence[Tensor], MLP], Tensor] = _plain_outputs,
+    ) -> None:  # fmt: skip
+        self._network, self._loss, self._outputs = network, loss, outputs
+        self._shapes = [parameter.shape for parameter in parameters]
+        self._row = torch.cat([parameter.flatten(1) for parameter in parameters], 1)  # so that Adam moves one tensor
+        self.parameters = self._parts(self._row)
+        self._adam = Adam([self._row], adam)
 
     def predict(self, features: Tensor) -> Tensor:
-        return _plain_outputs(features, self.parameters, self._network)
+        with torch.no_grad():
+            return self._outputs(features, self.parameters, self._network)
 
     def step(self, features: Tensor, target: Tensor, learning_rate: float) -> None:
         """A network whose own loss is not finite stays as it is."""
-        leaves = [p.detach().requires_grad_() for p in self.parameters]
-        each = self._loss.per_channel(_plain_outputs(features, leaves, self._network), target).mean((1, 2))
-        self._adam.step(torch.autograd.grad(each.sum(), leaves), each.detach().isfinite(), learning_rate)
+        row = self._row.detach().requires_grad_()
+        each = self._loss.per_channel(self._outputs(features, self._parts(row), self._network), target).mean((1, 2))
+        self._adam.step(torch.autograd.grad(each.sum(), [row]), each.detach().isfinite(), learning_rate)
+
+    def _parts(self, row: Tensor) -> list[Tensor]:
+        """(n, P) as what it is made of; views."""
+        parts = row.split([shape[1:].numel() for shape in self._shapes], 1)
+        return [part.unflatten(1, shape[1:]) for part, shape in zip(parts, self._shapes, strict=True)]
 
 
 class NativeSteps:
@@ -242,6 +277,22 @@ def _refuses_network(*, network: MLP) -> str | None:
     return found if isinstance(found, str) else None
 
 
+def _refuses_on_cuda(*, network: MLP, **_: Any) -> str | None:
+    found = triton_mlp.describe(network, _widths(network))
+    return found if isinstance(found, str) else None
+
+
+_on_cuda: dict[str, Any] = {
+    "missing": triton_door.missing, "refuses": _refuses_on_cuda, "note": triton_door.description
+}  # fmt: skip
+
+
+@provide("stacked_steps", "cuda", **_on_cuda)
+def _steps_on_cuda(parameters: list[Tensor], network: MLP, loss: Loss, adam: Mapping[str, float]) -> PlainSteps:
+    return PlainSteps(parameters, network, loss, adam, _outputs_on_cuda)
+
+
+provide("stacked_outputs", "cuda", **_on_cuda)(_outputs_on_cuda)
 provide("stacked_outputs", "cpu", missing=cpu_door.missing, refuses=_refuses_network)(_native_outputs)
 provide("stacked_steps", "reference")(PlainSteps)
 provide("stacked_steps", "cpu", missing=cpu_door.missing, refuses=_refuses)(NativeSteps)

@@ -30,6 +30,7 @@ from fieldforge.apps.fit.collection.steps import (
 from fieldforge.apps.shapes.samples import Recipe, draw
 from fieldforge.apps.shapes.truth import Truth
 from fieldforge.backends import use_backend
+from fieldforge.devices import arrived, find_device, home, move, seeded, working_on
 from fieldforge.fields.file import build_field
 from fieldforge.fields.kinds.base import Field
 from fieldforge.registry import build
@@ -71,6 +72,7 @@ class Task:
         seed: of samples.
         attempt: 0; each further one takes twice the steps.
         backend: what computes.
+        device: where, as for `fieldforge.devices.find_device`.
     """
 
     number: int
@@ -82,11 +84,12 @@ class Task:
     seed: int = 0
     attempt: int = 0
     backend: str = "auto"
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Fitted fields: rows (n, P), and the quality of each; NaN where it is not finite."""
+    """Fitted fields: rows (n, P) on the CPU, and the quality of each; NaN where it is not finite."""
 
     task: Task
     rows: Tensor
@@ -111,8 +114,10 @@ def fit_task(
         The fields in the order of the seats, or None if it was stopped.
     """
     rows, qualities = [], list[float]()
-    with use_backend(task.backend):
-        field = build_field(task.field)
+    with use_backend(task.backend), working_on(find_device(task.device)) as device:
+        with torch.device("cpu"):
+            field = build_field(task.field)
+        field = move(field, device)
         for first in range(0, len(task.seats), n_at_once):
             found = _fit_some(task, field, task.seats[first : first + n_at_once], should_stop)
             if found is None:
@@ -120,18 +125,18 @@ def fit_task(
             rows.append(found[0])
             qualities += found[1]
             observe(found[1])
-    return Outcome(task, torch.cat(rows), qualities)
+    return Outcome(task, torch.from_numpy(np.concatenate(rows)), qualities)
 
 
 def _fit_some(
     task: Task, field: Field, seats: Sequence[Seat], should_stop: Callable[[], bool]
-) -> tuple[Tensor, list[float]] | None:
+) -> tuple[np.ndarray, list[float]] | None:
     network = stackable(field)
     begin = [
         initial_row(network, s.init_seed, field.encoding) if task.start is None else task.start[s.init] for s in seats
     ]
     adam, options = adam_of(task.run["optimizer"]), task.run["fit"]
-    steps = make_steps(torch.stack(begin), network, loss_of(task.run["loss"]), adam, field.encoding)
+    steps = make_steps(arrived(torch.stack(begin)), network, loss_of(task.run["loss"]), adam, field.encoding)
     lessons = _lessons(task, field, seats)
     schedule = build("schedule", task.run["schedule"], path="schedule")
     n_steps = options["n_steps"] * 2**task.attempt
@@ -141,7 +146,7 @@ def _fit_some(
         features, target = lessons.batch(step)
         steps.step(features, target, adam["learning_rate"] * schedule(step, n_steps))
     qualities = lessons.qualities(steps)
-    return flat(steps.parameters, network).contiguous(), qualities
+    return home(flat(steps.parameters, network)), qualities
 
 
 def own_of(item: Item) -> dict[str, Any] | None:
@@ -173,7 +178,7 @@ class _Pixels:
         unit = torch.stack(((columns + 0.5) / width, (rows + 0.5) / height), -1).reshape(-1, 2)
         with torch.no_grad():
             self._features = _read_by(field)(unit)
-        values = torch.from_numpy(np.stack([drawing.values for drawing in drawings]))
+        values = arrived(np.stack([drawing.values for drawing in drawings]))
         self._values = values.reshape(len(drawings), -1, n_channels)
         self._scale, self._offset = torch.tensor(field.output_scale), torch.tensor(field.output_offset)
         self._target = (self._values - self._offset) / self._scale
@@ -185,7 +190,7 @@ class _Pixels:
         """Features (n, p, f) and targets (n, p, c) of a step."""
         if self._whole is not None:
             return self._whole
-        generator = torch.Generator().manual_seed((self._seed << 32) + step)
+        generator = seeded((self._seed << 32) + step)
         chosen = torch.randint(len(self._features), (self._batch_size,), generator=generator)
         return self._spread(self._features[chosen]), self._target[:, chosen].contiguous()
 
@@ -196,7 +201,7 @@ class _Pixels:
             part = slice(first, first + SLICE)
             out = steps.predict(self._spread(self._features[part])) * self._scale + self._offset
             squares += (out.clamp(0, 1) - self._values[:, part]).double().square().sum((1, 2))
-        mean = (squares / self._values[0].numel()).tolist()
+        mean = home(squares / self._values[0].numel()).tolist()
         return [-10 * math.log10(max(value, 1e-20)) if math.isfinite(value) else math.nan for value in mean]
 
     def _spread(self, features: Tensor) -> Tensor:
@@ -212,14 +217,14 @@ class _Places:
         is_distance = task.field["otype"] == "SDFField"
         self._sign = 1.0 if is_distance else -1.0  # of a number that is positive outside
         pool_size = options["pool_size"] // self._batch_size * self._batch_size
-        self._unit = torch.empty(self._n, pool_size, 3)
-        self._target = torch.empty(self._n, pool_size, 1)
-        self._is_inside = torch.empty(self._n, IOU_POINTS, dtype=torch.bool)
-        self._anywhere = torch.from_numpy(np.random.default_rng(0).random((IOU_POINTS, 3)).astype(np.float32))
+        unit = np.empty((self._n, pool_size, 3), np.float32)
+        target = np.empty((self._n, pool_size, 1), np.float32)
+        is_inside = np.empty((self._n, IOU_POINTS), np.bool_)
+        anywhere = np.random.default_rng(0).random((IOU_POINTS, 3)).astype(np.float32)
         made: dict[str, int] = {}  # several initialisations of one item share its samples
         for place, solid in enumerate(solids):
             if solid.sha256 in made:
-                for whole in (self._unit, self._target, self._is_inside):
+                for whole in (unit, target, is_inside):
                     whole[place] = whole[made[solid.sha256]]
                 continue
             made[solid.sha256] = place
@@ -227,10 +232,11 @@ class _Places:
             truth = Truth(surface.vertices, surface.faces, is_solid=surface.health.is_closed)
             digest = hashlib.sha256(solid.sha256.encode()).digest()
             points, distance = draw(truth, PLACES, pool_size, (task.seed, int.from_bytes(digest[:8], "big")))
-            self._unit[place] = torch.from_numpy(points)
-            self._target[place, :, 0] = torch.from_numpy(distance if is_distance else np.float32(distance < 0))
-            inside = truth.is_inside(self._anywhere.numpy().astype(np.float64))
-            self._is_inside[place] = torch.from_numpy(inside)
+            unit[place] = points
+            target[place, :, 0] = distance if is_distance else distance < 0
+            is_inside[place] = truth.is_inside(anywhere.astype(np.float64))
+        self._unit, self._target, self._is_inside = arrived(unit), arrived(target), arrived(is_inside)
+        self._anywhere = arrived(anywhere)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Features (n, p, f) and targets (n, p, 1) of a step."""
@@ -250,4 +256,4 @@ class _Places:
                 inside = self._sign * out <= 0
                 both += (inside & self._is_inside[:, part]).sum(1)
                 either += (inside | self._is_inside[:, part]).sum(1)
-        return (both / either.clamp(min=1)).tolist()
+        return [float(quality) for quality in home(both / either.clamp(min=1))]

@@ -157,6 +157,8 @@ class ImageJob(Job[ImageField]):
     def settle(self, config: Config) -> list[str]:
         if "gradient_transform" not in config:
             return []
+        if config["fit"].get("precision", "float32") != "float32":
+            raise ConfigError("fit.precision: a gradient transform is computed in float32; leave out precision, or it")
         if "selection" in config:
             raise ConfigError("selection: a gradient transform takes all pixels; leave out selection, or it")
         return [f"fit.batch_size: {config['gradient_transform']['otype']} takes all pixels in every step"]

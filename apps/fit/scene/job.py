@@ -260,6 +260,9 @@ class SceneJob(Job[SceneField]):
         draw = RayDraw(self.scene, self.train, background=background, must_end=is_endless, seed=seed)
         parts = StepParts(draw, config, options, seed=seed, hooks=hooks)
         self.step = step = sampler_of(config).step(fitted, parts)
+        if options.precision != "float32" and type(step) is not SceneStep:
+            raise ConfigError("fit.precision: steps of the sampler Occupancy in fit.space box, contraction or ndc know "
+                              f"{options.precision}, and no others; leave it out")  # fmt: skip
         if current().n > 1 and type(step) is not SceneStep:
             raise ConfigError("sampler: several processes share steps of the sampler Occupancy in fit.space box, "
                               "contraction or ndc; start one")  # fmt: skip

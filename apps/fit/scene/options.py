@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fieldforge.apps.fit.options import Options
+from fieldforge.apps.fit.options import FieldOptions
 from fieldforge.apps.render.radiance import cone_angle_for
 from fieldforge.checks import expect_bool, expect_choice, expect_float, expect_int
 from fieldforge.renderers.occupancy import MAX_CASCADES
@@ -25,7 +25,7 @@ sphere that holds the cameras (`fieldforge.fields.kinds.inside_outside`)."""
 
 
 @dataclass(frozen=True)
-class SceneOptions(Options):
+class SceneOptions(FieldOptions):
     """Of a scene fit.
 
     Args:

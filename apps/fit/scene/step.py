@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fieldforge.apps.fit.fused import NATIVE_LOSSES
+from fieldforge.apps.fit.half import Half, LossScale
 from fieldforge.apps.fit.loop import Hook, allowed
 from fieldforge.apps.fit.losses.base import Loss
 from fieldforge.apps.fit.losses.robust import Huber
@@ -51,6 +52,7 @@ class SceneOptimizer(Optimizer):
         optimizer: of what the field says of places.
         grid, counters: the rest of the state of a step.
         others: optimizers of what belongs to rays and photos, by name; they move in PyTorch, whoever made the step.
+        scale: of the loss, where there is one.
     """
 
     otype = "SceneOptimizer"
@@ -61,8 +63,9 @@ class SceneOptimizer(Optimizer):
         grid: OccupancyGrid | None,
         counters: Tensor,
         others: Mapping[str, Optimizer] | None = None,
+        scale: LossScale | None = None,
     ) -> None:
-        self.optimizer, self.grid, self.counters = optimizer, grid, counters
+        self.optimizer, self.grid, self.counters, self.scale = optimizer, grid, counters, scale
         self.others = dict(others or {})
         more = [parameter for one in self.others.values() for parameter in one.parameters]
         first = optimizer.parameters
@@ -84,11 +87,11 @@ class SceneOptimizer(Optimizer):
         return [average for optimizer in self.inner.values() for average in optimizer.averaged()]
 
     def own_state(self) -> dict[str, Tensor]:
-        grid = self.grid
+        grid, beside = self.grid, {} if self.scale is None else self.scale.state()
+        beside["counters"] = self.counters
         if grid is None:
-            return {"counters": self.counters}
-        return {
-            "counters": self.counters,
+            return beside
+        return beside | {
             "occupancy.density": grid.density,
             "occupancy.bricks": grid.bricks,
             "occupancy.superbricks": grid.superbricks,
@@ -171,7 +174,8 @@ class SceneStep(CellStep):
         super().__init__(field, new_grid(field, options.occupancy), options)
         self.poses = poses
         self.field, self.draw, self.loss, self.seed, self.hooks = field, draw, loss, seed, hooks
-        self.optimizer: SceneOptimizer = SceneOptimizer(optimizer, self.grid, self.counters, others)
+        self.half = Half(options.precision, device_of(field))
+        self.optimizer: SceneOptimizer = SceneOptimizer(optimizer, self.grid, self.counters, others, self.half.scale)
         native = self._native(optimizer)
         self.native = None if isinstance(native, str) else native
         self.why_plain = native if isinstance(native, str) else ""
@@ -295,7 +299,7 @@ class SceneStep(CellStep):
         origins, directions = rays.origins, rays.directions
         if self.poses is not None:
             origins, directions = self.poses(origins, directions, rays.photo)
-        radiance, density = asked_along(self.field, *self._of_rays(rays))
+        radiance, density = map(self.half.answers, asked_along(self.field, *self._of_rays(rays)))
         seen = volume.render(
             origins, directions, radiance, self.grid, density=density, tell_rays=True, step=self.length_at(step),
             cone_angle=self.cone_angle, near=self.options.near_plane, background=self._behind(rays, directions),
@@ -316,12 +320,14 @@ class SceneStep(CellStep):
         extra = penalty(self.regularizers, self.field, step)
         if extra is not None:
             loss = loss + extra / self.ranks.n
+        scale = self.half.scale
         if loss.requires_grad:  # not where no ray meets anything
-            loss.backward()
+            (loss if scale is None else scale.up(loss)).backward()
         self._add_gradients()
+        is_sound = scale is None or scale.take_off(list(self.optimizer.parameters))
         if isinstance(cameras := self.optimizer.others.get("cameras"), CameraSteps):
             cameras.note(per_ray.detach())
-        if allowed(self.hooks, step, per_ray.detach()):
+        if allowed(self.hooks, step, per_ray.detach()) and is_sound:
             self.optimizer.step()
 
     def _add_gradients(self) -> None:
@@ -338,6 +344,8 @@ class SceneStep(CellStep):
     def _native(self, optimizer: Optimizer) -> RadianceRenderer | str:
         if self.ranks.n > 1:
             return f"{self.ranks.n} processes share the steps, and add their gradients before the update"
+        if self.half.is_on:
+            return self.half.why_plain
         if self.beside != NO_RAY_LOSSES:
             return f"losses of rays ({self.beside.names}) are not native"
         if self.poses is not None:

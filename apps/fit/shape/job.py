@@ -185,6 +185,11 @@ class ShapeJob(Job[ShapeField]):
         loss = build("loss", config["loss"], path="loss")
         if isinstance(loss, ShapeLoss):
             expect_loss(loss, fitted, self.kind)
+            if options.precision != "float32":
+                raise ConfigError(
+                    f"fit.precision: the loss {loss.otype} looks at slopes, which lose their meaning in "
+                    f"{options.precision}; leave it out, or take a loss of distances such as L1"
+                )
         if isinstance(loss, ShapeLoss) and loss.reads == "surface":
             points, normals = self._surface_points(seed)
             draw: Any = SurfaceDraw(points, normals, _recipe(options, SURFACE_RECIPES), options.batch_size, seed)

@@ -22,7 +22,7 @@ from torch import Tensor
 from fieldforge.apps.fit.fused import make_step
 from fieldforge.apps.fit.job import Fit, Job, Plan, PlanKeywords, Training
 from fieldforge.apps.fit.loop import Figure, Hook, psnr
-from fieldforge.apps.fit.options import Options
+from fieldforge.apps.fit.options import FieldOptions
 from fieldforge.apps.fit.placement import raster_places
 from fieldforge.apps.fit.recipe import Config
 from fieldforge.apps.fit.samplers import RasterDraw, permute
@@ -111,7 +111,7 @@ class VideoJob(Job[VideoField]):
 
     signal = "video"
     target = "psnr"
-    options = Options
+    options = FieldOptions
 
     def __init__(self, film: Film, *, report: Path | None = None) -> None:
         self.film, self.report, self.frame_psnr = film, report, list[float]()
@@ -142,7 +142,7 @@ class VideoJob(Job[VideoField]):
 
     @contextmanager
     def training(self, fitted: VideoField, config: Config, seed: int, hooks: Sequence[Hook]) -> Iterator[Training]:
-        draw = RasterDraw(self.film.frames, 255.0, fitted.box, Options.of(config["fit"]).batch_size, seed)
+        draw = RasterDraw(self.film.frames, 255.0, fitted.box, FieldOptions.of(config["fit"]).batch_size, seed)
         yield Training(*make_step(fitted, fitted, fitted.color, config, draw, hooks))
 
     def shown(self, config: Config) -> Figure:

@@ -51,13 +51,15 @@ class Denoiser(nn.Module, ABC):
         """(batch,) int64 from 0 to n_classes, the last of which stands for no label.
 
         Raises:
-            ValueError: a label is not below `n_classes`, or there are no classes.
+            ValueError: a label is not below `n_classes`, or there are no classes; looked at on the CPU only, as numbers
+                elsewhere would have to be waited for.
         """
         if labels is None:
             return torch.full((len(like),), self.n_classes, dtype=torch.int64, device=like.device)
         if labels.dtype != torch.int64 or labels.shape != (len(like),):
             raise ValueError(f"labels: expected ({len(like)},) int64, got {list(labels.shape)} {labels.dtype}")
-        if len(labels) and (int(labels.max()) >= self.n_classes or int(labels.min()) < -1):
+        is_here = labels.device.type == "cpu" and len(labels) > 0
+        if is_here and (int(labels.max()) >= self.n_classes or int(labels.min()) < -1):
             worst = labels[(labels >= self.n_classes) | (labels < -1)][0]
             raise ValueError(f"labels: expected -1 to {self.n_classes - 1} (-1 is no label), got {int(worst)}")
         return torch.where(labels < 0, self.n_classes, labels)

@@ -19,7 +19,7 @@ from torch import Tensor
 from fieldforge.encodings.grid import Grid, grid
 from fieldforge.fields.networks.mlp import MLP
 from fieldforge.kernels.triton import adam as adam_ops
-from fieldforge.kernels.triton import door, formulas
+from fieldforge.kernels.triton import door, draws, formulas
 from fieldforge.kernels.triton import grid as grid_ops
 from fieldforge.kernels.triton import marching as marching_ops
 from fieldforge.kernels.triton import mlp as mlp_ops
@@ -34,7 +34,7 @@ TYPES = {
 }  # fmt: skip
 SHARED_MEMORY = 99 * 1024
 """Bytes that a program may have on the cards for games, which have least."""
-MODULES = (grid_ops, mlp_ops, formulas, adam_ops, rendering_ops, marching_ops)
+MODULES = (grid_ops, mlp_ops, formulas, adam_ops, rendering_ops, marching_ops, draws)
 
 
 def compile_instead(made: list[str]) -> Callable[..., None]:
@@ -135,6 +135,10 @@ def test_adam(made: list[str], extra: float) -> None:
     adam_ops.step(
         one, one, one, one, rate=0.1, beta1=0.9, beta2=0.9, epsilon=1e-8, counts=counts, corrections=one, **keys
     )
+
+
+def test_the_permutation(made: list[str]) -> None:
+    draws.permute(torch.arange(20), 20, torch.zeros(20, dtype=torch.int64))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import torch
 from interpreted import DEVICE, needs_triton, on_device
 from torch import nn
 
-from fieldforge.apps.fit.half import HalfStep
+from fieldforge.apps.fit.half import Half
+from fieldforge.apps.fit.loop import PlainStep
 from fieldforge.apps.fit.losses.squared import L2
 from fieldforge.apps.fit.optimizers.adam import Adam
 from fieldforge.apps.fit.optimizers.base import Parameters
@@ -110,8 +111,10 @@ def test_a_field_in_half_precision_learns(generator: torch.Generator) -> None:
         x = torch.rand(4096, 2, generator=generator).to(DEVICE)
         return x, (6 * x).sin().sum(-1, keepdim=True).expand(-1, 3)
 
-    step = HalfStep(
-        lambda x: fused.apply(encoding, network, x), draw, L2(), Adam(parameters, learning_rate=1e-2), dtype="float16"
-    )
+    half = Half("float16", DEVICE)
+    step = PlainStep(
+        half.query(lambda x: fused.apply(encoding, network, x)), draw, L2(),
+        half.guarded(Adam(parameters, learning_rate=1e-2)),
+    )  # fmt: skip
     losses = [step(i, 1.0)[0] for i in range(200)]
     assert losses[-1] < 0.1 * losses[0]

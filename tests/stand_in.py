@@ -1,0 +1,50 @@
+"""Whole fits and trainings on the stand-in of tests/far.py, through the doors of `fieldforge.devices`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from far import META, Far, FarDevice, far_device
+from torch import Tensor
+
+from fieldforge import devices
+from fieldforge.backends import use_backend
+
+
+def numbers(tensor: Tensor) -> Tensor:
+    """What lies on the stand-in, on the CPU."""
+    return tensor.near if isinstance(tensor, Far) else tensor.detach()
+
+
+@contextmanager
+def as_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[FarDevice]:
+    """Inside the block the stand-in is the device of whoever asks `find_device`, and what `arrived`, `home` and `move`
+    do, they do for it. The default device is the CPU: whoever computes on the device says so with `working_on`."""
+    with far_device() as far, use_backend("reference"), torch.device("cpu"):
+
+        def arrived(values: Any, device: torch.device | None = None) -> Tensor:
+            tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+            wanted = torch.get_default_device() if device is None else device
+            if wanted.type == "cpu":
+                assert not isinstance(tensor, Far), "came back by the wrong door"
+                return tensor
+            return tensor if isinstance(tensor, Far) else far.tensor(tensor)
+
+        def move(module: Any, device: torch.device) -> Any:
+            return far.bring(module) if device.type == "meta" else far.send_home(module)
+
+        doors = {
+            "arrived": arrived, "home": lambda tensor: numbers(tensor).numpy(), "move": move,
+            "find_device": lambda name="auto": META,
+        }  # fmt: skip
+        for name, door in doors.items():
+            was = getattr(devices, name)
+            for room in [one for one in sys.modules.values() if getattr(one, name, None) is was]:
+                monkeypatch.setattr(room, name, door)
+        yield far
