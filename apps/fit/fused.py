@@ -18,6 +18,7 @@ from torch.nn import Parameter
 
 from fieldforge.apps.fit.exposure import exposed
 from fieldforge.apps.fit.half import Half
+from fieldforge.apps.fit.in_cells import CellsStep, cells_step
 from fieldforge.apps.fit.loop import Hook, PlainStep, Step, allowed
 from fieldforge.apps.fit.losses import absolute, distributions, occupancy, robust, squared
 from fieldforge.apps.fit.losses.base import Loss
@@ -140,11 +141,13 @@ def fused_step(
     loss: Loss,
     optimizer: Optimizer,
     hooks: Sequence[Hook],
-) -> FusedStep | str:
+) -> FusedStep | CellsStep | str:
     """The fused step of a run, or the reason why its parts do not allow one."""
     x = next(field.parameters())
     if x.device.type != "cpu":
         return f"the field is on {x.device}"
+    if field.partition is not None:
+        return cells_step(field, draw, loss, optimizer, hooks)
     if offer("field", x.device, encoding=field.encoding, network=field.network, x_dtype=x.dtype) is None:
         found = cpu_door.missing() or fused.shapes(field.encoding, field.network)
         return found if isinstance(found, str) else "another backend was asked for"

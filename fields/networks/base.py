@@ -34,7 +34,8 @@ class Network(nn.Module, ABC):
     in the features (0: continuous; ``math.inf``: all); and ``mixes_points``, whether, while a step of a fit runs, a
     point's output depends on its batch.
 
-    A network that changes by itself in the course of a fit has a method ``on_step`` (`fieldforge.apps.fit.stages`).
+    A network that changes by itself in the course of a fit has a method ``on_step`` (`fieldforge.apps.fit.stages`);
+    where that depends on settings, ``changes_by_itself`` says whether it does.
     """
 
     otype: ClassVar[str]

@@ -181,6 +181,11 @@ class KAN(Network):
         )  # fmt: skip
         self._moves_knots = False
 
+    @property
+    def changes_by_itself(self) -> bool:
+        """Whether knots move in a fit."""
+        return self.update_every > 0
+
     def on_step(self, step: int, n_steps: int) -> None:
         """Knots move in the next forward pass if it is their turn."""
         until = self.update_until or n_steps // 2

@@ -155,6 +155,11 @@ class PINs(Network):
             return torch.ones_like(self.opened)
         return (1 - torch.cos(math.pi * (self.opened - level).clamp(0, 1))) / 2
 
+    @property
+    def changes_by_itself(self) -> bool:
+        """Whether levels fade in during a fit."""
+        return self.progressive
+
     def on_step(self, step: int, n_steps: int) -> None:
         """Called before each step of a fit (`fieldforge.apps.fit.stages`)."""
         if self.progressive:

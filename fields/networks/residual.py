@@ -118,7 +118,7 @@ class ResidualMLP(Network):
         self.output_activation = expect_real_activation("output_activation", output_activation)
         hidden = self.activation.smoothness if n_blocks else math.inf
         self.smoothness = min(hidden, self.output_activation.smoothness)
-        self.mixes_points = self.norm == "batch" and n_blocks > 0
+        self.mixes_points = self.changes_by_itself = self.norm == "batch" and n_blocks > 0
 
         expect_size(2 * n_blocks * n_neurons * n_inner + n_neurons * (n_input_dims + n_output_dims))
         expect_generator(generator)

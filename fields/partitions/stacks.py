@@ -2,7 +2,7 @@
 
 `StackedNetwork` is `n` copies of any network of the registry, `StackedEncoding` of any encoding that learns; row i of
 each parameter is the i-th one's. MLPs run natively as one call (`fieldforge.fields.networks.stacked`), everything else
-one cell after another, as it is written.
+for many cells at once where it can (`fieldforge.fields.partitions.batched`).
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from fieldforge.checks import expect_int
 from fieldforge.encodings.base import Encoding
 from fieldforge.fields.networks.base import Network, expect_size
 from fieldforge.fields.networks.mlp import MLP
-from fieldforge.fields.networks.stacked import StackedMLP, expect_offsets
+from fieldforge.fields.networks.stacked import StackedMLP
 from fieldforge.fields.partitions.base import Sorted
+from fieldforge.fields.partitions.batched import of_each_cell
 from fieldforge.registry import build
 
 
@@ -63,7 +63,7 @@ class StackedNetwork(nn.Module):
         if self.mlp is not None:
             return self.mlp.grouped(features, offsets)
         assert self.one is not None
-        return _one_by_one(self.one, features, offsets, self.n_output_dims)
+        return of_each_cell(self.one, features, offsets, self.n_output_dims)
 
     def of_cell(self, index: int) -> Network:
         """A copy of one cell's network, by itself."""
@@ -105,7 +105,7 @@ class StackedEncoding(Encoding):
 
     def grouped(self, x: Tensor, offsets: Tensor) -> Tensor:
         """(N, n_input_dims) places in cells, sorted by cell -> (N, n_output_dims)."""
-        return _one_by_one(self.one, x, offsets, self.n_output_dims)
+        return of_each_cell(self.one, x, offsets, self.n_output_dims)
 
     def forward(self, x: Tensor) -> Tensor:
         raise TypeError("x: each cell has an encoding of its own; ask with grouped(x, offsets)")
@@ -148,7 +148,7 @@ def _expect_plain(one: nn.Module) -> None:
     """Require a module that is a function of its parameters and of a point alone."""
     name = getattr(one, "otype", type(one).__name__)
     for module in one.modules():
-        if hasattr(module, "on_step"):
+        if hasattr(module, "on_step") and getattr(module, "changes_by_itself", True):
             raise ValueError(f"otype: {name} changes by itself in the course of a fit, which cells cannot have")
     if getattr(one, "modulation", None) is not None or getattr(one, "reparameterisation", None) is not None:
         raise ValueError(f"otype: {name} in a cell goes without modulation and reparameterisation")
@@ -186,16 +186,3 @@ def _stacked(one: nn.Module, n: int) -> Any:
 
 def _repeated(parameter: Tensor, n: int) -> Tensor:
     return parameter.detach().expand(n, *parameter.shape).contiguous()
-
-
-def _one_by_one(one: nn.Module, rows: Tensor, offsets: Tensor, n_output_dims: int) -> Tensor:
-    """Each cell's rows through the module with that cell's parameters; this function defines a stack."""
-    named = dict(one.named_parameters())
-    n = len(offsets) - 1
-    expect_offsets(offsets, len(rows), n)
-    counts = offsets.diff().tolist()
-    outs = []
-    for cell, (count, part) in enumerate(zip(counts, rows.split(counts), strict=True)):
-        if count or (cell == 0 and not len(rows)):  # an empty batch still goes through the first one
-            outs.append(functional_call(one, {name: stacked[cell] for name, stacked in named.items()}, (part,)))
-    return torch.cat(outs).view(-1, n_output_dims)

@@ -39,7 +39,8 @@ def test_cells_go_where_the_error_is() -> None:
     low, _ = tree.boxes()
     in_corner = (low >= 0.74).all(1)
     assert int(in_corner.sum()) >= 8, "a uniform grid has one cell there"
-    assert any(note.startswith("cells: from 4 to 16 in") for note in notices)
+    (note,) = [note for note in notices if note.startswith("cells: from 4 to 16 in")]
+    assert "halves began with the numbers of the whole" in note, "the preset reads frequencies"
     assert job.tuned is not None
     assert job.tuned["n_cells"][0] == 4
     assert job.run_config(plan())[0] == config, "one seed, one tree"

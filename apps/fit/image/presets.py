@@ -126,20 +126,24 @@ def _fourier(width: int, height: int) -> Config:
 
 
 CELL = 32
-"""Pixels along a side of a cell that has a network of its own."""
+"""Pixels along a side of a cell that has a network of its own, of pictures of up to 16 million pixels."""
+MOST_CELLS = 2**14
+"""Larger pictures have larger cells: parameters and moments of so many networks take 360 MB, a file 60."""
 
 
 def _kilonerf(width: int, height: int) -> Config:
     """A picture as a grid of small networks (after KiloNeRF; Reiser et al. 2021), cells of some 32 x 32 pixels.
 
-    A step costs the same whatever the size of the picture, and every network sees all of its pixels as often.
+    A step moves every network, so one of many cells has at least 16 pixels for each. Detail ends at a period of eight
+    pixels, give or take a third: a larger cell has more frequencies.
     """
-    n_x, n_y = (max(1, round(side / CELL)) for side in (width, height))
     n_pixels = width * height
-    batch_size = min(2**16, max(2**13, n_pixels // 16))
+    cell = max(CELL, math.sqrt(n_pixels / MOST_CELLS))
+    n_x, n_y = (max(1, round(side / cell)) for side in (width, height))
+    batch_size = max(min(2**16, max(2**13, n_pixels // 16)), 16 * n_x * n_y)
     return {
         "partition": {"otype": "UniformGrid", "resolution": [n_x, n_y]},
-        "encoding": {"otype": "Frequency", "n_frequencies": 4},  # down to a period of eight pixels
+        "encoding": {"otype": "Frequency", "n_frequencies": round(2 + math.log2(cell / 8))},
         "network": {"otype": "MLP", "n_neurons": 32, "n_hidden_layers": 2, "activation": "ReLU", "has_bias": True},
         "loss": {"otype": "L2"},
         "optimizer": adam(2e-2, beta2=0.99, epsilon=1e-15),

@@ -4,7 +4,8 @@ The released code of KiloNeRF (Reiser et al., ICCV 2021) can grow a kd-tree of c
 are fitted for a while, cells whose error stays above a bound are halved across their longest side, and in the end all
 networks are trained anew. The paper keeps a uniform grid. Here there is no bound to choose: discovery begins with half
 as many cells along each axis, halves those that add more than their share to the error of the whole, and ends with as
-many networks as the grid would have had.
+many networks as the grid would have had. From round to round a network goes on where it was, and the halves of a cell
+begin with the network of the whole (`fieldforge.fields.partitions.inheritance`); there they begin anew.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from fieldforge.apps.fit.loop import settle
 from fieldforge.apps.fit.recipe import Config
 from fieldforge.fields.kinds.base import Field
 from fieldforge.fields.partitions.base import Partition
+from fieldforge.fields.partitions.inheritance import inherit
 from fieldforge.fields.partitions.kd_tree import KDTree, split_worst
 from fieldforge.registry import ConfigError, build
 
@@ -56,11 +58,16 @@ def choose_cells(job: Job[Any], config: Config, seed: int) -> tuple[Config, str,
     partition: Partition = KDTree(whole.n_input_dims, resolution=half)
     n_steps = max(FEWEST, round(ROUND * config["fit"]["n_steps"]))
     sizes: list[int] = []
+    halves, field, parent = "", None, torch.empty(0, dtype=torch.int64)
     while partition.n_cells < n_cells and len(sizes) < MOST_ROUNDS:
         sizes.append(partition.n_cells)
         tried = config | {"partition": partition.config()}
-        errors = error_of_cells(fitted_for(job, tried, seed, n_steps), points, values)
-        partition, _ = split_worst(partition, errors, float(errors.nanmean()), sides=sides, max_cells=n_cells)
+        made = job.make_field(tried, seed)
+        if field is not None:
+            halves = inherit(made, field, parent)
+        field = fitted_for(job, made, tried, seed, n_steps)
+        errors = error_of_cells(field, points, values)
+        partition, parent = split_worst(partition, errors, float(errors.nanmean()), sides=sides, max_cells=n_cells)
         if partition.n_cells == sizes[-1]:
             break
     found = config | {"partition": partition.config()}
@@ -69,12 +76,13 @@ def choose_cells(job: Job[Any], config: Config, seed: int) -> tuple[Config, str,
         f"cells: from {math.prod(half)} to {partition.n_cells} in {len(sizes)} rounds of {n_steps} steps, halved where "
         "the error is"
     )
+    if halves:
+        sentence += f"; halves began with the numbers of the whole, not as the same function: {halves}"
     return found, sentence, record
 
 
-def fitted_for(job: Job[Any], config: Config, seed: int, n_steps: int) -> Any:
-    """The field of a configuration after so many steps, with a schedule of that length."""
-    made = job.make_field(config, seed)
+def fitted_for(job: Job[Any], made: Any, config: Config, seed: int, n_steps: int) -> Any:
+    """A field after so many steps of its configuration, with a schedule of that length."""
     schedule = build("schedule", config["schedule"], path="schedule")
     with job.training(made, config, seed, ()) as training:
         for step in range(n_steps):

@@ -198,6 +198,7 @@ class StackedAdamStep:
         learning_rate: float,
         *,
         squared_errors: Tensor | None = None,
+        is_corrected: bool = False,
     ) -> tuple[float, float]:
         """One step on given points.
 
@@ -208,6 +209,7 @@ class StackedAdamStep:
             learning_rate: Adam's.
             squared_errors: (n_networks,) float64 to be filled with each network's mean squared error before the step;
                 NaN where it has no points.
+            is_corrected: whether Adam's bias corrections are in the learning rate already, as in that of a `Rule`.
 
         Returns:
             Mean loss and mean squared error, over all points, before the step. A network whose own loss is not finite
@@ -222,7 +224,8 @@ class StackedAdamStep:
             expect_tensor("squared_errors", squared_errors, (self.n_networks,), torch.float64)
             expect_contiguous("squared_errors", squared_errors)
         t = self.n_steps + 1
-        rate = learning_rate * math.sqrt(1 - self.betas[1] ** t) / (1 - self.betas[0] ** t)
+        correction = 1.0 if is_corrected else math.sqrt(1 - self.betas[1] ** t) / (1 - self.betas[0] ** t)
+        rate = learning_rate * correction
         everything = (self.parameters, self.first_moments, self.second_moments)
         loss, squared_error = native().stack_train_step(
             native_mlp(self.shape), *(addresses_of(self.shape, (None, *tensors)) for tensors in everything),
