@@ -22,7 +22,7 @@ from typing import Any
 from fieldforge.apps.compare.methods import FAMILIES, METHODS, Method, expect_methods
 from fieldforge.apps.compare.signals import Signal
 from fieldforge.apps.compare.size import parameters_of, sized, with_rate
-from fieldforge.apps.fit.job import Fit, Job, Plan, PlanKeywords
+from fieldforge.apps.fit.job import Fit, Job, Plan
 from fieldforge.apps.fit.loop import NonFiniteError
 from fieldforge.apps.fit.recipe import Config
 from fieldforge.devices import find_device
@@ -123,7 +123,7 @@ class Race:
         device: str = "auto",
     ) -> None:
         self.signal, self.job, self.budget, self.tuning = signal, job, budget, tuning
-        self.where: PlanKeywords = {"backend": backend, "device": device}
+        self.where: dict[str, Any] = {"backend": backend, "device": device}
         self.kind = find_device("cpu" if (device, backend) == ("auto", "cpu") else device).type
         self.seeds = range(n_seeds)
         self.methods = expect_methods(signal.name, methods)

@@ -59,7 +59,13 @@ def _sides(*keys: str, least: int = 8) -> Turn:
 
 SCENE: dict[str, Student] = {
     "hashgrid": Student("balanced", turns=(_TABLE, _WIDTHS, _CELLS)),
-    "mlp": Student("vanilla-occupied", turns=(_WIDTHS, _CELLS)),
+    "mlp": Student(
+        "vanilla-occupied",
+        # It is told so much at a point that a small batch is enough, and many small steps come further.
+        {"distillation": {"points": 0.5}},
+        ("optimizer.learning_rate=2e-3", "fit.batch_size=2048"),
+        turns=(_WIDTHS, _CELLS),
+    ),
     "tensorf": Student("tensorf", turns=(_sides(), _WIDTHS, _CELLS)),
     "tensorf-cp": Student("tensorf-cp", turns=(_sides(), _WIDTHS, _CELLS)),
     "kplanes": Student("kplanes", turns=(_sides(least=4), _WIDTHS, _CELLS)),

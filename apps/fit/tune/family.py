@@ -79,7 +79,8 @@ def choose_family(job: Job[Any], plan: Plan, tell: Callable[[str], None]) -> tup
 
 def pilot(job: Job[Any], config: Config, seed: int, n_steps: int) -> float:
     """The figure of a field after a training of so many steps, from few samples; -inf where it diverges."""
-    field = fitted_for(job, config | {"fit": config["fit"] | {"n_steps": n_steps}}, seed, n_steps)
+    short = config | {"fit": config["fit"] | {"n_steps": n_steps}}
+    field = fitted_for(job, job.make_field(short, seed), short, seed, n_steps)
     with torch.no_grad():
         quality = job.quality(field, math.inf)
     return quality if math.isfinite(quality) else -math.inf
