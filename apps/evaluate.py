@@ -27,6 +27,7 @@ from fieldforge.apps.shapes.quality import evaluate
 from fieldforge.apps.shapes.read import Cloud, read_shape
 from fieldforge.apps.shapes.surface import Surface
 from fieldforge.backends import use_backend
+from fieldforge.checks import with_article
 from fieldforge.devices import find_device, move, working_on
 from fieldforge.fields.file import load_field
 from fieldforge.fields.kinds.audio import AudioField
@@ -63,7 +64,9 @@ def evaluate_command(options: argparse.Namespace) -> int:
         return _evaluate_recording(found, metadata, options)
     for name in ("force", "allow_missing"):
         if getattr(options, name):
-            raise UsageError(f"--{name.replace('_', '-')}: is of scenes, and {options.field} is a {found.otype}")
+            raise UsageError(
+                f"--{name.replace('_', '-')}: is of scenes, and {options.field} is {with_article(found.otype)}"
+            )
     shape = read_shape(options.source)
     surface = PointSurface.of(shape) if isinstance(shape, Cloud) else Surface.of(shape)
     device = find_device(options.device)
@@ -90,7 +93,7 @@ def _evaluate_recording(field: AudioField | VideoField, metadata: dict[str, Any]
     for name in ("force", "allow_missing", "resolution", "points"):
         if getattr(options, name):
             raise UsageError(
-                f"--{name.replace('_', '-')}: {options.field} is a {field.otype}, which has no such option"
+                f"--{name.replace('_', '-')}: {options.field} is {with_article(field.otype)}, which has no such option"
             )
     device = find_device(options.device)
     field = move(field, device)
@@ -112,7 +115,7 @@ def _evaluate_recording(field: AudioField | VideoField, metadata: dict[str, Any]
 def _evaluate_scene(field: SceneField, metadata: dict[str, Any], options: argparse.Namespace) -> int:
     for name in ("resolution", "points"):
         if getattr(options, name) is not None:
-            raise UsageError(f"--{name}: is of shapes, and {options.field} is a {field.otype}")
+            raise UsageError(f"--{name}: is of shapes, and {options.field} is {with_article(field.otype)}")
     downscale = int(remembered(metadata, "signal.downscale", 1, least=1, most=64))
     scene = read_scene(options.source, downscale=downscale, allow_missing=options.allow_missing)
     expect_same_scene(scene, metadata, is_forced=options.force)

@@ -19,6 +19,7 @@ from rich.progress import Progress
 from fieldforge.apps.cli.words import UsageError
 from fieldforge.apps.fit.command import expect_another_file, expect_writable
 from fieldforge.backends import use_backend
+from fieldforge.checks import with_article
 from fieldforge.devices import find_device, move, working_on
 from fieldforge.fields.container import replacing
 from fieldforge.fields.file import load_field
@@ -72,7 +73,8 @@ def load_shape(path: Path) -> ShapeField:
     field, _ = load_field(path)
     if not isinstance(field, ShapeField):
         raise UsageError(
-            f"{path}: is a {type(field).__name__}, and a shape is needed (SDFField, OccupancyField, UDFField)"
+            f"{path}: is {with_article(type(field).__name__)}, and a shape is needed (SDFField, OccupancyField, "
+            "UDFField)"
         )
     return field
 

@@ -20,6 +20,7 @@ from fieldforge.apps.fit.config import apply_overrides
 from fieldforge.apps.fit.job import Fit, Job, Plan, PlanKeywords
 from fieldforge.apps.fit.recipe import Config
 from fieldforge.apps.scenes import Scene
+from fieldforge.checks import with_article
 from fieldforge.fields.kinds.base import Field
 from fieldforge.registry import ConfigError
 
@@ -100,7 +101,7 @@ def conversion_of(
         return SceneConversion(teacher, to, chosen, photos=photos, box=box, head=head, force=force, command=command)
     for name, value in (("photos", photos), ("box", box)):
         if value is not None:
-            raise ValueError(f"{name}: is of scenes, and {teacher.name} holds a {kind}")
+            raise ValueError(f"{name}: is of scenes, and {teacher.name} holds {with_article(kind)}")
     if kind == "image":
         from fieldforge.apps.convert.image import ImageConversion
 

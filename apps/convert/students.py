@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fieldforge.apps.compare.methods import IMAGE, SHAPE, Method
-from fieldforge.checks import did_you_mean
+from fieldforge.checks import did_you_mean, with_article
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,7 @@ def student(kind: str, name: str, *, teacher: str = "the field") -> Student:
     others = [other for other, names in STUDENTS.items() if name in names]
     if others:
         raise ValueError(
-            f"to: {name} is made of a {others[0]}, and {teacher} holds a {kind}, which becomes one of {known}"
+            f"to: {name} is made of {with_article(others[0])}, and {teacher} holds {with_article(kind)}, which becomes "
+            f"one of {known}"
         )
-    raise ValueError(f"to: expected one of {known} for a {kind}, got {name!r}{did_you_mean(name, table)}")
+    raise ValueError(f"to: expected one of {known} for {with_article(kind)}, got {name!r}{did_you_mean(name, table)}")

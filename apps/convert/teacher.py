@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fieldforge.apps.convert.answers import NOTHING, Answers, answers
 from fieldforge.apps.render.radiance import SceneEye, eye_of, occupancy_of
+from fieldforge.checks import with_article
 from fieldforge.fields.file import load_field
 from fieldforge.fields.kinds.base import Box, Field
 from fieldforge.fields.kinds.image import ImageField
@@ -62,7 +63,8 @@ class Teacher:
             if isinstance(self.field, kind):
                 return name
         raise ValueError(
-            f"{self.name}: holds a {self.field.otype}; what can be converted are pictures, shapes and scenes"
+            f"{self.name}: holds {with_article(self.field.otype)}; what can be converted are pictures, shapes and "
+            "scenes"
         )
 
     def signal(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from fieldforge.apps.render.moment import Moment
 from fieldforge.apps.render.radiance import SceneEye, eye_of
 from fieldforge.apps.shapes.write import write_cloud
 from fieldforge.backends import use_backend
+from fieldforge.checks import with_article
 from fieldforge.devices import find_device, move, working_on
 from fieldforge.fields.file import load_field
 from fieldforge.fields.kinds.radiance import RadianceField
@@ -43,7 +44,8 @@ def export_command(options: argparse.Namespace) -> int:
     field, metadata = load_field(options.field)
     if not isinstance(field, SceneField):
         raise UsageError(
-            f"{options.field}: is a {field.otype}, and scenes are exported; fieldforge mesh turns shapes to triangles"
+            f"{options.field}: is {with_article(field.otype)}, and scenes are exported; fieldforge mesh turns shapes "
+            "to triangles"
         )
     if options.time is not None and not field.has_time:
         raise UsageError(f"--time: {options.field} holds a scene that stands still")

@@ -34,7 +34,7 @@ from fieldforge.apps.fit.tune.cells import choose_cells
 from fieldforge.apps.fit.tune.family import choose_family
 from fieldforge.apps.fit.tune.fresh import LARGEST, tune
 from fieldforge.backends import use_backend
-from fieldforge.checks import expect_choice
+from fieldforge.checks import expect_choice, with_article
 from fieldforge.devices import find_device, here, move, working_on
 from fieldforge.fields.checkpoint import Checkpoints
 from fieldforge.fields.file import round_to, save_field
@@ -221,7 +221,9 @@ class Job(ABC, Generic[F]):
         Raises:
             ConfigError: such a signal has none.
         """
-        raise ConfigError(f"a {self.signal} has no regular samples, so neither --tune nor --diagnose can look at it")
+        raise ConfigError(
+            f"{with_article(self.signal)} has no regular samples, so neither --tune nor --diagnose can look at it"
+        )
 
     def places(self, seed: int) -> tuple[Tensor, Tensor]:
         """Where the signal has something to tell, for centres that follow it: points (n, d) of the field's unit cube,
@@ -231,7 +233,7 @@ class Job(ABC, Generic[F]):
             ConfigError: such a signal does not say.
         """
         raise ConfigError(
-            f"placement: a {self.signal} does not say where centres are of use; placement=Even does not ask"
+            f"placement: {with_article(self.signal)} does not say where centres are of use; placement=Even does not ask"
         )
 
     def samples(self, n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -240,7 +242,7 @@ class Job(ABC, Generic[F]):
         Raises:
             ConfigError: such a signal has none.
         """
-        raise ConfigError(f"a {self.signal} has no samples of its own, so --tune cells cannot look at it")
+        raise ConfigError(f"{with_article(self.signal)} has no samples of its own, so --tune cells cannot look at it")
 
     def families(self) -> Mapping[str, str]:
         """Presets that --encoding auto chooses from, by the name of their family; none: it cannot."""

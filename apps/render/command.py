@@ -24,6 +24,7 @@ from fieldforge.apps.render.video import MAX_VIDEO_SIDE, VideoWriter
 from fieldforge.apps.render.views import render_scene
 from fieldforge.apps.sounds import write_wav
 from fieldforge.backends import use_backend
+from fieldforge.checks import with_article
 from fieldforge.devices import find_device, move, working_on
 from fieldforge.fields.file import load_field
 from fieldforge.fields.kinds.audio import AudioField
@@ -72,14 +73,14 @@ def render_to_file(options: argparse.Namespace) -> int:
         if isinstance(field, SceneField):
             _refuse(options, ONLY_IMAGES | ONLY_SOUNDS | {"view": None, "up": "y", "shadows": False}, field)
             return render_scene(field, metadata, options)
-    raise UsageError(f"{options.field}: is a {field.otype}, which is neither seen nor heard")
+    raise UsageError(f"{options.field}: is {with_article(field.otype)}, which is neither seen nor heard")
 
 
 def _refuse(options: argparse.Namespace, foreign: Mapping[str, object], field: Field) -> None:
     for name, unset in foreign.items():
         if getattr(options, name) != unset:
             shown = getattr(options, name) if name == "mode" else name
-            raise UsageError(f"--{shown}: {options.field} is a {field.otype}, which has no such option")
+            raise UsageError(f"--{shown}: {options.field} is {with_article(field.otype)}, which has no such option")
 
 
 def render_picture(field: Pictured, options: argparse.Namespace, n_channels: int) -> int:

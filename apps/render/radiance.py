@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fieldforge.apps.render.remembered import remembered
 from fieldforge.backends import offer, provide
-from fieldforge.checks import expect_choice
+from fieldforge.checks import expect_choice, with_article
 from fieldforge.devices import device_of, seeded
 from fieldforge.encodings.grid import Grid
 from fieldforge.fields import fused
@@ -194,7 +194,7 @@ def eye_of(field: SceneField, metadata: Mapping[str, Any], engine: str = "auto")
     expect_choice("engine", engine, ENGINES)
     if engine != "auto":
         if not isinstance(field, RadianceField):
-            raise ValueError(f"engine: a {field.otype} is looked at in its own way; give auto")
+            raise ValueError(f"engine: {with_article(field.otype)} is looked at in its own way; give auto")
         return occupancy_eye(field, metadata, engine)
     # these enter their eyes in the table, and need what is here
     import fieldforge.apps.render.inside_outside

@@ -18,6 +18,7 @@ from fieldforge.apps.render.audio import sample
 from fieldforge.apps.render.film import Moment
 from fieldforge.apps.render.image import render
 from fieldforge.apps.sounds import read_sound
+from fieldforge.checks import with_article
 from fieldforge.fields.file import load_field
 from fieldforge.fields.kinds.audio import AudioField
 from fieldforge.fields.kinds.image import ImageField
@@ -39,7 +40,7 @@ def show_file(path: Path, *, width: int | None = None) -> int:
             show(render(moment, scale=min(1.0, 400 / max(field.width, field.height))), width=width)
             return 0
         if not isinstance(field, ImageField):
-            raise UsageError(f"{path}: is a {field.otype}, and only pictures, sounds and films are shown")
+            raise UsageError(f"{path}: is {with_article(field.otype)}, and only pictures, sounds and films are shown")
         image = render(field, scale=min(1.0, 400 / max(field.width, field.height)))
         color_space = field.color_space
     elif path.suffix.lower() in _SOUNDS:

