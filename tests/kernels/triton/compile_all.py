@@ -21,9 +21,11 @@ from fieldforge.fields.networks.mlp import MLP
 from fieldforge.kernels.triton import adam as adam_ops
 from fieldforge.kernels.triton import door, draws, formulas
 from fieldforge.kernels.triton import grid as grid_ops
+from fieldforge.kernels.triton import interpolation as interpolation_ops
 from fieldforge.kernels.triton import marching as marching_ops
 from fieldforge.kernels.triton import mlp as mlp_ops
 from fieldforge.kernels.triton import rendering as rendering_ops
+from fieldforge.kernels.triton import sampling as sampling_ops
 from fieldforge.renderers.marching import Stride
 from fieldforge.renderers.occupancy import make_cascades
 
@@ -34,7 +36,9 @@ TYPES = {
 }  # fmt: skip
 SHARED_MEMORY = 99 * 1024
 """Bytes that a program may have on the cards for games, which have least."""
-MODULES = (grid_ops, mlp_ops, formulas, adam_ops, rendering_ops, marching_ops, draws)
+MODULES = (
+    grid_ops, mlp_ops, formulas, adam_ops, rendering_ops, marching_ops, draws, sampling_ops, interpolation_ops,
+)  # fmt: skip
 
 
 def compile_instead(made: list[str]) -> Callable[..., None]:
@@ -173,6 +177,35 @@ def test_marching(made: list[str], cone_angle: float) -> None:
             points, points, points[:, 0], points[:, 0], cascades, bricks, bricks, Stride(0.1, cone_angle, 1.0, 20), 9, 9
         )
     assert made.count("march sm_90") == 2
+
+
+@pytest.mark.parametrize("n_rays", [1, 3])
+def test_searching(made: list[str], n_rays: int) -> None:
+    edges, offsets = torch.zeros(6), torch.zeros(n_rays + 1, dtype=torch.int64)
+    sampling_ops.searchsorted(edges, offsets, edges, offsets)
+    sampling_ops.inverse_cdf(edges, edges, offsets, torch.zeros(n_rays, 4 if n_rays > 1 else 1))
+    assert made[1::2] == ["searchsorted sm_90", "inverse_cdf sm_90"]
+
+
+@pytest.mark.parametrize("resolution", [8, (1, 1, 1), (1, 9, 4)])
+def test_boxes_and_cells(made: list[str], resolution: int | tuple[int, int, int]) -> None:
+    cascades = make_cascades((0, 0, 0), (1, 1, 1), resolution, 1)
+    points, density = torch.zeros(3, 3), torch.zeros(1, *cascades.resolution)
+    marching_ops.intersect_box(points, points, (0, 0, 0), (1, 1, 1), 0.0, 1.0)
+    marching_ops.look_up(points[:1], cascades, marching_ops.pack(density, 0.5, cascades)[0])
+    marching_ops.decay_max(density, torch.tensor([0]), torch.zeros(1), 0.5)
+    assert made[1::2] == [f"{name} sm_90" for name in ("intersect_box", "pack", "pack", "look_up", "decay_max")]
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((2, 1), torch.float16), ((9, 5, 40), torch.float32), ((3, 4, 5, 7), torch.bfloat16)]
+)
+def test_interpolation(made: list[str], shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    table = torch.zeros(shape, dtype=dtype, requires_grad=True)
+    x = torch.zeros(20, len(shape) - 1, requires_grad=True)
+    out = interpolation_ops.interpolate(table, x, reference=lambda table, x: x)
+    torch.autograd.grad(out, (table, x), torch.zeros_like(out))
+    assert made[1::2] == ["forward sm_90", "backward_to_table sm_90", "backward_to_points sm_90"]
 
 
 def run_network(network: MLP, offsets: Tensor | None = None) -> None:

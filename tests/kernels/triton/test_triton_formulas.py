@@ -18,6 +18,7 @@ from fieldforge.encodings.random_fourier import random_fourier
 from fieldforge.encodings.spherical_harmonics import spherical_harmonics
 from fieldforge.encodings.triangle_wave import triangle_wave
 from fieldforge.kernels.triton import formulas
+from fieldforge.kernels.triton.door import launch
 
 pytestmark = needs_triton
 
@@ -101,6 +102,16 @@ def test_trained_or_wide_frequencies_are_refused() -> None:
     assert "trained" in str(formulas.refuses(**call, tensor=torch.zeros(4, 3, requires_grad=True)))
     assert "of 16 axes" in str(formulas.refuses(**call, tensor=torch.zeros(4, 17)))
     assert "float64" in str(formulas.refuses(**call, tensor=torch.zeros(4, 3, dtype=torch.float64)))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", ["frequency", "one_blob", "triangle_wave"])
+def test_outputs_may_have_more_numbers_than_32_bits_count(name: str) -> None:
+    """The first program of 2^30 coordinates writes all of its block; a product of sizes in 32 bits would be below 0."""
+    kernel = getattr(formulas._kernels(), name)
+    out = torch.full((2 * 512,), math.nan, device=DEVICE)
+    launch(kernel, (1,), torch.zeros(512, device=DEVICE), out, 2**30, **formulas._constant(name, 2), BLOCK=512)
+    assert not out[: 1024 if name == "frequency" else 512].isnan().any()
 
 
 def test_gradients_in_a_batch_are_the_references(generator: torch.Generator) -> None:

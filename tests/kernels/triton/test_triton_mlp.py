@@ -113,6 +113,19 @@ def test_values_are_those_of_the_loops_in_float64(generator: torch.Generator) ->
         assert out == pytest.approx(networks.mlp(point, weights, biases, on_numbers.softplus), rel=1e-5)
 
 
+def test_softplus_keeps_its_digits_far_on_the_left(generator: torch.Generator) -> None:
+    """log(1 + 1e-9) as it stands is 0 in float32; a density of that size is not."""
+    keys = {"has_bias": True, "output_activation": {"otype": "Softplus", "beta": 1.0}}
+    network = make(1, 1, generator, n_neurons=16, n_hidden_layers=1, **keys)
+    with torch.no_grad():
+        network.layers[-1].weight.zero_()
+    for bias in (-25.0, -16.2, -9.0, 0.5):
+        with torch.no_grad():
+            network.layers[-1].bias.fill_(bias)
+        out = run(network, torch.zeros(1, 1, device=DEVICE))
+        assert float(out.detach()) == pytest.approx(math.log1p(math.exp(bias)), rel=1e-6)
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("activation", ["ReLU", "SPDER", "Softplus"])
 def test_nan_in_nan_out_in_its_own_row(activation: str, generator: torch.Generator) -> None:

@@ -22,6 +22,14 @@ def _tanh(z):
 
 
 @triton.jit
+def _log_of_one_and(small):
+    """log(1 + small), to all digits near 0 (Goldberg 1991, theorem 4): what the sum loses, the quotient gives back."""
+    total = 1.0 + small
+    kept = total - 1.0
+    return tl.where(kept == 0, small, tl.log(total) * (small / tl.where(kept == 0, 1.0, kept)))
+
+
+@triton.jit
 def _squareplus(x):
     """(x + √(x² + 4)) / 2; at x and -x it is inverse, and the formula itself cancels on the negative side."""
     above = 0.5 * (tl.abs(x) + tl.sqrt(x * x + 4.0))
@@ -51,7 +59,7 @@ def activate(z, number, NAME: tl.constexpr):
         return 0.5 * z * (1.0 + tl.erf(z * 0.7071067811865476))
     elif NAME == "Softplus":
         x = number * z
-        return (tl.where(x < 0, 0.0, x) + tl.log(1.0 + tl.exp(-tl.abs(x)))) / number
+        return (tl.where(x < 0, 0.0, x) + _log_of_one_and(tl.exp(-tl.abs(x)))) / number
     elif NAME == "Squareplus":
         return _squareplus(number * z) / number
     elif NAME == "Exponential":

@@ -85,8 +85,8 @@ def _smooth(t):
 
 
 @triton.jit
-def _cell(x, points, is_point, scales, level, D: tl.constexpr):
-    """Cells and positions in them along four axes; those beyond D repeat the first."""
+def _cell(x, points, is_point, scales, level, D: tl.constexpr, INTERPOLATION: tl.constexpr):
+    """Cells along four axes, and the weights of their far sides; those beyond D repeat the first."""
     c0, t0 = _position(x, points, is_point, scales, level, D, 0)
     c1, t1, c2, t2, c3, t3 = c0, t0, c0, t0, c0, t0
     if D > 1:
@@ -95,6 +95,8 @@ def _cell(x, points, is_point, scales, level, D: tl.constexpr):
         c2, t2 = _position(x, points, is_point, scales, level, D, 2)
     if D > 3:
         c3, t3 = _position(x, points, is_point, scales, level, D, 3)
+    if INTERPOLATION == "Smoothstep":
+        t0, t1, t2, t3 = _smooth(t0), _smooth(t1), _smooth(t2), _smooth(t3)
     return c0, c1, c2, c3, t0, t1, t2, t3
 
 
@@ -108,9 +110,7 @@ def forward(
     level = tl.program_id(1)
     is_point = points < n
     feature = tl.arange(0, F)
-    c0, c1, c2, c3, t0, t1, t2, t3 = _cell(x, points, is_point, scales, level, D)
-    if INTERPOLATION == "Smoothstep":
-        t0, t1, t2, t3 = _smooth(t0), _smooth(t1), _smooth(t2), _smooth(t3)
+    c0, c1, c2, c3, t0, t1, t2, t3 = _cell(x, points, is_point, scales, level, D, INTERPOLATION)
     CORNERS: tl.constexpr = 1 if INTERPOLATION == "Nearest" else 1 << D
     total = tl.zeros((BLOCK, F), tl.float32)
     for corner in tl.static_range(CORNERS):
@@ -138,9 +138,7 @@ def backward_to_table(
     level = tl.program_id(1)
     is_point = points < n
     feature = tl.arange(0, F)
-    c0, c1, c2, c3, t0, t1, t2, t3 = _cell(x, points, is_point, scales, level, D)
-    if INTERPOLATION == "Smoothstep":
-        t0, t1, t2, t3 = _smooth(t0), _smooth(t1), _smooth(t2), _smooth(t3)
+    c0, c1, c2, c3, t0, t1, t2, t3 = _cell(x, points, is_point, scales, level, D, INTERPOLATION)
     place = points[:, None] * (n_levels * F) + level * F + feature[None, :]
     given = tl.load(grad + place, mask=is_point[:, None], other=0.0).to(tl.float32)
     CORNERS: tl.constexpr = 1 if INTERPOLATION == "Nearest" else 1 << D
@@ -165,7 +163,7 @@ def backward_to_points(
     g0 = tl.zeros((BLOCK,), tl.float32)
     g1, g2, g3 = g0, g0, g0
     for level in range(n_levels):
-        c0, c1, c2, c3, t0, t1, t2, t3 = _cell(x, points, is_point, scales, level, D)
+        c0, c1, c2, c3, t0, t1, t2, t3 = _cell(x, points, is_point, scales, level, D, "Linear")
         s0, s1, s2, s3 = t0 * 0.0 + 1.0, t1 * 0.0 + 1.0, t2 * 0.0 + 1.0, t3 * 0.0 + 1.0
         if INTERPOLATION == "Smoothstep":
             s0, s1 = 6.0 * t0 * (1.0 - t0), 6.0 * t1 * (1.0 - t1)
@@ -207,9 +205,7 @@ def corners(
     """(n, corners) rows and weights of one level."""
     points = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     is_point = points < n
-    c0, c1, c2, c3, t0, t1, t2, t3 = _cell(x, points, is_point, scales, level, D)
-    if INTERPOLATION == "Smoothstep":
-        t0, t1, t2, t3 = _smooth(t0), _smooth(t1), _smooth(t2), _smooth(t3)
+    c0, c1, c2, c3, t0, t1, t2, t3 = _cell(x, points, is_point, scales, level, D, INTERPOLATION)
     CORNERS: tl.constexpr = 1 if INTERPOLATION == "Nearest" else 1 << D
     for corner in tl.static_range(CORNERS):
         row = _row(c0, c1, c2, c3, integers, level, corner, D)
