@@ -36,15 +36,16 @@ def refuses(*, encoding: nn.Module, network: nn.Module, x_dtype: torch.dtype) ->
 def field_by_tinycudann(encoding: nn.Module, network: MLP, x: Tensor) -> Tensor:
     """(N, d) -> (N, n_output_dims) in the dtype of the parameters."""
     if not len(x):  # its kernels take no empty batch
-        return network(encoding(x))
+        out: Tensor = network(encoding(x))
+        return out
     configs = json.dumps([tcnn.encoding_config(encoding), tcnn.network_config(network)])
     made = _module(configs, int(x.shape[-1]), network.n_output_dims, str(x.device))
     with torch.autocast("cuda", enabled=False):
         vector = tcnn.pack(encoding, network)
 
         def run(x: Tensor, vector: Tensor) -> Tensor:
-            out: Tensor = functional_call(made, {"params": vector}, (x.float(),))
-            return out.to(vector.dtype)
+            found: Tensor = functional_call(made, {"params": vector}, (x.float(),))
+            return found.to(vector.dtype)
 
         def plain(x: Tensor, vector: Tensor) -> Tensor:
             return _unpacked(encoding, network, x, vector)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType
@@ -138,7 +139,10 @@ class FarDevice:
     def note_wait(self, what: str) -> None:
         if self._waits is None:
             return
-        frames = [one.frame.f_code for one in inspect.stack(0)]
+        frames, frame = list[CodeType](), sys._getframe()
+        while frame is not None:
+            frames.append(frame.f_code)
+            frame = frame.f_back  # type: ignore[assignment]
         if self._of_kernels.isdisjoint(frames):
             ours = [one for one in frames if ROOT in Path(one.co_filename).parents and "tests" not in one.co_filename]
             where = f"{Path(ours[0].co_filename).relative_to(ROOT)} {ours[0].co_name}" if ours else "elsewhere"

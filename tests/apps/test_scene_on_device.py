@@ -19,12 +19,11 @@ import fieldforge.apps.fit.job
 from fieldforge import backends, devices
 from fieldforge.apps.bench.scene import ball
 from fieldforge.apps.fit.job import Plan
-from fieldforge.apps.fit.scene.job import SceneJob, sampler_of
+from fieldforge.apps.fit.scene.job import SceneJob
 from fieldforge.apps.fit.scene.options import SceneOptions
 from fieldforge.apps.fit.scene.rays import RayDraw
-from fieldforge.apps.fit.scene.samplers.base import StepParts
 from fieldforge.apps.fit.scene.space import settled
-from fieldforge.apps.fit.scene.step import SceneStep
+from fieldforge.apps.fit.scene.step import SceneStep, scene_step
 from fieldforge.backends import use_backend
 from fieldforge.renderers import marching
 
@@ -76,9 +75,7 @@ def a_step(far: FarDevice | None = None) -> SceneStep:
         field = far.bring(field)
     options = settled(SceneOptions.of(config["fit"]), job.scene)
     draw = RayDraw(job.scene, job.train, background=None, seed=0)
-    made = sampler_of(config).step(field, StepParts(draw, config, options))
-    assert isinstance(made, SceneStep)
-    return made
+    return scene_step(field, draw, config, options, closes=False)  # a whole fit closes cells
 
 
 def test_a_step_of_a_scene_waits_for_two_sizes_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
