@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from fieldforge.apps.cli import values
-from fieldforge.apps.cli.words import Commands, add_command, add_configuration, add_manner
+from fieldforge.apps.cli.words import Commands, add_command, add_configuration, add_device, add_manner
 
 
 def add_convert(commands: Commands) -> None:
@@ -50,6 +50,7 @@ def add_convert(commands: Commands) -> None:
     convert.add_argument(
         "--max-bytes", type=values.n_bytes, metavar="B", help="largest file wanted, e.g. 100000, 100KB or 1MB"
     )
+    add_device(convert)
     add_manner(convert)
 
 

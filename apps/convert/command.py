@@ -25,7 +25,7 @@ def convert_command(options: argparse.Namespace) -> int:
     )  # fmt: skip
     options.preset, options.tune, options.encoding = options.to, "none", None
     options.precision = None
-    options.diagnose, options.diagnose_every, options.device = (), None, "cpu"  # where teachers are asked
+    options.diagnose, options.diagnose_every = (), None
     return run_fit(options, job, source, output, options.target, describe)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from fieldforge.apps.convert.job import ConversionJob
 from fieldforge.apps.fit.image.job import step_of
 from fieldforge.apps.fit.image.presets import preset
-from fieldforge.apps.fit.job import Training
+from fieldforge.apps.fit.job import Fit, Training
 from fieldforge.apps.fit.loop import Figure, Hook, psnr
 from fieldforge.apps.fit.options import FitOptions
 from fieldforge.apps.fit.recipe import SECTIONS, Config
@@ -22,6 +22,7 @@ from fieldforge.apps.fit.samplers import ShuffledIndices, offsets
 from fieldforge.apps.metrics import Metrics
 from fieldforge.apps.metrics import psnr as psnr_of
 from fieldforge.apps.render.image import render_strips, view_of
+from fieldforge.devices import here, move
 from fieldforge.fields.kinds.image import ImageField
 from fieldforge.registry import build
 
@@ -80,6 +81,10 @@ class ImageConversion(ConversionJob[ImageField]):
     @contextmanager
     def training(self, fitted: ImageField, config: Config, seed: int, hooks: Sequence[Hook]) -> Iterator[Training]:
         yield step_of(fitted, config, PicturePoints(self.field, FitOptions.of(config["fit"]), seed), hooks)
+
+    def _run(self, *arguments: Any) -> Fit[ImageField]:
+        move(self.field, here())  # the teacher answers where the student learns
+        return super()._run(*arguments)
 
     def shown(self, config: Config) -> Figure:
         return psnr(self._peak)

@@ -65,6 +65,7 @@ class SceneConversion(ConversionJob[RadianceField]):
     """
 
     signal = "scene"
+    is_for_devices = False
     target = "teacher_psnr"
     options = SceneOptions
     sections = SECTIONS

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,13 +13,14 @@ from torch import Tensor
 from fieldforge.apps.convert.job import ConversionJob
 from fieldforge.apps.convert.students import Student
 from fieldforge.apps.convert.teacher import Teacher
-from fieldforge.apps.fit.job import Training
+from fieldforge.apps.fit.job import Fit, Training
 from fieldforge.apps.fit.loop import LOSS, Figure, Hook
 from fieldforge.apps.fit.losses.shape_base import ShapeLoss
 from fieldforge.apps.fit.options import ShapeOptions
 from fieldforge.apps.fit.recipe import SECTIONS, Config
 from fieldforge.apps.fit.shape.job import ERROR, in_unit_cube, step_of
 from fieldforge.apps.fit.shape.presets import KINDS, preset
+from fieldforge.devices import arrived, here, move, seeded
 from fieldforge.fields.kinds.shape import DistanceField, OccupancyField, ShapeField
 from fieldforge.registry import ConfigError, build
 
@@ -39,7 +41,7 @@ class SurfacePoints:
         self.teacher, self.cells, self.seed, self.batch_size = teacher, cells, seed, options.batch_size
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        generator = seeded(self.seed * 1_000_003 + step)
         points = torch.rand(self.batch_size, 3, generator=generator)
         n = round(NEAR * self.batch_size)
         corner = self.cells[torch.randint(len(self.cells), (n,), generator=generator)]
@@ -123,6 +125,10 @@ class ShapeConversion(ConversionJob[ShapeField]):
         draw = SurfacePoints(self.field, self.cells, ShapeOptions.of(config["fit"]), seed)
         yield step_of(fitted, self.kind, config, draw, hooks)
 
+    def _run(self, *arguments: Any) -> Fit[ShapeField]:
+        self.field, self.cells = move(self.field, here()), arrived(self.cells)  # where the student learns
+        return super()._run(*arguments)
+
     def shown(self, config: Config) -> Figure:
         return LOSS if self.kind == "occupancy" else ERROR
 
@@ -142,7 +148,7 @@ class ShapeConversion(ConversionJob[ShapeField]):
     @torch.no_grad()
     def _iou(self, fitted: ShapeField) -> float:
         """Volume IoU with the teacher over points of the whole cube."""
-        points = torch.rand(N_MEASURED, 3, generator=torch.Generator().manual_seed(0))
+        points = torch.rand(N_MEASURED, 3, generator=seeded(0))
         ours, its = (one.level_in_cube(points) < 0 for one in (in_unit_cube(fitted), self.field))
         either = int((ours | its).sum())
         return int((ours & its).sum()) / either if either else 1.0

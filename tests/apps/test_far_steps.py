@@ -14,9 +14,11 @@ import trimesh
 from far import META
 from stand_in import as_device, numbers
 
+from fieldforge.apps.convert.job import convert
 from fieldforge.apps.fit.audio.job import AudioJob
 from fieldforge.apps.fit.collection.job import fit_collection
 from fieldforge.apps.fit.image.job import ImageJob
+from fieldforge.apps.fit.image.job import fit as fit_picture
 from fieldforge.apps.fit.job import Plan
 from fieldforge.apps.fit.shape.job import ShapeJob
 from fieldforge.apps.fit.video.job import VideoJob
@@ -90,6 +92,20 @@ def test_a_shape(kind: str, preset: str, monkeypatch: pytest.MonkeyPatch) -> Non
     job = ShapeJob(Mesh(np.asarray(made.vertices), np.asarray(made.faces)), kind=kind)
     some = GRID if preset == "balanced" else GRID[-2:]
     assert in_both_places(job, monkeypatch, *some, "fit.pool_size=256", preset=preset) == []
+
+
+def test_a_picture_becomes_another_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = fit_picture(random.integers(0, 256, (12, 16, 3), dtype=np.uint8), steps=20, overrides=GRID,
+                          progress="quiet").field  # fmt: skip
+    small = ["network.n_neurons=8", "fit.batch_size=64", "fit.storage=float32"]
+    plan: dict[str, Any] = {"steps": 3, "overrides": small, "progress": "quiet", "backend": "reference"}
+    here = convert(teacher, "siren", **plan)
+    with as_device(monkeypatch) as far, far.door():
+        there = convert(teacher, "siren", **plan)
+        found = [numbers(one.data) for one in there.field.parameters()]
+    assert there.figures["teacher_psnr"] == pytest.approx(here.figures["teacher_psnr"], abs=1e-2)
+    for one, other in zip(found, here.field.parameters(), strict=True):
+        torch.testing.assert_close(one, other.detach(), rtol=1e-3, atol=1e-4)
 
 
 SIDE = 6
