@@ -29,8 +29,9 @@ class Rules:
         points: share of the steps after these in which it learns density and colour at points, without rays.
         along_rays: share of a batch of points that lie on random rays, where the teacher sees them; the others are
             drawn in occupied cells, with directions over the whole sphere.
-        remembered: share of a batch of points that an earlier step asked for already, where density and colour are
-            learnt at points: for teachers that take longer than their students.
+        remembered: share of a batch that earlier steps asked the teacher for already: of points, where density and
+            colour are learnt there; of rays of random poses, where points do not count beside pixels
+            (`points_weight` 0). For teachers that take longer than their students.
         density: how densities are compared. "log": their logarithms (of what one side of the box would absorb), cut to
             `clip_low` and `clip_high`; "alpha": what a sample of `alpha_length` absorbs (Reiser et al. 2021,
             KiloNeRF); "raw": as they are.

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fieldforge.apps.convert.answers import Answers, answers, n_features
-from fieldforge.apps.convert.memory import PointMemory
+from fieldforge.apps.convert.memory import Memory, points_of_rows, rays_of_rows, rows_of_points, rows_of_rays
 from fieldforge.apps.convert.points import PointDraw, Points, cells_of, close_faint, points_of, shared_samples
 from fieldforge.apps.convert.rules import FEATURES, PIXELS, POINTS, Rules
 from fieldforge.apps.convert.teacher import SceneTeacher
@@ -92,18 +92,17 @@ class DistillationStep(CellStep):
         self.student, self.teacher, self.draw, self.has_photos = student, teacher, draw, has_photos
         self.rules, self.loss, self.hooks = rules, loss, hooks
         self.regularizers, self.seed = regularizers, seed
-        n_fresh = max(1, round((1 - rules.remembered) * options.batch_size))
+        self.n_fresh = max(1, round((1 - rules.remembered) * options.batch_size))
         self.points, self.fresh = (
             PointDraw(self.grid, batch_size=n, along_rays=rules.along_rays, seed=seed)
-            for n in (options.batch_size, n_fresh)
+            for n in (options.batch_size, self.n_fresh)
         )
-        self.memory: PointMemory | None = None
-        if rules.remembered:
-            self.memory = PointMemory(teacher, self._fresh, batch_size=options.batch_size, n_fresh=n_fresh, seed=seed)
+        self.memory = Memory(self._fresh_points, n_fresh=self.n_fresh, seed=seed) if rules.remembered else None
+        self.ray_memory: Memory | None = None
         self.optimizer: SceneOptimizer = SceneOptimizer(optimizer, self.grid, self.counters, others)
         self.shares_features = n_features(student) > 0 and n_features(student) == n_features(teacher.field)
         self.stage = PIXELS
-        self._n_rays_asked = 0
+        self._n_seen = 0
 
     def on_step(self, step: int, n_steps: int) -> None:
         """Told before each step how far the fit is."""
@@ -114,11 +113,17 @@ class DistillationStep(CellStep):
         position, self.n_rays = self.counters.tolist()
         self.optimizer.zero_grad()
         self.optimizer.set_learning_rate_factor(factor)
+        n_passed = self.n_rays
         memory = self.memory if self.stage == POINTS else None
         if memory is not None:
-            loss, error, per_sample = self._points(*memory(step))
+            n_passed = 0
+            loss, error, per_sample = self._points(*points_of_rows(memory(step, self.options.batch_size)))
         else:
-            rays = self.draw(position, self.n_rays)
+            if self.remembers_rays:
+                n_passed = self._n_filling(self.n_fresh)
+                rays = rays_of_rows(self._ray_memory(n_passed)(position // n_passed, self.n_rays))
+            else:
+                rays = self.draw(position, self.n_rays)
             samples = self._along(rays)
             seen = points_of(samples, rays)
             if self.stage == PIXELS:
@@ -137,7 +142,7 @@ class DistillationStep(CellStep):
         if allowed(self.hooks, step, per_sample.detach()):
             self.optimizer.step()
         if memory is None:
-            self.counters.copy_(torch.tensor([position + self.n_rays, rays_for_next(self, self.options)]))
+            self.counters.copy_(torch.tensor([position + n_passed, rays_for_next(self, self.options)]))
         return value, float(error)
 
     @torch.no_grad()
@@ -149,28 +154,56 @@ class DistillationStep(CellStep):
     @property
     def asks_along_rays(self) -> bool:
         """Whether the teacher says anything of the samples of this stage."""
-        return self.stage != PIXELS or not self.has_photos or self.rules.points_weight > 0
+        if self.stage != PIXELS or self.rules.points_weight > 0:
+            return True
+        return not self.has_photos and not self.remembers_rays
+
+    @property
+    def remembers_rays(self) -> bool:
+        """Whether rays of this stage are those of earlier steps, with what the teacher showed along them."""
+        is_whole = self.stage == PIXELS and not self.has_photos and self.rules.points_weight == 0
+        return is_whole and self.rules.remembered > 0
 
     def _along(self, rays: Rays) -> Samples:
         """The samples of rays, as far as the teacher, or where it is not asked the student, lets light through."""
-        density = self.teacher.density if self.asks_along_rays else self.student.density
-        samples, self.n_marched = shared_samples(
-            rays, self.grid, density, step=self.step_length, cone_angle=self.cone_angle,
-            near=self.options.near_plane, early_stop=self.options.early_stop,
-        )  # fmt: skip
+        samples, self.n_marched = self._shared(rays, self.teacher if self.asks_along_rays else self.student)
         self.n_evaluated = samples.n_samples
         return samples
 
-    def _fresh(self, number: int) -> Points:
+    def _shared(self, rays: Rays, who: SceneTeacher | RadianceField) -> tuple[Samples, int]:
+        return shared_samples(
+            rays, self.grid, who.density, step=self.step_length, cone_angle=self.cone_angle,
+            near=self.options.near_plane, early_stop=self.options.early_stop,
+        )  # fmt: skip
+
+    def _n_filling(self, n_samples: int) -> int:
+        """How many rays have so many samples that the teacher sees."""
+        if not self._n_seen:
+            self._n_seen = max(1, self._shared(self.draw(0, N_COUNTED), self.teacher)[0].n_samples)
+        return min(MOST_RAYS, max(1, math.ceil(N_COUNTED * n_samples / self._n_seen)))
+
+    def _fresh_points(self, number: int) -> Tensor:
         """New points of a step that remembers others."""
-        if not self.fresh.n_along:
-            nowhere = torch.empty(0, 3)
-            return self.fresh(number, Points(nowhere, nowhere))
-        if not self._n_rays_asked:
-            n_seen = self._along(self.draw(0, N_COUNTED)).n_samples
-            self._n_rays_asked = min(MOST_RAYS, math.ceil(N_COUNTED * self.fresh.n_along / max(1, n_seen)))
-        rays = self.draw(number * self._n_rays_asked, self._n_rays_asked)
-        return self.fresh(number, points_of(self._along(rays), rays))
+        at = Points(torch.empty(0, 3), torch.empty(0, 3))
+        if self.fresh.n_along:
+            n = self._n_filling(self.fresh.n_along)
+            rays = self.draw(number * n, n)
+            at = points_of(self._shared(rays, self.teacher)[0], rays)
+        at = self.fresh(number, at)
+        return rows_of_points(at, self.teacher(at.points, at.directions))
+
+    def _ray_memory(self, n: int) -> Memory:
+        """Of so many new rays a step."""
+
+        @torch.no_grad()
+        def fresh(number: int) -> Tensor:
+            rays = self.draw(number * n, n)
+            samples, _ = self._shared(rays, self.teacher)
+            told = self.teacher(*points_of(samples, rays))
+            return rows_of_rays(rays, self._composite(samples, told, self.teacher.field, rays))
+
+        self.ray_memory = self.ray_memory or Memory(fresh, n_fresh=n, seed=self.seed)
+        return self.ray_memory
 
     def _points(self, at: Points, told: Answers | None = None) -> tuple[Tensor, Tensor, Tensor]:
         wants = {"color": self.stage == POINTS, "features": self.stage == FEATURES}
@@ -197,8 +230,7 @@ class DistillationStep(CellStep):
         told = self.teacher(at.points, at.directions) if self.asks_along_rays else None
         said = answers(self.student, at.points, at.directions, side=self.teacher.side)
         shown, target = self._composite(samples, said, self.student, rays), rays.target
-        if not self.has_photos:
-            assert told is not None
+        if told is not None and not self.has_photos:
             target = self._composite(samples, told, self.teacher.field, rays).detach()
         per_ray = self.loss.per_sample(shown, target)
         loss = (per_ray.mean() + _TINY).sqrt()

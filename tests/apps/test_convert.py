@@ -298,7 +298,24 @@ def test_with_photos_a_teacher_whose_points_do_not_count_is_not_asked_for_pixels
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rules = "distillation.points=0.5 distillation.points_weight=0.0 distillation.remembered=0.75"
-    job, config, student = job_of(teacher, "kilonerf", rules=rules, photos=ball(tmp_path / "ball.npz"))
+    asked = asked_of(monkeypatch)
+    for photos in (ball(tmp_path / "ball.npz"), None):
+        job, config, student = job_of(teacher, "kilonerf", rules=rules, photos=photos)
+        with job.training(student, config, 0, ()) as training:
+            for number in range(8):
+                training.advance.on_step(number, 8)
+                training.advance(number, 1.0)
+                most = max(asked, default=0)
+                if number < 4:
+                    assert most == 128  # a quarter of 512, and others from before
+                else:
+                    assert most == 0 if photos else 0 < most < 256
+                asked.clear()
+            assert training.advance.n_evaluated > 0
+
+
+def asked_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Points of which teachers are asked for everything from now on, and 0 for each look at densities alone."""
     asked = list[int]()
 
     def ask(self: SceneTeacher, points: Tensor, directions: Tensor, **keys: Any) -> Answers:
@@ -311,13 +328,7 @@ def test_with_photos_a_teacher_whose_points_do_not_count_is_not_asked_for_pixels
 
     monkeypatch.setattr(SceneTeacher, "__call__", ask)
     monkeypatch.setattr(SceneTeacher, "density", density)
-    with job.training(student, config, 0, ()) as training:
-        for number in range(4):
-            training.advance.on_step(number, 4)
-            training.advance(number, 1.0)
-            assert max(asked, default=0) == (128 if number < 2 else 0)  # a quarter of 512, and others from before
-            asked.clear()
-        assert training.advance.n_evaluated > 0
+    return asked
 
 
 def test_a_student_closes_the_cells_in_which_it_came_to_nothing(teacher: Path) -> None:
@@ -333,20 +344,21 @@ def test_a_student_closes_the_cells_in_which_it_came_to_nothing(teacher: Path) -
     assert torch.equal(left, training.advance.grid.cells)
 
 
-def test_an_interrupted_conversion_resumes_to_the_same_field(teacher: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["hashgrid", "kilonerf"])
+def test_an_interrupted_conversion_resumes_to_the_same_field(teacher: Path, tmp_path: Path, name: str) -> None:
     def interrupt(step: int, loss: Tensor) -> None:
         if step == 14:
             os.kill(os.getpid(), signal.SIGINT)
 
-    options: dict[str, Any] = {"overrides": [*LITTLE, *SMALL["hashgrid"]], "steps": 24, "progress": "quiet"}
+    options: dict[str, Any] = {"overrides": [*LITTLE, *SMALL[name]], "steps": 24, "progress": "quiet"}
     path = tmp_path / "x.field"
-    stopped = convert(teacher, "hashgrid", output=path, hooks=(interrupt,), **options)
+    stopped = convert(teacher, name, output=path, hooks=(interrupt,), **options)
     assert stopped.state.stopped_by == "signal"
     assert not path.exists()
     with pytest.raises(ValueError, match=r"belongs to another fit: .*to"):
         convert(teacher, "mlp", output=path, resume=True, **(options | {"overrides": [*LITTLE, *SMALL["mlp"]]}))
-    convert(teacher, "hashgrid", output=path, resume=True, **options)
-    convert(teacher, "hashgrid", output=tmp_path / "whole.field", **options)
+    convert(teacher, name, output=path, resume=True, **options)
+    convert(teacher, name, output=tmp_path / "whole.field", **options)
     assert path.read_bytes() == (tmp_path / "whole.field").read_bytes()
 
 
