@@ -12,11 +12,13 @@ import torch
 from fieldforge.apps.bench.digits import shrunk
 from fieldforge.apps.fit.collection.encoded import look_up
 from fieldforge.apps.fit.collection.items import ItemError
-from fieldforge.apps.fit.collection.job import fit_collection
+from fieldforge.apps.fit.collection.job import CollectionJob, fit_collection
+from fieldforge.apps.fit.collection.plan import CollectionPlan
 from fieldforge.apps.fit.collection.steps import initial_row, make_steps, stackable
 from fieldforge.apps.fit.collection.work import Outcome, fit_task
 from fieldforge.apps.metrics import psnr
 from fieldforge.backends import use_backend
+from fieldforge.encodings.neurbf import NeuRBF
 from fieldforge.encodings.tri_plane import TriPlane
 from fieldforge.fields.collection import Collection
 from fieldforge.fields.file import build_field
@@ -161,6 +163,24 @@ def test_channels_have_no_order(fields: Collection, generator: torch.Generator) 
     without = PlaneChannels([["a.planes", [3, 4, 4, 2]]])
     with pytest.raises(ValueError, match=r"expected a first matrix that reads 2 channels"):
         without.move_channels(torch.zeros(1, 96), torch.tensor([[1, 0]]))
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_centres_stay_on_their_lattice_and_it_is_said(is_nested: bool, digits: Path, tmp_path: Path) -> None:
+    """All fields share what is not learnt, so no centre can follow an item."""
+    encoding: dict[str, Any] = {"otype": "NeuRBF", "n_centers": 9, "n_features": 4, "resolution": 4}
+    if is_nested:
+        encoding = {"otype": "Composite", "nested": [encoding | {"n_dims_to_encode": 2}]}
+    network = {"otype": "MLP", "n_neurons": 8, "n_hidden_layers": 1, "activation": "ReLU", "has_bias": True}
+    config = {"encoding": encoding, "network": network}
+    job = CollectionJob(digits, CollectionPlan(tmp_path / "centres", config=config, steps=2, progress="quiet"))
+    assert sum("cannot follow each item" in notice for notice in job.notices) == 1
+    job.run()
+    centres = [part for part in Collection(tmp_path / "centres")[0].modules() if isinstance(part, NeuRBF)]
+    assert [part.placement for part in centres] == ["Even"]
+    assert torch.equal(centres[0].centers, NeuRBF(2, n_centers=9).centers)
+    quiet = CollectionJob(digits, CollectionPlan(tmp_path / "other", steps=2, progress="quiet"))
+    assert not any("centres" in notice for notice in quiet.notices)
 
 
 def test_shapes_have_three_planes(tmp_path: Path) -> None:
