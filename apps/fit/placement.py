@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -50,19 +49,6 @@ def place_centers(field: nn.Module, places: Places, seed: int) -> None:
     points, weights = places(seed)
     for part, columns in found:
         part.place(points[:, columns], weights, generator=torch.Generator().manual_seed(seed))
-
-
-def leave_even(encoding: dict[str, Any]) -> bool:
-    """Leave centres where they begin, in place in the table of an encoding; whether any would have followed the signal.
-
-    For fits of many fields, which share all that is not learnt.
-    """
-    nested = encoding.get("nested", [])
-    parts = [part for part in (nested if isinstance(nested, list) else [nested]) if isinstance(part, dict)]
-    follows = str(encoding.get("otype", "")).lower() == "neurbf" and encoding.get("placement", "Signal") == "Signal"
-    if follows:
-        encoding["placement"] = "Even"
-    return any([leave_even(part) for part in parts]) or follows
 
 
 def _reached(encoding: nn.Module, columns: Sequence[int] | None = None) -> Iterator[tuple[NeuRBF, list[int]]]:

@@ -18,14 +18,13 @@ from fieldforge.apps.fit.collection.steps import initial_row, make_steps, stacka
 from fieldforge.apps.fit.collection.work import Outcome, fit_task
 from fieldforge.apps.metrics import psnr
 from fieldforge.backends import use_backend
-from fieldforge.encodings.neurbf import NeuRBF
 from fieldforge.encodings.tri_plane import TriPlane
 from fieldforge.fields.collection import Collection
 from fieldforge.fields.file import build_field
 from fieldforge.fields.weightspace.codecs.planes import PlaneChannels
 from fieldforge.fields.weightspace.networks.channel_transformer import ChannelTransformer
 from fieldforge.kernels import cpu_door
-from fieldforge.registry import build
+from fieldforge.registry import ConfigError, build
 
 needs_native = pytest.mark.skipif(cpu_door.missing() is not None, reason="no native kernels")
 SIDE = 8
@@ -166,21 +165,15 @@ def test_channels_have_no_order(fields: Collection, generator: torch.Generator) 
 
 
 @pytest.mark.parametrize("is_nested", [False, True])
-def test_centres_stay_on_their_lattice_and_it_is_said(is_nested: bool, digits: Path, tmp_path: Path) -> None:
-    """All fields share what is not learnt, so no centre can follow an item."""
+def test_centres_that_would_follow_each_item_are_refused(is_nested: bool, digits: Path, tmp_path: Path) -> None:
+    """Fields of a collection share all that is not learnt, and places of centres are not."""
     encoding: dict[str, Any] = {"otype": "NeuRBF", "n_centers": 9, "n_features": 4, "resolution": 4}
     if is_nested:
         encoding = {"otype": "Composite", "nested": [encoding | {"n_dims_to_encode": 2}]}
-    network = {"otype": "MLP", "n_neurons": 8, "n_hidden_layers": 1, "activation": "ReLU", "has_bias": True}
-    config = {"encoding": encoding, "network": network}
-    job = CollectionJob(digits, CollectionPlan(tmp_path / "centres", config=config, steps=2, progress="quiet"))
-    assert sum("cannot follow each item" in notice for notice in job.notices) == 1
-    job.run()
-    centres = [part for part in Collection(tmp_path / "centres")[0].modules() if isinstance(part, NeuRBF)]
-    assert [part.placement for part in centres] == ["Even"]
-    assert torch.equal(centres[0].centers, NeuRBF(2, n_centers=9).centers)
-    quiet = CollectionJob(digits, CollectionPlan(tmp_path / "other", steps=2, progress="quiet"))
-    assert not any("centres" in notice for notice in quiet.notices)
+    with pytest.raises(
+        ConfigError, match=r"^encoding: .* has numbers of its own that do not learn \(.*centers, .*shapes"
+    ):
+        CollectionJob(digits, CollectionPlan(tmp_path / "centres", config={"encoding": encoding}, progress="quiet"))
 
 
 def test_shapes_have_three_planes(tmp_path: Path) -> None:
