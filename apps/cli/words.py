@@ -75,8 +75,8 @@ def add_tuning(command: Parser) -> None:
     )  # fmt: skip
     command.add_argument(
         "--encoding", choices=("auto",),
-        help="auto: the family too, by short trainings of SIREN, Fourier features, FINER and hash grid; default: that of "
-        "the preset",
+        help="auto: the family too, by short trainings of SIREN, Fourier features, FINER and hash grid; default: that "
+        "of the preset",
     )  # fmt: skip
 
 

@@ -28,6 +28,6 @@ ABOUT: dict[str, str] = {
     "triplane": "three planes, joined (Chan et al. 2022)",
     "vanilla": "octaves and a deep network of rays (Mildenhall et al. 2020), samples where something is",
     "mimlp": "octaves into every layer, for few photos (Zhu et al., CVPR 2024)",
-    "auto": "the best of siren, ffn, finer and hashgrid by their first steps, set by the signal's spectrum",
+    "auto": "the best of siren, ffn, finer and hashgrid by short trainings, set by the signal's spectrum",
 }
 """Name of a method -> what it is (source)."""

@@ -61,7 +61,7 @@ def notes_of(race: Race, results: Sequence[Result]) -> list[str]:
                  if result.parameters < 0.95 * race.budget.parameters}  # fmt: skip
         notes += [f"Cannot be made larger, or only by a leap: {', '.join(small.values())}."] if small else []
     if any(result.chosen for result in results):
-        notes.append("What auto tries before it chooses is not of its seconds.")
+        notes.append("What auto trains before it chooses is not of its seconds.")
     if race.tuning is not None:
         ends = [f"{result.method} (x {result.rate_factor:g})" for result in finished
                 if result.seed == race.seeds[0] and result.rate_factor in (min(FACTORS), max(FACTORS))]  # fmt: skip

@@ -173,7 +173,7 @@ class Race:
             for seed in self.seeds:
                 number += 1
                 if name not in self.configs:
-                    tell(f"{name}: choosing by its first steps, which are not of its budget")
+                    tell(f"{name}: choosing by short trainings, which are not of its budget")
                     self.configs[name] = self._config(self.job, self.methods[name])
                     self.chosen[name] = str((self.job.tuned or {}).get("chosen", ""))
                     tell(f"{name}: {self.chosen[name]}")
