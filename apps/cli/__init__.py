@@ -29,6 +29,7 @@ def parser() -> Parser:
         seeing.add_import,
         telling.add_evaluate,
         telling.add_info,
+        telling.add_list,
         seeing.add_view,
         comparing.add_compare,
         collections.add_collection,

@@ -24,16 +24,27 @@ def add_compare(commands: Commands) -> None:
         help="what the source is; default: by its name",
     )
     compare.add_argument(
-        "--budget", type=values.duration, metavar="T", help="training time of each run, e.g. 30s or 2m; default: 30s"
+        "--budget",
+        type=values.duration,
+        metavar="T",
+        help="training time of each run, e.g. 30s or 2m; default: 30s where no --steps are given",
     )
-    compare.add_argument("--steps", type=values.positive_int, metavar="N", help="training steps of each run")
     compare.add_argument(
-        "--params", type=values.count, metavar="P", help="largest number of parameters of each field, e.g. 200k"
+        "--steps", type=values.positive_int, metavar="N",
+        help="training steps of each run; with --budget whichever ends first; default: as many as the time allows",
+    )  # fmt: skip
+    compare.add_argument(
+        "--params",
+        type=values.count,
+        metavar="P",
+        help="number of parameters that each field is made as "
+        "large as, 2 %% more at most, e.g. 200k; default: as the presets are",
     )
     compare.add_argument(
         "--tune-lr", nargs="?", const="", metavar="OTHER",
         help="tune each method's learning rate on another signal first, five fits of a quarter of the budget each: "
-        "on a file, or without one on a drawn picture, sound, film or shape; of scenes a folder has to be named",
+        "on a file, or without one on a drawn picture, sound, film or shape; of scenes a folder has to be named; "
+        "default: the learning rates of the presets",
     )  # fmt: skip
     compare.add_argument("--seeds", type=values.positive_int, default=1, metavar="K", help="runs of each method")
     compare.add_argument(

@@ -26,7 +26,9 @@ def add_fit(commands: Commands) -> None:
     image = add_command(kinds, "image", _fit_image, "fit an image field to a photo")
     image.add_argument("photo", help="PNG, JPEG, WebP, TIFF, EXR or HDR file")
     stop = _add_fit_options(image, "fast, balanced, best, tiny, siren, ffn, finer, spder, gauss, wire or kilonerf")
-    stop.add_argument("--psnr", type=values.positive, metavar="DB", help="as soon as the picture is that good")
+    stop.add_argument(
+        "--psnr", type=values.positive, metavar="DB", help="as soon as the PSNR of the picture is DB decibels"
+    )
     _add_report(image, "picture of source, fit and error")
     _add_audio(kinds)
     _add_video(kinds)
@@ -49,7 +51,7 @@ def add_fit(commands: Commands) -> None:
         "densegrid, mimlp or kilonerf",
     )  # fmt: skip
     stop.add_argument("--minutes", type=values.positive, metavar="M", help="after about M minutes")
-    stop.add_argument("--psnr", type=values.positive, metavar="DB", help="as soon as held-out views are that good")
+    stop.add_argument("--psnr", type=values.positive, metavar="DB", help="as soon as the PSNR of held-out views is DB")
     scene.add_argument("--downscale", type=values.positive_int, default=1, metavar="K", help="K x K pixels become one")
     scene.add_argument(
         "--background", choices=("white", "black", "random", "learned"),
@@ -68,10 +70,14 @@ def add_fit(commands: Commands) -> None:
 def _add_audio(kinds: Commands) -> None:
     audio = add_command(kinds, "audio", _fit_audio, "fit an audio field to a sound")
     audio.add_argument("clip", help="WAV file; OGG, FLAC, MP3, M4A or AIFF with the extra 'video'")
-    audio.add_argument("--from", dest="start", type=values.seconds, metavar="S", help="leave out the first S seconds")
+    audio.add_argument(
+        "--from", dest="start", type=values.seconds, metavar="S", help="leave out the first S seconds; default: 0"
+    )
     audio.add_argument("--to", dest="stop", type=values.seconds, metavar="S", help="end at second S; default: the end")
     stop = _add_fit_options(audio, "fast, balanced, best, siren, spder, finer or cam")
-    stop.add_argument("--snr", type=values.positive, metavar="DB", help="as soon as the error is that far down")
+    stop.add_argument(
+        "--snr", type=values.positive, metavar="DB", help="as soon as the error is DB decibels below the sound"
+    )
     _add_report(audio, "picture of waveform, spectrograms and error")
 
 
@@ -82,10 +88,13 @@ def _add_video(kinds: Commands) -> None:
     size.add_argument("--size", type=values.size, metavar="WxH", help="scale the frames; default: as they are")
     size.add_argument("--downscale", type=values.positive_int, default=1, metavar="K", help="K x K pixels become one")
     video.add_argument(
-        "--frames", type=values.span, metavar="A:B", help="only frames A to B - 1, counted from 0; or A:, or :B"
+        "--frames", type=values.span, metavar="A:B",
+        help="only frames A to B - 1, counted from 0; or A:, or :B; default: all",
     )  # fmt: skip
     stop = _add_fit_options(video, "fast, balanced, best, kplanes, siren, spder or cam")
-    stop.add_argument("--psnr", type=values.positive, metavar="DB", help="as soon as the film is that good")
+    stop.add_argument(
+        "--psnr", type=values.positive, metavar="DB", help="as soon as the mean PSNR of frames is DB decibels"
+    )
     _add_report(video, "picture of some frames, source, fit and error")
 
 
@@ -109,7 +118,10 @@ def _add_fit_options(command: Parser, presets: str) -> Any:
         help="what networks multiply in training, for CUDA devices; default: the run file's fit.precision, or float32",
     )  # fmt: skip
     command.add_argument(
-        "--max-bytes", type=values.n_bytes, metavar="B", help="largest file wanted, e.g. 100000, 100KB or 2MiB"
+        "--max-bytes",
+        type=values.n_bytes,
+        metavar="B",
+        help="largest file wanted, in bytes, e.g. 100000, 100KB or 2MiB; default: as the preset's",
     )
     add_device(command)
     add_manner(command)

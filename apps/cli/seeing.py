@@ -23,16 +23,21 @@ def add_render(commands: Commands) -> None:
         "scene; a folder for --split",
     )  # fmt: skip
     size = render.add_mutually_exclusive_group()
-    size.add_argument("--size", type=values.size, metavar="WxH", help="output size in pixels, e.g. 4000x3000")
-    size.add_argument("--scale", type=values.positive, help="of an image: output pixels per source pixel")
-    render.add_argument("--crop", type=values.crop, metavar="X,Y,W,H", help="of an image: a part, in source pixels")
+    size.add_argument(
+        "--size", type=values.size, metavar="WxH",
+        help="output size in pixels, e.g. 4000x3000; default: that of the source",
+    )  # fmt: skip
+    size.add_argument("--scale", type=values.positive, help="of an image: output pixels per source pixel; default: 1")
+    render.add_argument(
+        "--crop", type=values.crop, metavar="X,Y,W,H", help="of an image: a part, in source pixels; default: all"
+    )
     render.add_argument(
         "--bits", type=int, choices=(8, 16, 24, 32),
         help="per channel of a PNG or TIFF: 8 or 16, default 8; of a WAV: 16, 24 or 32 (floats), default 16",
     )  # fmt: skip
     render.add_argument(
         "--max-level", type=values.positive_int, metavar="L",
-        help="stop after this level of detail, from 1, of a network that has levels (PINs)",
+        help="stop after this level of detail, from 1, of a network that has levels (PINs); default: the last",
     )  # fmt: skip
     sound = render.add_argument_group("of sounds")
     sound.add_argument("--rate", type=values.positive_int, metavar="HZ", help="samples a second; default: the clip's")

@@ -1,4 +1,4 @@
-"""`fieldforge evaluate`, `info`, `doctor` and `bench`: what things are, and how good."""
+"""`fieldforge evaluate`, `info`, `list`, `doctor` and `bench`: what things are, and how good."""
 
 from __future__ import annotations
 
@@ -67,6 +67,23 @@ def _info(options: argparse.Namespace) -> int:
         print("\n".join(describe(read_scene(options.field, allow_missing=True))))
         return 0
     return print_info(options.field, as_json=options.json)
+
+
+def add_list(commands: Commands) -> None:
+    listing = add_command(
+        commands, "list", _list, "say what a run file can be made of, and which methods can be compared, a line each"
+    )
+    listing.add_argument(
+        "kind", nargs="?", help="encoding, activation, network, selection, diagnostic, ..., or methods; default: all "
+        "kinds and their names",
+    )  # fmt: skip
+    listing.add_argument("--json", action="store_true", help="as one line of JSON")
+
+
+def _list(options: argparse.Namespace) -> int:
+    from fieldforge.apps.parts import list_command
+
+    return list_command(options.kind, as_json=options.json)
 
 
 def add_doctor(commands: Commands) -> None:

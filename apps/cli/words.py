@@ -12,12 +12,20 @@ from typing import Any, NoReturn
 from fieldforge.apps.cli import values
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Says the default of what has one; of switches and of what is left out, the text says what happens."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        has_none = action.default is None or action.default is False or action.default in ("", (), [])
+        return action.help if has_none or "default" in (action.help or "") else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with the nearest option named in errors, and no guessing from prefixes."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)
-        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        kwargs.setdefault("formatter_class", Help)
         super().__init__(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
@@ -47,7 +55,9 @@ def add_command(commands: Commands, name: str, run: Callable[[argparse.Namespace
 def add_configuration(command: Parser) -> None:
     """Over a preset."""
     command.add_argument(
-        "--config", type=Path, help="run file (TOML) or tiny-cuda-nn network file (JSON) over the preset"
+        "--config",
+        type=Path,
+        help="run file (TOML) or tiny-cuda-nn network file (JSON) over the preset; default: the preset alone",
     )
     command.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
@@ -65,7 +75,8 @@ def add_tuning(command: Parser) -> None:
     )  # fmt: skip
     command.add_argument(
         "--encoding", choices=("auto",),
-        help="auto: the family too, by short trainings of SIREN, Fourier features, FINER and hash grid",
+        help="auto: the family too, by short trainings of SIREN, Fourier features, FINER and hash grid; default: that "
+        "of the preset",
     )  # fmt: skip
 
 

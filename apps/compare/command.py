@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fieldforge.apps.cli.words import UsageError, print_json
 from fieldforge.apps.compare.methods import METHODS
-from fieldforge.apps.compare.page import ROWS, table_of, write_report
+from fieldforge.apps.compare.page import ROWS, notes_of, table_of, write_report
 from fieldforge.apps.compare.race import Budget, Interrupted, Race, Result
 from fieldforge.apps.compare.signals import signal_of
 from fieldforge.backends import use_backend
@@ -19,7 +19,8 @@ SECONDS = 30.0
 
 
 def compare_command(options: argparse.Namespace) -> int:
-    """Run the command; returns the exit code: 0 done, 130 interrupted (what is finished stays)."""
+    """Run the command; returns the exit code: 0 done, 1 no method came to an end, 130 interrupted (what is finished
+    stays)."""
     source, folder = Path(options.source), options.output
     signal = signal_of(source, options.signal)
     if folder.exists() and not folder.is_dir():
@@ -47,24 +48,26 @@ def compare_command(options: argparse.Namespace) -> int:
 
         results: list[Result] = []
         is_interrupted = False
+        tell(race.describe())
         try:
             for result in race.run(folder, tell, progress="quiet" if is_quiet else "auto"):
                 results.append(result)
                 if options.json:
                     print_json({"event": "run", **{k: v for k, v in vars(result).items() if k != "history"}})
-        except Interrupted:
+        except (Interrupted, KeyboardInterrupt):
             is_interrupted = True
-        if not results:
-            return 130
-        command = shlex.join(["fieldforge", *options.words])
-        page = write_report(folder, race, results, command, f"{source.name}: {', '.join(race.methods)}")
-    if not is_quiet:
+        if results:
+            tell("writing the page")
+            command = shlex.join(["fieldforge", *options.words])
+            page = write_report(folder, race, results, command, f"{source.name}: {', '.join(race.methods)}")
+    if results and not is_quiet:
         print(_as_text(*table_of(signal, results)))
+        print("\n".join(notes_of(race, results)))
         print(f"{page}: the same with curves and pictures; {folder / ROWS}: rows")
     if is_interrupted:
         print(f"interrupted after {len(results)} of {len(race)} runs; the same command goes on", file=sys.stderr)
         return 130
-    return 0
+    return 1 if all(result.failure for result in results) else 0
 
 
 def _as_text(headings: list[str], rows: list[list[str]]) -> str:

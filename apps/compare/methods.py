@@ -28,6 +28,7 @@ class Method:
         size: the key that `--params` turns: a whole number, in which parameters only grow.
         sizes: its smallest and largest value.
         along: keys that are turned with it.
+        fill: finer keys, each with its largest value, that take what the steps of `size` leave of the parameters.
         tune: what is chosen by the signal before training, see `Plan`.
     """
 
@@ -37,6 +38,7 @@ class Method:
     size: str = "network.n_neurons"
     sizes: tuple[int, int] = (4, 2048)
     along: tuple[str, ...] = ()
+    fill: tuple[tuple[str, int], ...] = ()
     tune: str = "none"
 
     def plan(self, *, steps: int | None = None) -> Plan:
@@ -47,6 +49,10 @@ class Method:
 
 
 TABLE = ("encoding.log2_hashmap_size", (4, 24))
+_WIDER = (("network.n_neurons", 1024), ("rgb_network.n_neurons", 1024))
+_MORE_LINES = (("encoding.n_components", 4096), ("rgb_encoding.n_components", 4096))
+_MORE_LEVELS = (("encoding.n_levels", 24), ("encoding.base_resolution", 2**20), *_WIDER)
+"""Tables grow by doubling: more of them, between the same coarsest and finest level, then a finer coarsest one."""
 _LARGE: Sections = {"n_neurons": 256, "n_hidden_layers": 4, "has_bias": True}
 
 
@@ -55,7 +61,7 @@ def _network(otype: str = "MLP", **keys: Any) -> Sections:
 
 
 def _grid(preset: str = "balanced", sections: Sections | None = None) -> Method:
-    return Method(preset, sections or {}, size=TABLE[0], sizes=TABLE[1])
+    return Method(preset, sections or {}, size=TABLE[0], sizes=TABLE[1], fill=_MORE_LEVELS)
 
 
 def _named(*presets: str) -> dict[str, Method]:
@@ -117,31 +123,48 @@ def _tables(*, lattice: int, pref: bool = True) -> dict[str, Method]:
     found = {
         "hashgrid": _grid(),
         "densegrid": Method(
-            "balanced", {"encoding": dense}, size="encoding.base_resolution", sizes=(2, 4096)
+            "balanced", {"encoding": dense}, size="encoding.base_resolution", sizes=(2, 2**20), fill=_WIDER
         ),
         "rbf": _grid(sections=_network("RBF", n_neurons=64)),
     }  # fmt: skip
     if pref:
         phasors = {"otype": "PREF", "resolution": lattice, "n_features": 4}
-        found["pref"] = Method("balanced", {"encoding": phasors}, size="encoding.resolution", sizes=(2, 2048))
+        found["pref"] = Method(
+            "balanced", {"encoding": phasors}, size="encoding.resolution", sizes=(2, 2048), fill=_WIDER
+        )
     return found
 
 
 def _lattice(name: str, **keys: Any) -> Method:
     """A factorised grid over the preset of grids."""
-    return Method("balanced", {"encoding": {"otype": name, **keys}}, size="encoding.resolution", sizes=(8, 1024))
+    return Method(
+        "balanced", {"encoding": {"otype": name, **keys}}, size="encoding.resolution", sizes=(8, 1024), fill=_WIDER
+    )
+
+
+def _time_grid(sections: Sections | None = None) -> Method:
+    """Tables of places, and of places and times."""
+    size, along = "encoding.log2_time_hashmap_size", ("encoding.log2_hashmap_size",)
+    return Method("balanced", sections or {}, size=size, sizes=TABLE[1], along=along, fill=_WIDER)
+
+
+def _lines(resolution: int) -> Method:
+    """Products of lines, of which there may be more and more."""
+    encoding = {"otype": "TensorCP", "resolution": resolution, "n_components": 32}
+    return Method("balanced", {"encoding": encoding}, size="encoding.n_components", sizes=(1, 4096), fill=_WIDER)
 
 
 def _colored(preset: str, key: str = "resolution", largest: int = 1024) -> Method:
     """A radiance field of two grids, one of them for colours."""
-    return Method(preset, size=f"encoding.{key}", sizes=(4, largest), along=(f"rgb_encoding.{key}",))
+    fill = (*(_MORE_LINES if preset == "tensorf-cp" else ()), *_WIDER)
+    return Method(preset, size=f"encoding.{key}", sizes=(4, largest), along=(f"rgb_encoding.{key}",), fill=fill)
 
 
 _FACTORISED: dict[str, Method] = {
     "kplanes": _lattice("KPlanes", resolution=64, n_features=8),
     "triplane": _lattice("TriPlane", resolution=128, n_features=8),
     "tensorf": _lattice("TensorVM", resolution=128, n_components=8),
-    "tensorf-cp": _lattice("TensorCP", resolution=256, n_components=32),
+    "tensorf-cp": _lines(256),
 }
 """Of three coordinates."""
 
@@ -167,7 +190,7 @@ IMAGE: dict[str, Method] = {
     **_networks("siren", sigma=10.0, n_frequencies=8),
     **_tables(lattice=128),
     "neurbf": _centers(2, _TWO_LEVELS, n_centers=2048),
-    "tensorf-cp": _lattice("TensorCP", resolution=512, n_components=32),
+    "tensorf-cp": _lines(512),
     "auto": Method("balanced", tune="auto"),
 }
 
@@ -187,12 +210,9 @@ VIDEO: dict[str, Method] = {
     **_tables(lattice=32),
     **_FACTORISED,
     "neurbf": _CENTERS_IN_SPACE,
-    "kplanes": Method("kplanes", size="encoding.resolution", sizes=(8, 1024)),
-    # of the grid what grows is the tables that read time too
-    "hashgrid": Method("balanced", size="encoding.log2_time_hashmap_size", sizes=(4, 24)),
-    "rbf": Method(
-        "balanced", _network("RBF", n_neurons=64), size="encoding.log2_time_hashmap_size", sizes=(4, 24)
-    ),
+    "kplanes": Method("kplanes", size="encoding.resolution", sizes=(2, 1024), fill=_WIDER),
+    "hashgrid": _time_grid(),
+    "rbf": _time_grid(_network("RBF", n_neurons=64)),
 }  # fmt: skip
 
 SHAPE: dict[str, Method] = {
@@ -211,7 +231,7 @@ SCENE: dict[str, Method] = {
     "hashgrid": _grid(),
     "tensorf": _colored("tensorf"),
     "tensorf-cp": _colored("tensorf-cp"),
-    "kplanes": Method("kplanes", size="encoding.resolution", sizes=(8, 1024)),
+    "kplanes": Method("kplanes", size="encoding.resolution", sizes=(2, 1024), fill=_WIDER),
     "triplane": _lattice("TriPlane", resolution=128, n_features=8),
     "pref": _colored("pref"),
     "densegrid": _colored("densegrid", "base_resolution", 512),

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fieldforge.apps.compare.race import Race, Result
+from fieldforge.apps.compare.about import ABOUT
+from fieldforge.apps.compare.race import FACTORS, Race, Result
 from fieldforge.apps.compare.signals import FigureKind, Look, Signal
 from fieldforge.apps.html import Page
 from fieldforge.fields.file import load_field
@@ -29,7 +30,7 @@ def table_of(signal: Signal, results: Sequence[Result]) -> tuple[list[str], list
     for name in sorted(by_name, key=lambda name: -_middle(by_name[name], signal.figures[0].name)):
         runs = [run for run in by_name[name] if not run.failure]
         if not runs:
-            rows.append([name, by_name[name][0].failure, *[""] * (len(headings) - 2)])
+            rows.append([name, "failed", *[""] * (len(headings) - 2)])
             continue
         about = by_name[name][0]
         rate = "" if about.rate_factor == 1.0 else f"x {about.rate_factor:g}"
@@ -40,6 +41,33 @@ def table_of(signal: Signal, results: Sequence[Result]) -> tuple[list[str], list
              f"{statistics.median(run.n_bytes for run in runs):,.0f}", *([rate] if is_tuned else [])]
         )  # fmt: skip
     return headings, rows
+
+
+FEW_STEPS = 50
+"""With fewer, a figure tells of the first steps and not of the method."""
+
+
+def notes_of(race: Race, results: Sequence[Result]) -> list[str]:
+    """What a reader of the table should know, in sentences."""
+    notes = []
+    if len(results) < len(race):
+        notes.append(f"Interrupted: {len(results)} of {len(race)} runs.")
+    finished = [result for result in results if not result.failure]
+    few = list(dict.fromkeys(result.method for result in finished if result.steps < FEW_STEPS))
+    if few and race.budget.steps is None:
+        notes.append(f"Fewer than {FEW_STEPS} steps in this time: {', '.join(few)}. A longer budget says more of them.")
+    if race.budget.parameters is not None:
+        small = {result.method: f"{result.method} ({result.parameters:,})" for result in finished
+                 if result.parameters < 0.95 * race.budget.parameters}  # fmt: skip
+        notes += [f"Cannot be made larger, or only by a leap: {', '.join(small.values())}."] if small else []
+    if any(result.chosen for result in results):
+        notes.append("What auto trains before it chooses is not of its seconds.")
+    if race.tuning is not None:
+        ends = [f"{result.method} (x {result.rate_factor:g})" for result in finished
+                if result.seed == race.seeds[0] and result.rate_factor in (min(FACTORS), max(FACTORS))]  # fmt: skip
+        notes += [f"At the end of the learning rates tried: {', '.join(ends)}."] if ends else []
+    notes += list(dict.fromkeys(f"{result.method} failed: {result.failure}" for result in results if result.failure))
+    return notes
 
 
 def _middle(runs: Sequence[Result], name: str) -> float:
@@ -73,6 +101,8 @@ def write_report(folder: Path, race: Race, results: Sequence[Result], command: s
     tuned = "those of the presets" if race.tuning is None else "tuned on another signal, for all methods alike"
     page.paragraph(f"Every method: {race.budget.describe()}. Learning rates: {tuned}. Seeds: {len(race.seeds)}.")
     page.table(*table_of(race.signal, results))
+    if notes := notes_of(race, results):
+        page.items(notes)
     first = [result for result in results if result.seed == race.seeds[0] and not result.failure]
     looks = {result.method: race.signal.look(race.job, load_field(folder / result.file)[0]) for result in first}
     if any(result.history for result in first):
@@ -89,6 +119,8 @@ def write_report(folder: Path, race: Race, results: Sequence[Result], command: s
             value = result.figures.get(kind.name)
             said = "" if value is None else f", {kind.form.format(value)}"
             page.card(f"{result.method}{said}", looks[result.method].pictures)
+    page.heading("The methods")
+    page.items([f"{name}: {ABOUT[name]}" for name in race.methods if name in ABOUT])
     if any(look.spectrum for look in looks.values()):
         page.heading("Spectra")
         page.figure(_spectra(looks, race.signal.frequency))

@@ -80,7 +80,7 @@ class Plan:
         config: run file (TOML), tiny-cuda-nn network file (JSON) or the same as a mapping, over the preset.
         overrides: single keys, "encoding.n_levels=12".
         steps: training steps instead of the preset's.
-        seconds: stop after about that long.
+        seconds: stop after about that long, with as many steps as that allows, at most `steps` if they are given.
         max_bytes: shrink the field until its file is no larger.
         seed: of initial parameters and samples; same seed, same bits.
         backend: 'auto', 'reference', 'cpu' or 'cuda'.
@@ -460,7 +460,7 @@ class Job(ABC, Generic[F]):
                 advance if watch is None else watch.around(advance),
                 optimizer,
                 build("schedule", config["schedule"], path="schedule"),
-                Budget(options.n_steps, plan.seconds, target),
+                Budget(options.n_steps, plan.seconds, target, plan.steps),
                 batch_size=options.batch_size,
                 figure=self.shown(config),
                 observe=observe,

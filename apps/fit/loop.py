@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
@@ -122,11 +122,13 @@ LOSS = Figure("loss", "loss {:.3g}", lambda loss, error: loss)
 
 @dataclass
 class Budget:
-    """When a fit ends: after `n_steps`, or `seconds`, or as soon as `evaluate` reports the quality `target`."""
+    """When a fit ends: after `n_steps`, or as soon as `evaluate` reports the quality `target`. With `seconds`, after as
+    many steps as that time allows instead, and no more than `most_steps`."""
 
     n_steps: int
     seconds: float | None = None
     target: float | None = None
+    most_steps: int | None = None
 
 
 @dataclass
@@ -172,6 +174,11 @@ class Progress:
     value: float = math.nan
     """Of the figure, over the batches since the last report."""
     message: str = ""
+
+    def with_left(self, batch_size: int) -> Progress:
+        """The same with the time that the rest of the steps takes at this rate."""
+        n_left = (self.state.n_steps - self.state.step) * batch_size
+        return replace(self, seconds_left=n_left / self.points_per_second if self.points_per_second else 0.0)
 
 
 def train(
@@ -261,13 +268,13 @@ def train(
             if together is not None:
                 is_late, has_to_stop = together.any(is_late and together.is_first, has_to_stop)
             if is_late or state.step == state.n_steps or has_to_stop:
-                observe(reports.close())
-                is_due = good.is_due()
+                report, is_due = reports.close(), good.is_due()
                 if together is not None:
                     (state.seconds,) = together.of_first(state.seconds)
                     (is_due,) = together.any(is_due and together.is_first)
                 good.take_if_due(state, is_due=is_due)
                 steps_for_time.plan(state)
+                observe(report.with_left(batch_size))
                 if has_to_stop or (together is None and asked_to_stop()):
                     state.stopped_by = "signal"
                 if checkpoints is not None and time.perf_counter() - last_checkpoint >= checkpoint_every:
@@ -322,8 +329,7 @@ class _Reports:
         value = self.figure.of(self._loss / n, self._error / n) if n else math.nan
         rate = n / elapsed if elapsed > 0 else 0.0
         self._begin()
-        left = (state.n_steps - state.step) / rate if rate else 0.0
-        return Progress(state, rate * self.batch_size, left, self.figure, value)
+        return Progress(state, rate * self.batch_size, figure=self.figure, value=value)
 
 
 class _StepsForTime:
@@ -331,7 +337,8 @@ class _StepsForTime:
     depends on the step alone. What the first steps wait for (a worker's first samples, say) does not count as pace."""
 
     def __init__(self, budget: Budget, state: State) -> None:
-        self.seconds, self.is_fixed = budget.seconds, state.n_steps != budget.n_steps  # a resumed fit is planned
+        self.seconds, self.most_steps = budget.seconds, budget.most_steps
+        self.is_fixed = state.n_steps != budget.n_steps  # a resumed fit is planned
         self._warm: tuple[int, float] | None = None
 
     def plan(self, state: State) -> None:
@@ -342,7 +349,8 @@ class _StepsForTime:
         elif not self.is_fixed:
             first, start = self._warm or (0, 0.0)
             pace = (state.step - first) / (state.seconds - start)
-            state.n_steps = state.step + max(1, int((0.97 * self.seconds - state.seconds) * pace))
+            planned = state.step + max(1, int((0.97 * self.seconds - state.seconds) * pace))
+            state.n_steps = planned if self.most_steps is None else min(planned, max(state.step, self.most_steps))
             self.is_fixed = self._warm is not None and state.seconds - start >= 0.05 * self.seconds
             self._warm = self._warm or (state.step, state.seconds)
 

@@ -21,7 +21,9 @@ SECTIONS = ("encoding", "network", "loss", "optimizer", "schedule", "fit")
 """What a run file holds."""
 
 ONLY_OF = {
-    "selection": "chooses among all pixels of a picture, so it is of image fits alone",
+    "selection": "looks at all samples of a picture or a sound and learns from some until it looks again, so it "
+    "is of image and audio fits alone: a film has too many pixels to be asked between two steps, what is learnt of a "
+    "shape or a scene is drawn anew for every step, and fields of a collection share their steps",
     "gradient_transform": "weighs all residuals of a picture at once, so it is of image fits alone",
     "dir_encoding": "is of the directions of rays, so it is of scene fits alone",
     "rgb_encoding": "is of the colours along rays, so it is of scene fits alone",

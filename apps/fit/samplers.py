@@ -88,6 +88,11 @@ class PixelDraw:
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         return self.at(self.indices(step), step)
 
+    def samples(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Centres and values of pixels."""
+        _, width, _ = self.picture.pixels.shape
+        return torch.stack([index % width, index // width], -1) + 0.5, self._values(index)
+
     def at(self, index: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """The samples of a step at some pixels, the first of them moved."""
         _, width, _ = self.picture.pixels.shape
@@ -155,8 +160,15 @@ class RasterDraw:
         self.indices = ShuffledIndices(n_samples, batch_size=self.batch_size, seed=self.seed)
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        index = self.indices(step)
-        return self.points(index), self.at(index)
+        return self.samples(self.indices(step))
+
+    def samples(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Places and values of samples."""
+        return self.points(index), self.values_at(index)
+
+    def at(self, index: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """The same: no step moves them."""
+        return self.samples(index)
 
     def points(self, index: Tensor) -> Tensor:
         """(m,) sample numbers -> (m, n_axes) float64 world points."""
@@ -166,7 +178,7 @@ class RasterDraw:
             rest = rest // size
         return torch.stack(axes, -1)
 
-    def at(self, index: Tensor) -> Tensor:
+    def values_at(self, index: Tensor) -> Tensor:
         """(m,) sample numbers -> (m, n_channels) float32."""
         if index.device.type != "cpu":
             if self._stored is None:

@@ -20,6 +20,7 @@ from PIL import Image
 from fieldforge.apps.cli import main
 from fieldforge.apps.images import read_image
 from fieldforge.fields.file import load_field
+from fieldforge.registry import HOMES, available
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -357,3 +358,29 @@ def test_a_full_disk_leaves_the_old_file_whole(photo: Path, fitted: Path, tmp_pa
     assert done.stderr.count("\n") == 1, done.stderr
     assert path.read_bytes() == fitted.read_bytes()
     assert load_field(path)[0] is not None
+
+
+def test_every_part_is_listed_in_a_line_that_says_something(capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in HOMES:
+        assert main(["list", kind, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert list(found) == sorted(available(kind))
+        assert all(len(text) >= 7 and "\n" not in text for text in found.values()), kind
+    assert main(["list", "encodings"]) == 0
+    assert "HashGrid            Multi-resolution grid of trained features" in capsys.readouterr().out
+    assert main(["list", "methods"]) == 0
+    assert "siren       sines all through (Sitzmann et al. 2020); of image, audio" in capsys.readouterr().out
+    assert main(["list"]) == 0
+    assert "KAN, " in capsys.readouterr().out
+    assert main(["list", "encoder"]) == 2
+    assert "did you mean encoding" in capsys.readouterr().err
+
+
+def test_no_help_says_that_a_default_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["compare"], ["fit", "image"], ["fit", "audio"], ["render"]):
+        with pytest.raises(SystemExit):
+            main([*words, "--help"])
+        said = capsys.readouterr().out
+        assert "default: None" not in said
+        assert "default: False" not in said
+        assert "(default: auto)" in said

@@ -12,7 +12,8 @@ import torch
 from fieldforge.apps.bench.digits import shrunk
 from fieldforge.apps.fit.collection.encoded import look_up
 from fieldforge.apps.fit.collection.items import ItemError
-from fieldforge.apps.fit.collection.job import fit_collection
+from fieldforge.apps.fit.collection.job import CollectionJob, fit_collection
+from fieldforge.apps.fit.collection.plan import CollectionPlan
 from fieldforge.apps.fit.collection.steps import initial_row, make_steps, stackable
 from fieldforge.apps.fit.collection.work import Outcome, fit_task
 from fieldforge.apps.metrics import psnr
@@ -23,7 +24,7 @@ from fieldforge.fields.file import build_field
 from fieldforge.fields.weightspace.codecs.planes import PlaneChannels
 from fieldforge.fields.weightspace.networks.channel_transformer import ChannelTransformer
 from fieldforge.kernels import cpu_door
-from fieldforge.registry import build
+from fieldforge.registry import ConfigError, build
 
 needs_native = pytest.mark.skipif(cpu_door.missing() is not None, reason="no native kernels")
 SIDE = 8
@@ -161,6 +162,18 @@ def test_channels_have_no_order(fields: Collection, generator: torch.Generator) 
     without = PlaneChannels([["a.planes", [3, 4, 4, 2]]])
     with pytest.raises(ValueError, match=r"expected a first matrix that reads 2 channels"):
         without.move_channels(torch.zeros(1, 96), torch.tensor([[1, 0]]))
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_centres_that_would_follow_each_item_are_refused(is_nested: bool, digits: Path, tmp_path: Path) -> None:
+    """Fields of a collection share all that is not learnt, and places of centres are not."""
+    encoding: dict[str, Any] = {"otype": "NeuRBF", "n_centers": 9, "n_features": 4, "resolution": 4}
+    if is_nested:
+        encoding = {"otype": "Composite", "nested": [encoding | {"n_dims_to_encode": 2}]}
+    with pytest.raises(
+        ConfigError, match=r"^encoding: .* has numbers of its own that do not learn \(.*centers, .*shapes"
+    ):
+        CollectionJob(digits, CollectionPlan(tmp_path / "centres", config={"encoding": encoding}, progress="quiet"))
 
 
 def test_shapes_have_three_planes(tmp_path: Path) -> None:

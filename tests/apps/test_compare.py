@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from PIL import Image
 from scene_files import ball
 
 from fieldforge.apps.cli import main
+from fieldforge.apps.compare.about import ABOUT
 from fieldforge.apps.compare.dead_leaves import dead_leaves
 from fieldforge.apps.compare.drawn import drifting_leaves, knot, plucked
 from fieldforge.apps.compare.methods import FAMILIES, METHODS, WHY_NOT, Method, expect_methods
@@ -21,6 +24,7 @@ from fieldforge.apps.compare.page import write_report
 from fieldforge.apps.compare.race import FACTORS, Budget, Race
 from fieldforge.apps.compare.signals import SIGNALS, ImageSignal
 from fieldforge.apps.compare.size import MAX_OVER, parameters_of, resized, sized, with_rate
+from fieldforge.apps.fit import loop
 from fieldforge.apps.fit.audio.job import AudioJob
 from fieldforge.apps.fit.image.job import ImageJob
 from fieldforge.apps.fit.job import Job, Plan
@@ -83,6 +87,68 @@ def test_equal_parameters_are_equal(face: Path) -> None:
         assert 0.9 * 20_000 < row["parameters"] <= MAX_OVER * 20_000  # type: ignore[operator]
 
 
+@pytest.mark.parametrize(("signal", "name"), [("image", "hashgrid"), ("image", "tensorf-cp"), ("image", "rbf"),
+                                              ("audio", "densegrid"), ("audio", "hashgrid"), ("shape", "hashgrid"),
+                                              ("video", "kplanes"), ("video", "hashgrid")])  # fmt: skip
+def test_what_grows_in_leaps_is_as_large_too(signal: str, name: str, jobs: dict[str, Job[Any]]) -> None:
+    """Finer keys take what a table of the next size would be too large for; a grid stays as fine as it was."""
+    job, method = jobs[signal], METHODS[signal][name]
+    config, _ = job.run_config(method.plan())
+    found = sized(job, config, method, 60_000)
+    assert 0.95 * 60_000 < parameters_of(job, found) <= MAX_OVER * 60_000
+    if name == "hashgrid" and signal != "video":
+        before, after = config["encoding"], found["encoding"]
+        finest = [
+            grid["base_resolution"] * grid["per_level_scale"] ** (grid["n_levels"] - 1) for grid in (before, after)
+        ]
+        assert finest[1] == pytest.approx(finest[0], rel=1e-3)
+
+
+def test_an_interrupted_run_goes_on_from_where_it_was(face: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the second of two runs: the first is on the page; again, it ends as one that was not stopped."""
+    words = ("--methods", "siren,pe", "--steps", "12", "--params", "2k")
+    whole = compared(face, *words)
+    for file in (face.parent / "out").iterdir():
+        file.unlink()
+    real, asked = loop.orderly_stop, list[int]()
+
+    @contextmanager
+    def stopped_in_the_second() -> Iterator[Callable[[], bool]]:
+        asked.append(0)
+
+        def is_asked() -> bool:
+            asked[-1] += 1
+            return len(asked) == 2 and asked[-1] > 7
+
+        with real():
+            yield is_asked
+
+    monkeypatch.setattr(loop, "orderly_stop", stopped_in_the_second)
+    assert main(["compare", str(face), "-o", str(face.parent / "out"), "--quiet", *words]) == 130
+    (done,) = json.loads((face.parent / "out/rows.json").read_text())
+    assert done["figures"] == whole[0]["figures"]
+    assert "Interrupted: 1 of 2 runs." in (face.parent / "out/index.html").read_text()
+    assert list((face.parent / "out").glob("pe-0.field.ckpt-*"))
+    again = compared(face, *words)
+    assert len(asked) == 3  # and not a fourth time, for the run that was done
+    assert asked[2] < 12  # asked once after each step that is left, and now and then once more
+    assert [row["figures"] for row in again] == [row["figures"] for row in whole]
+
+
+def test_what_fails_does_not_end_a_race(face: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = ImageJob.run
+
+    def run(job: ImageJob, plan: Plan, target: float | None = None) -> object:
+        if plan.config["encoding"]["otype"] == "Frequency":  # type: ignore[index, call-overload]
+            raise RuntimeError("no luck")
+        return real(job, plan, target)
+
+    monkeypatch.setattr(ImageJob, "run", run)
+    rows = compared(face, "--methods", "pe,siren", "--steps", "3", "--params", "2k")
+    assert [row["failure"] for row in rows] == ["no luck", ""]
+    assert "pe failed: no luck" in (face.parent / "out/index.html").read_text()
+
+
 def test_sizes_grow_up_to_the_number_asked_for() -> None:
     job = ImageJob(dead_leaves(32))
     config, _ = job.run_config(Plan(preset="siren"))
@@ -126,6 +192,7 @@ def test_a_method_is_there_or_the_reason_is() -> None:
     for signal, table in METHODS.items():
         assert not table.keys() & WHY_NOT[signal].keys()
         assert known == table.keys() | WHY_NOT[signal].keys(), signal
+    assert known == ABOUT.keys()
     with pytest.raises(ValueError, match=r"pref is not for audio: its phasors are of two or three .*; there are siren"):
         expect_methods("audio", ["siren", "pref"])
 

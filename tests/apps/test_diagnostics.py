@@ -12,12 +12,17 @@ import pytest
 import torch
 
 from fieldforge.apps.cli import main
+from fieldforge.apps.fit.audio.report import write_report as audio_report
 from fieldforge.apps.fit.diagnostics import spectra
 from fieldforge.apps.fit.diagnostics.watching import named, random_state_kept
 from fieldforge.apps.fit.image.job import ImageJob, fit
 from fieldforge.apps.fit.slices import Slice
 from fieldforge.apps.fit.tangent import along, gradient, jacobian, parameters_of, tangent_kernel
-from fieldforge.apps.images import write_image
+from fieldforge.apps.fit.video.job import VideoJob
+from fieldforge.apps.fit.video.report import write_report as video_report
+from fieldforge.apps.images import read_image, write_image
+from fieldforge.apps.sounds import Clip
+from fieldforge.apps.videos import Film
 from fieldforge.backends import use_backend
 from fieldforge.fields.kinds.image import ImageField
 from fieldforge.registry import ConfigError, available, build
@@ -203,6 +208,20 @@ def test_the_command_writes_rows_and_a_report(tmp_path: Path) -> None:
     assert main([*options, "--diagnose", "spectrum,dead_units", "--diagnose-every", "2"]) == 0
     assert len((tmp_path / "b.diagnostics.jsonl").read_text().splitlines()) == 3
     assert (tmp_path / "b.report.png").stat().st_size > 10_000
+
+
+def test_reports_of_sounds_and_films_show_them_too(tmp_path: Path) -> None:
+    """A row of the picture for each three."""
+    clip, film = Clip.from_array(np.sin(np.arange(400) / 5), 8000), Film.from_array(np.zeros((3, 8, 8, 3), np.uint8))
+    rows = [{"step": step, "ntk": {"effective_rank": 2.0 + step}} for step in range(3)]
+    heights = []
+    for diagnostics in ((), rows):
+        sound, moving = tmp_path / "sound.png", tmp_path / "film.png"
+        audio_report(sound, clip, clip.samples, [{"step": 1, "snr": 3.0}], title="", diagnostics=diagnostics)
+        field = VideoJob(film).make_field(VideoJob(film).preset("fast"), 0)
+        video_report(moving, film, field, [9.0] * 3, [{"step": 1, "psnr": 3.0}], title="", diagnostics=diagnostics)
+        heights.append([read_image(file).height for file in (sound, moving)])
+    assert np.subtract(*heights).tolist() == [-300, -300]
 
 
 def test_what_cannot_be_asked_is_said() -> None:

@@ -125,6 +125,7 @@ PARTS = [(kind, name) for kind in KINDS for name in available(kind) if "." not i
 
 _COORDINATES = r"^encoding\.otype: {} does not fit here: n_input_dims: .* got \d"
 _ALONE = r"so it is of image fits alone; this fit reads .*encoding, network"
+_SAMPLES = r"a film has too many pixels .* shape or a scene is drawn anew for every step, .*; this fit reads .*encoding"
 REFUSED: dict[tuple[str, str], tuple[tuple[str, ...], str]] = {
     ("encoding", "KPlanes"): (("image", "audio"), _COORDINATES),
     ("encoding", "TimeGrid"): (("image", "audio"), _COORDINATES),
@@ -139,8 +140,8 @@ REFUSED: dict[tuple[str, str], tuple[tuple[str, ...], str]] = {
     ("network", "DotProduct"): (SIGNALS, r"^network\.(n_basis: .* more features will do$|otype: .* nothing to train)"),
     ("network", "Sum"): (SIGNALS, r"^network\.otype: Sum (does not fit here|after the encoding .* nothing to train)"),
     ("network", "ResidualMLP"): (("scene",), r"network\.norm: statistics of a batch .*; layer or none will do"),
-    ("selection", "INT"): (SIGNALS[1:], _ALONE),
-    ("selection", "NINT"): (SIGNALS[1:], _ALONE),
+    ("selection", "INT"): (SIGNALS[2:], _SAMPLES),
+    ("selection", "NINT"): (SIGNALS[2:], _SAMPLES),
     ("gradient_transform", "IGA"): (SIGNALS[1:], _ALONE),
 }
 """Where a part cannot be, with its defaults or `SETTINGS`, and what is said of it."""

@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 import torch
 
+from fieldforge.apps.fit.audio.job import AudioJob
 from fieldforge.apps.fit.image.job import ImageFit, ImageJob, fit
+from fieldforge.apps.fit.job import Plan
 from fieldforge.apps.fit.options import FitOptions
 from fieldforge.apps.fit.samplers import PixelDraw
 from fieldforge.apps.fit.selections.base import Pool, SelectedDraw
 from fieldforge.apps.fit.selections.teaching import INT, NINT, is_due, largest, ratio_at
 from fieldforge.apps.fit.tangent import jacobian
 from fieldforge.apps.images import Picture
+from fieldforge.apps.sounds import Clip
 from fieldforge.registry import ConfigError
 
 WIDTH, HEIGHT = 13, 11
@@ -40,7 +43,7 @@ def quick(picture: Picture, selection: dict | None, **plan: object) -> ImageFit:
 
 def drawn(picture: Picture, selection: INT | NINT, *, n_steps: int = 40, batch_size: int = N) -> SelectedDraw:
     options = FitOptions(n_steps=n_steps, batch_size=batch_size)
-    return SelectedDraw(PixelDraw(picture, options, seed=1), _field(picture), selection)
+    return SelectedDraw(PixelDraw(picture, options, seed=1), _field(picture), selection, n_steps)
 
 
 def _field(picture: Picture):
@@ -88,7 +91,7 @@ def test_short_fits_choose_too(n_steps: int, refresh: str) -> None:
 
 def test_the_worst_pixels_are_chosen(picture: Picture) -> None:
     draw = drawn(picture, INT(start=0.2, ratio="constant", refresh="dense"))
-    errors = Pool(draw.pixels, draw.field, 0).errors()
+    errors = Pool(draw.whole, draw.field, 0).errors()
     points, values = draw(0)
     chosen = numbers_of(points)
     assert len(chosen) == round(0.2 * N)
@@ -115,7 +118,7 @@ def test_random_pixels_follow_from_seed_and_step(picture: Picture) -> None:
     assert numbers_of(first(3)[0]) == numbers_of(second(3)[0])
     assert numbers_of(first(4)[0]) != numbers_of(second(3)[0])
     mixed = drawn(picture, INT(mode="mix", random_share=0.5, ratio="constant"))
-    worst = set(largest(Pool(mixed.pixels, mixed.field, 0).errors(), 14).tolist())
+    worst = set(largest(Pool(mixed.whole, mixed.field, 0).errors(), 14).tolist())
     chosen = numbers_of(mixed(0)[0])
     assert len(chosen) == round(0.2 * N)
     assert worst <= set(chosen)
@@ -150,13 +153,32 @@ def test_a_fit_that_was_interrupted_chooses_as_if_it_was_not(selection: dict, pi
 
 def test_kernel_scores_are_those_of_the_kernel(picture: Picture) -> None:
     draw = drawn(picture, NINT())
-    pool = Pool(draw.pixels, draw.field, 0)
+    pool = Pool(draw.whole, draw.field, 0)
     points, values = pool.strip(0)
     residual = (draw.field.color(points) - values).detach().double()
     rows = torch.stack([jacobian(draw.field, points, lambda said, _, c=c: said[c]).double() for c in range(3)])
     moved = torch.einsum("cnp,p->nc", rows, torch.einsum("cnp,nc->p", rows, residual))
     torch.testing.assert_close(pool.tangent_errors().double(), moved.norm(dim=-1), rtol=1e-3, atol=1e-4)
     assert len(draw(0)[0]) == round(0.2 * N)
+
+
+@pytest.mark.parametrize("selection", [{"otype": "INT", "start": 0.2, "ratio": "constant"}, {"otype": "NINT"}])
+def test_of_a_sound_the_worst_samples_are_chosen(selection: dict) -> None:
+    """Zhang et al. 2024 fit sounds too; a click in silence is what is learnt from."""
+    samples = np.zeros((200, 2), np.float32)
+    samples[50:60] = 0.9
+    job, sizes = AudioJob(Clip.from_array(samples, 8000)), [*SMALL[:2], "fit.batch_size=200"]
+    config, _ = job.run_config(Plan(preset="siren", config={"selection": selection}, overrides=sizes, steps=3))
+    fitted = job.make_field(config, 0)
+    with job.training(fitted, config, 0, ()) as training:
+        draw = training.advance.draw  # type: ignore[attr-defined]
+        points, values = draw(0)
+        training.advance(0, 1.0)
+    assert len(points) == round(0.2 * 200)
+    numbers = (points[:, 0] * 8000 - 0.5).round().long()
+    torch.testing.assert_close(values, torch.from_numpy(samples)[numbers])
+    if selection["otype"] == "INT":
+        assert set(range(50, 60)) <= set(numbers.tolist())
 
 
 def test_bad_settings_name_key_and_way_out(picture: Picture) -> None:

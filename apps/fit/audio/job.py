@@ -26,8 +26,9 @@ from fieldforge.apps.fit.job import Fit, Job, Plan, PlanKeywords, Training
 from fieldforge.apps.fit.loop import LOSS, Figure, Hook
 from fieldforge.apps.fit.options import FieldOptions
 from fieldforge.apps.fit.placement import raster_places
-from fieldforge.apps.fit.recipe import Config
+from fieldforge.apps.fit.recipe import SECTIONS, Config
 from fieldforge.apps.fit.samplers import RasterDraw
+from fieldforge.apps.fit.selections.base import selected
 from fieldforge.apps.fit.slices import Slice
 from fieldforge.apps.render.audio import sample
 from fieldforge.apps.sounds import Clip, read_sound
@@ -108,6 +109,7 @@ class AudioJob(Job[AudioField]):
     signal = "audio"
     target = "snr"
     options = FieldOptions
+    sections = (*SECTIONS, "selection")
 
     def __init__(
         self, source: Source, *, start: float = 0.0, stop: float | None = None, report: Path | None = None
@@ -141,7 +143,8 @@ class AudioJob(Job[AudioField]):
 
     @contextmanager
     def training(self, fitted: AudioField, config: Config, seed: int, hooks: Sequence[Hook]) -> Iterator[Training]:
-        draw = RasterDraw(self.clip.samples, 1.0, fitted.box, FieldOptions.of(config["fit"]).batch_size, seed)
+        options = FieldOptions.of(config["fit"])
+        draw = selected(RasterDraw(self.clip.samples, 1.0, fitted.box, options.batch_size, seed), fitted, config)
         yield Training(*make_step(fitted, fitted, fitted.amplitude, config, draw, hooks))
 
     def shown(self, config: Config) -> Figure:
@@ -193,7 +196,10 @@ class AudioJob(Job[AudioField]):
 
     def finish(self, result: AudioFit) -> None:
         if self.report is not None:
-            write_report(self.report, self.clip, sample(result.field), result.state.history, title=self._title(result))
+            write_report(
+                self.report, self.clip, sample(result.field), result.state.history, title=self._title(result),
+                diagnostics=result.diagnostics,
+            )  # fmt: skip
 
     def _title(self, result: AudioFit) -> str:
         quality = "silent" if self.clip.peak == 0 else f"SNR {result.snr:.2f} dB"

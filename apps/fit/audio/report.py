@@ -7,13 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
+from fieldforge.apps.fit.diagnostics import drawing
 from fieldforge.apps.sounds import Clip
 from fieldforge.apps.sounds.quality import FLOOR_DB, spectrogram
 
 _COLUMNS = 1500
 
 
-def write_report(path: Path, clip: Clip, fit: np.ndarray, history: Sequence[dict[str, float]], *, title: str) -> None:
+def write_report(
+    path: Path, clip: Clip, fit: np.ndarray, history: Sequence[dict[str, float]], *, title: str,
+    diagnostics: drawing.Rows = (),
+) -> None:  # fmt: skip
     """Draw the report.
 
     Args:
@@ -22,14 +26,16 @@ def write_report(path: Path, clip: Clip, fit: np.ndarray, history: Sequence[dict
         fit: (n_samples, n_channels) samples of the field.
         history: rows with step, and snr or loss, as the loop keeps them.
         title: a line above.
+        diagnostics: rows of what was watched; each gets a curve of its headline.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15, 9), layout="constrained", dpi=100)
+    n_more = drawing.n_rows(diagnostics)
+    figure = Figure(figsize=(15, 9 + drawing.HEIGHT * n_more), layout="constrained", dpi=100)
     FigureCanvasAgg(figure)
     figure.suptitle(title)
-    rows = figure.add_gridspec(3, 3, height_ratios=[2, 3, 2])
+    rows = figure.add_gridspec(3 + n_more, 3, height_ratios=[2, 3, 2] + [2] * n_more)
     error = fit - clip.samples
     wave = figure.add_subplot(rows[0, :])
     for name, samples, color in (("source", clip.samples, "0.6"), ("fit", fit, "C0"), ("error", error, "C3")):
@@ -54,6 +60,7 @@ def write_report(path: Path, clip: Clip, fit: np.ndarray, history: Sequence[dict
     curve.plot([row["step"] for row in history], [row[name] for row in history])
     curve.set(xlabel="step", ylabel="SNR of the batches (dB)" if name == "snr" else name)
     curve.grid(alpha=0.3)
+    drawing.draw(figure, rows, 3, diagnostics)
     suffix = path.suffix.lower()
     if suffix in (".jpg", ".jpeg", ".webp"):
         figure.savefig(path, pil_kwargs={"quality": 85})

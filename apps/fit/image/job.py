@@ -34,7 +34,7 @@ from fieldforge.apps.fit.options import FitOptions
 from fieldforge.apps.fit.placement import raster_places
 from fieldforge.apps.fit.recipe import SECTIONS, Config
 from fieldforge.apps.fit.samplers import PixelDraw, permute
-from fieldforge.apps.fit.selections.base import SelectedDraw, Selection
+from fieldforge.apps.fit.selections.base import selected
 from fieldforge.apps.fit.slices import Slice, centers, square
 from fieldforge.apps.images import ImageError, Picture, read_image
 from fieldforge.apps.metrics import Metrics
@@ -179,11 +179,8 @@ class ImageJob(Job[ImageField]):
         draw = PixelDraw(self.picture, FitOptions.of(config["fit"]), seed)
         if "gradient_transform" in config:
             yield transformed_step(fitted, config, self.picture, hooks)
-        elif "selection" in config:
-            selection: Selection = build("selection", config["selection"], path="selection")
-            yield step_of(fitted, config, SelectedDraw(draw, fitted, selection), hooks)
         else:
-            yield step_of(fitted, config, draw, hooks)
+            yield step_of(fitted, config, selected(draw, fitted, config), hooks)
 
     def shown(self, config: Config) -> Figure:
         return psnr(self.picture.peak)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fieldforge.apps.fit.diagnostics.watching import named
+from fieldforge.apps.fit.diagnostics import drawing
 from fieldforge.apps.images import Picture, linear_to_srgb
 from fieldforge.apps.metrics import radial_spectrum
 from fieldforge.apps.render.image import render
@@ -77,13 +77,12 @@ def write_report(
     from matplotlib.figure import Figure
 
     shape = comparison.source.shape
-    watched = [name for name in diagnostics[0] if name != "step"] if diagnostics else []
-    n_more = -(-len(watched) // 3)
+    n_more = drawing.n_rows(diagnostics)
     tall = 5 * shape[0] / shape[1]
-    figure = Figure(figsize=(15, tall + 4.6 + 3 * n_more), layout="constrained", dpi=100)
+    figure = Figure(figsize=(15, tall + 4.6 + drawing.HEIGHT * n_more), layout="constrained", dpi=100)
     FigureCanvasAgg(figure)
     figure.suptitle(title)
-    rows = figure.add_gridspec(2 + n_more, 6, height_ratios=[tall, 4] + [3] * n_more)
+    rows = figure.add_gridspec(2 + n_more, 6, height_ratios=[tall, 4] + [drawing.HEIGHT] * n_more)
     error = 10 * np.abs(display(comparison.fit, comparison) - display(comparison.source, comparison))
     pictures = (("source", comparison.source), ("fit", comparison.fit))
     for column, (name, picture) in enumerate((*pictures, ("error x 10", None))):
@@ -106,33 +105,12 @@ def write_report(
     spectrum.set(xlabel="radial frequency (cycles per pixel)", ylabel="power")
     spectrum.grid(alpha=0.3)
     spectrum.legend()
-    for place, name in enumerate(watched):
-        column = 2 * (place % 3)
-        _draw_diagnostic(figure.add_subplot(rows[2 + place // 3, column : column + 2]), name, diagnostics)
+    drawing.draw(figure, rows, 2, diagnostics)
     suffix = path.suffix.lower()
     if suffix in (".jpg", ".jpeg", ".webp"):
         figure.savefig(path, pil_kwargs={"quality": 85})
     else:
         figure.savefig(path, format="png", metadata={"Software": None})
-
-
-def _draw_diagnostic(axes: Any, name: str, rows: Sequence[dict[str, Any]]) -> None:
-    """The headline of a diagnostic over steps; of the spectrum, the error of some bands."""
-    diagnostic = named([name])[name]
-    steps = [row["step"] for row in rows]
-    if "error" in rows[0][name]:
-        frequency = rows[0][name]["frequency"]
-        for band in range(0, len(frequency), max(1, len(frequency) // 6)):
-            values = [row[name]["error"][band] for row in rows]
-            axes.semilogy(steps, [np.nan if one is None else max(one, 1e-6) for one in values],
-                          label=f"{frequency[band]:.2f}")  # fmt: skip
-        axes.legend(title="cycles per sample", fontsize="x-small")
-        axes.set(xlabel="step", ylabel="relative error", title=name)
-    else:
-        values = [row[name][diagnostic.headline] for row in rows]
-        axes.plot(steps, [np.nan if one is None else one for one in values], marker=".")
-        axes.set(xlabel="step", ylabel=diagnostic.unit, title=name)
-    axes.grid(alpha=0.3)
 
 
 def display(image: np.ndarray, comparison: Comparison) -> np.ndarray:

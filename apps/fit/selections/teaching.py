@@ -1,4 +1,4 @@
-"""INT: learn from the pixels that are most wrong (Zhang et al., ICML 2024, "Nonparametric Teaching of Implicit Neural
+"""INT: learn from the samples that are most wrong (Zhang et al., ICML 2024, "Nonparametric Teaching of Implicit Neural
 Representations"), and the scores of NINT (arXiv 2511.15487).
 
     [selection]
@@ -8,14 +8,14 @@ Representations"), and the scores of NINT (arXiv 2511.15487).
     refresh = "incremental"
     mode = "top"
 
-The share of pixels grows, and they are chosen less and less often. The schedules are those of the released code: the
-ratio "step" ends at start + 0.9 (1 - start) and never reaches 1; "incremental" chooses before every step in the first
-quarter of a fit, then every 10, 20, 30, 40, 50 steps in fifths of the rest, of fits of 5000 steps. In a fit of 500
-those intervals are up to a tenth of it: the chosen pixels are learnt and the others forgotten. So intervals are in
-proportion to the fit unless `interval` says otherwise (`data/studies/methods.md` has both). "decremental" is the mirror
-image, our reading of a name.
+The share of samples grows, of a picture or a sound, and they are chosen less and less often. The schedules are those of
+the released code: the ratio "step" ends at start + 0.9 (1 - start) and never reaches 1; "incremental" chooses before
+every step in the first quarter of a fit, then every 10, 20, 30, 40, 50 steps in fifths of the rest, of fits of 5000
+steps. In a fit of 500 those intervals are up to a tenth of it: the chosen samples are learnt and the others forgotten.
+So intervals are in proportion to the fit unless `interval` says otherwise (`data/studies/methods.md` has both).
+"decremental" is the mirror image, our reading of a name.
 
-The paper takes all selected pixels in each step; with a batch smaller than the picture, the batch shrinks by the share
+The paper takes all selected samples in each step; with a batch smaller than the signal, the batch shrinks by the share
 instead. ``mode="random"`` is the control: the same numbers, without looking.
 """
 
@@ -37,7 +37,7 @@ MODES = ("top", "random", "mix")
 
 
 def ratio_at(ratio: str, start: float, step: int, n_steps: int) -> float:
-    """The share of pixels at a step.
+    """The share of samples at a step.
 
     Example:
         >>> [round(ratio_at("step", 0.2, step, 100), 2) for step in (0, 9, 10, 99)]
@@ -56,7 +56,7 @@ def ratio_at(ratio: str, start: float, step: int, n_steps: int) -> float:
 
 
 def is_due(refresh: str, step: int, n_steps: int, interval: int | None = None) -> bool:
-    """Whether pixels are chosen before a step.
+    """Whether samples are chosen before a step.
 
     Args:
         refresh: "dense", "incremental" or "decremental".
@@ -86,16 +86,16 @@ def _phase(step: int, n_steps: int, interval: int) -> tuple[int, int]:
 
 @register("selection", "INT")
 class INT(Selection):
-    """The k pixels of the largest |value - answer|, with k the share of the moment.
+    """The k samples of the largest |value - answer|, with k the share of the moment.
 
     Args:
         start: the share at the beginning.
         ratio: how it grows: "constant", "linear", "step", "cosine", or "reverse_cosine", which falls from 1 to it.
-        refresh: when pixels are chosen: "dense", "incremental" or "decremental".
+        refresh: when samples are chosen: "dense", "incremental" or "decremental".
         interval: steps between choices after the first quarter, at first; None: a 500th of the fit.
-        mode: "top"; "random": any k, the control; "mix": a part of them at random, since the most wrong pixels of a
-            noisy picture are its noise.
-        random_share: of the pixels of "mix", drawn at random.
+        mode: "top"; "random": any k, the control; "mix": a part of them at random, since the most wrong samples of a
+            noisy signal are its noise.
+        random_share: of those of "mix", drawn at random.
     """
 
     otype = "INT"
@@ -133,14 +133,15 @@ class INT(Selection):
 
 @register("selection", "NINT")
 class NINT(Selection):
-    """A constant share, chosen before every step: most at random, some by the tangent kernel, the rest by error.
+    """A constant share, chosen before every step: most at random, some by the tangent kernel, the rest by error (NINT,
+    arXiv 2511.15487, 2025).
 
-    The kernel's score of a pixel is |K(x, ·) r|, with r the residuals of all pixels and K the empirical tangent kernel;
+    The kernel's score of a sample is |K(x, ·) r|, r the residuals of all samples and K the empirical tangent kernel;
     no kernel is formed, it takes one gradient and one forward derivative. Its part of what is not random falls as
     exp(-step / decay). These numbers come from a third party's notes on the paper, not from its code.
 
     Args:
-        start: share of the pixels.
+        start: share of the samples.
         random_share: of them, drawn at random.
         every: steps between scores by the kernel.
         decay: steps in which their part falls to 1/e.
@@ -190,7 +191,7 @@ def largest(scores: Tensor, k: int) -> Tensor:
 
 
 def add_random(chosen: Tensor, pool: Pool, n: int) -> Tensor:
-    """`chosen` with n pixels more, any of the rest."""
+    """`chosen` with n samples more, any of the rest."""
     if n:
         order = pool.shuffled()
         chosen[order[~chosen[order]][:n]] = True

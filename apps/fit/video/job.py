@@ -192,8 +192,9 @@ class VideoJob(Job[VideoField]):
         result.frame_psnr = self.frame_psnr
         if self.report is not None:
             write_report(
-                self.report, self.film, result.field, self.frame_psnr, result.state.history, title=self._title(result)
-            )
+                self.report, self.film, result.field, self.frame_psnr, result.state.history, title=self._title(result),
+                diagnostics=result.diagnostics,
+            )  # fmt: skip
 
     def _title(self, result: VideoFit) -> str:
         parts = [Path(self.film.source).name, f"mean PSNR {result.psnr:.2f} dB"]
@@ -210,4 +211,4 @@ class VideoJob(Job[VideoField]):
         index = permute(position, n_pixels, torch.zeros_like(position))
         high = (float(film.width), float(film.height), film.duration)
         draw = RasterDraw(film.frames, 255.0, ((0.0, 0.0, 0.0), high), 1, 0)
-        return draw.points(index), draw.at(index)
+        return draw.samples(index)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fieldforge.apps.fit.diagnostics import drawing
 from fieldforge.apps.render.film import frame
 from fieldforge.apps.videos import Film
 from fieldforge.fields.kinds.video import VideoField
@@ -23,6 +24,7 @@ def write_report(
     history: Sequence[dict[str, float]],
     *,
     title: str,
+    diagnostics: drawing.Rows = (),
 ) -> None:
     """Draw the report.
 
@@ -33,6 +35,7 @@ def write_report(
         frame_psnr: of each frame.
         history: rows with step and psnr, as the loop keeps them.
         title: a line above.
+        diagnostics: rows of what was watched; each gets a curve of its headline.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -40,10 +43,12 @@ def write_report(
     shown = np.unique(np.linspace(0, film.n_frames - 1, min(_N_SHOWN, film.n_frames)).round().astype(int))
     every = max(1, math.ceil(max(film.width, film.height) / _WIDEST))
     height = 3 * film.height / film.width
-    figure = Figure(figsize=(15, 3 * height + 3.4), layout="constrained", dpi=100)
+    n_more = drawing.n_rows(diagnostics)
+    figure = Figure(figsize=(15, 3 * height + 3.4 + drawing.HEIGHT * n_more), layout="constrained", dpi=100)
     FigureCanvasAgg(figure)
     figure.suptitle(title)
-    rows = figure.add_gridspec(4, 2 * len(shown), height_ratios=[height, height, height, 3])
+    heights = [height, height, height, 3] + [drawing.HEIGHT] * n_more
+    rows = figure.add_gridspec(4 + n_more, 2 * len(shown), height_ratios=heights)
     for column, index in enumerate(int(i) for i in shown):
         source = film.frame(index)[::every, ::every]
         fit = frame(fitted, film.time(index))[::every, ::every]
@@ -61,6 +66,7 @@ def write_report(
     curve.plot([row["step"] for row in history], [row["psnr"] for row in history])
     curve.set(xlabel="step", ylabel="PSNR of the batches (dB)")
     curve.grid(alpha=0.3)
+    drawing.draw(figure, rows, 4, diagnostics)
     suffix = path.suffix.lower()
     if suffix in (".jpg", ".jpeg", ".webp"):
         figure.savefig(path, pil_kwargs={"quality": 85})
