@@ -42,7 +42,7 @@ from fieldforge.registry import build
 KINDS = ("hashgrid", "mlp", "tensorf", "densegrid", "kplanes", "pref", "kilonerf")
 BUDGETS = {"mlp": 600.0, "kilonerf": 240.0}
 """CPU seconds of training from photos; 60 of the other kinds."""
-STUDENTS = {"mlp": 120.0, "kilonerf": 120.0}
+STUDENTS = {"mlp": 60.0, "kilonerf": 60.0}
 """CPU seconds of a student of the matrix; 30 of the other kinds."""
 PARTS = ("scratch", *(f"matrix-{name}" for name in KINDS), "staged", "clipping", "tenth", "kilonerf", "megabyte")
 QUICK = ["fit.batch_size=128", "fit.samples_across=16", "fit.occupancy=8"]

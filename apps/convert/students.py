@@ -63,7 +63,7 @@ SCENE: dict[str, Student] = {
         "vanilla-occupied",
         # It is told so much at a point that a small batch is enough, and many small steps come further.
         {"distillation": {"points": 0.5}},
-        ("optimizer.learning_rate=2e-3", "fit.batch_size=2048"),
+        ("optimizer.learning_rate=2e-3", "optimizer.beta2=0.99", "fit.batch_size=1024"),
         turns=(_WIDTHS, _CELLS),
     ),
     "tensorf": Student("tensorf", turns=(_sides(), _WIDTHS, _CELLS)),
