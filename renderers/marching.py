@@ -26,9 +26,10 @@ from torch import Tensor
 from fieldforge.backends import choose, provide
 from fieldforge.checks import expect_float, expect_int
 from fieldforge.kernels import cpu_door, cpu_marching
+from fieldforge.kernels.cpu_marching import Marched, StrideLike, Walk
 from fieldforge.kernels.triton import door as triton_door
 from fieldforge.kernels.triton import marching as triton_marching
-from fieldforge.renderers.occupancy import Cascades, OccupancyGrid, look_up
+from fieldforge.renderers.occupancy import OccupancyGrid, look_up
 from fieldforge.renderers.rays import Vector, expect_rays, expect_span, intersect_box
 from fieldforge.renderers.samples import Samples, row_offsets
 
@@ -122,9 +123,8 @@ def march(
     if not stride.n_most or not origins.shape[0]:
         none = origins.new_empty(0)
         return Samples.trusted(none, none, none.long(), none.new_zeros(origins.shape[0] + 1).long())
-    found = run(
-        origins, directions, start, end, grid.cascades, grid.bricks, grid.superbricks, stride, n_most_kept, max_samples
-    )
+    grids = grid.cascades, grid.bricks, grid.superbricks
+    found = run(Walk(origins, directions, start, end, *grids, stride, n_most_kept, max_samples))
     if isinstance(found, int):
         raise ValueError(
             f"max_samples: {found} samples and more on {origins.shape[0]} rays, at most {max_samples}; "
@@ -185,28 +185,15 @@ def count_steps(start: Tensor, end: Tensor, stride: Stride) -> int:
 
 
 @provide("march", "reference")
-def march_rays(
-    origins: Tensor,
-    directions: Tensor,
-    start: Tensor,
-    end: Tensor,
-    cascades: Cascades,
-    bricks: Tensor,
-    superbricks: Tensor,
-    stride: Stride,
-    n_most_kept: int,
-    max_samples: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor] | int:
+def march_rays(walk: Walk) -> Marched | int:
     """All samples of every ray, and of them those in occupied cells; this function defines marching.
 
-    Args:
-        start, end: (R,) where the samples of each ray begin, and where the last middle has to be before.
-        superbricks: not needed here; native versions jump over empty ones.
-        n_most_kept: samples of a ray.
+    Superbricks are not needed here; native versions jump over empty ones.
 
     Returns:
         (t0, t1, ray_index, offsets) as in `Samples`; or how many samples there are, when more than `max_samples`.
     """
+    origins, directions, start, end, cascades, bricks, _, stride, n_most_kept, max_samples = walk
     n_at_once = max(1, 2**21 // stride.n_most)
     parts, counts, n_samples = [], [], 0
     for first in range(0, max(1, origins.shape[0]), n_at_once):
@@ -226,7 +213,7 @@ def march_rays(
     return t0, t1, ray_index, row_offsets(torch.cat(counts))
 
 
-def edges_of(start: Tensor, stride: Stride) -> Tensor:
+def edges_of(start: Tensor, stride: StrideLike) -> Tensor:
     """(R,) -> (R, n_most + 1): where samples meet."""
     if stride.cone_angle == 0:
         return start[:, None] + torch.arange(stride.n_most + 1, device=start.device, dtype=start.dtype) * stride.step

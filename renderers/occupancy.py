@@ -24,6 +24,7 @@ from fieldforge.backends import choose, provide
 from fieldforge.checks import expect_float, expect_generator, expect_int, expect_points
 from fieldforge.devices import constant
 from fieldforge.kernels import cpu_door, cpu_marching
+from fieldforge.kernels.cpu_marching import CascadesLike
 from fieldforge.kernels.triton import door as triton_door
 from fieldforge.kernels.triton import marching as triton_marching
 from fieldforge.renderers.rays import Vector, expect_box
@@ -322,7 +323,7 @@ def pack_bits(cells: Tensor) -> Tensor:
 
 
 @provide("occupancy_lookup", "reference")
-def look_up(points: Tensor, cascades: Cascades, bricks: Tensor) -> Tensor:
+def look_up(points: Tensor, cascades: CascadesLike, bricks: Tensor) -> Tensor:
     """(N, 3) float32 points -> (N,) bool: whether the cell that holds each of them is occupied."""
     points = points.float()
     is_found = torch.zeros(points.shape[0], dtype=torch.bool, device=points.device)

@@ -16,9 +16,9 @@ from torch import Tensor
 from fieldforge.backends import provide
 from fieldforge.devices import constant
 from fieldforge.kernels import guests
+from fieldforge.kernels.cpu_marching import CascadesLike, Marched, Walk
 from fieldforge.renderers.compositing import Rendered, accumulate_plain, composite_plain
 from fieldforge.renderers.marching import Stride, count_steps, march_rays
-from fieldforge.renderers.occupancy import Cascades
 from fieldforge.renderers.samples import Samples, row_offsets
 from fieldforge.renderers.scans import segmented_scan
 
@@ -84,27 +84,16 @@ def composite_by_nerfacc(samples: Samples, density: Tensor, color: Tensor) -> Re
 
 
 @provide("march", "cuda", **_OF_NERFACC)
-def march_by_nerfacc(
-    origins: Tensor,
-    directions: Tensor,
-    start: Tensor,
-    end: Tensor,
-    cascades: Cascades,
-    bricks: Tensor,
-    superbricks: Tensor,
-    stride: Stride,
-    n_most_kept: int,
-    max_samples: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor] | int:
+def march_by_nerfacc(walk: Walk) -> Marched | int:
     """See `fieldforge.renderers.marching.march_rays`; steps that grow and cascades are left to that."""
+    origins, directions, start, end, cascades, bricks, _, stride, n_most_kept, max_samples = walk
     if stride.cone_angle != 0 or len(cascades.low) != 1 or not len(origins):
+        assert isinstance(stride, Stride)
         stride = replace(stride, n_most=count_steps(start, end, stride) if len(origins) else 0)
         if not stride.n_most:
             none = origins.new_empty(0)
             return none, none, none.long(), row_offsets(start.new_zeros(len(start)).long())
-        return march_rays(
-            origins, directions, start, end, cascades, bricks, superbricks, stride, n_most_kept, max_samples
-        )  # fmt: skip
+        return march_rays(walk._replace(stride=stride))
     box = constant(((*cascades.low[0], *cascades.high[0]),), torch.float32, origins.device)
     _, found, _ = guests.module("nerfacc").traverse_grids(
         origins.contiguous(), directions.contiguous(), cells_of(bricks, cascades), box, near_planes=start,
@@ -126,7 +115,7 @@ def march_by_nerfacc(
     return t0, t1, rays, row_offsets(counts)
 
 
-def cells_of(bricks: Tensor, cascades: Cascades) -> Tensor:
+def cells_of(bricks: Tensor, cascades: CascadesLike) -> Tensor:
     """(n_cascades, X, Y, Z) bool of the packed bits of `fieldforge.renderers.occupancy`."""
     n_cascades, *blocks = bricks.shape
     bits = bricks[..., None] >> torch.arange(64, device=bricks.device) & 1

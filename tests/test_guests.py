@@ -18,6 +18,7 @@ from fieldforge.encodings.grid import Grid, grid, grid_levels
 from fieldforge.fields import on_tinycudann as fields
 from fieldforge.fields.networks.mlp import MLP
 from fieldforge.kernels import guests
+from fieldforge.kernels.cpu_marching import Walk
 from fieldforge.renderers import on_nerfacc
 from fieldforge.renderers.compositing import accumulate_plain, composite_plain
 from fieldforge.renderers.marching import make_stride, march_rays
@@ -171,18 +172,19 @@ def test_marching_by_nerfacc_keeps_the_same_samples(fakes: None) -> None:
     stride = make_stride(0.03, 0.0, float("inf"))
     start, end = intersect_box(origins, directions, (0, 0, 0), (1, 1, 1), 0.0, float("inf"))
     stride = replace(stride, n_most=80)
-    arguments: Any = (origins, directions, start, end, where.cascades, where.bricks, where.superbricks, stride)
-    found, expected = on_nerfacc.march_by_nerfacc(*arguments, 1000, 10**6), march_rays(*arguments, 1000, 10**6)
+    grids = where.cascades, where.bricks, where.superbricks
+    walk = Walk(origins, directions, start, end, *grids, stride, 1000, 10**6)
+    found, expected = on_nerfacc.march_by_nerfacc(walk), march_rays(walk)
     assert not isinstance(found, int)
     assert not isinstance(expected, int)
     assert len(expected[0]) > 50
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one, other)
-    few, of_few = on_nerfacc.march_by_nerfacc(*arguments, 5, 10**6), march_rays(*arguments, 5, 10**6)
+    few, of_few = (march(walk._replace(n_most_kept=5)) for march in (on_nerfacc.march_by_nerfacc, march_rays))
     assert not isinstance(few, int)
     assert not isinstance(of_few, int)
     assert torch.equal(few[0], of_few[0])
-    assert on_nerfacc.march_by_nerfacc(*arguments, 1000, 20) == len(expected[0])
+    assert on_nerfacc.march_by_nerfacc(walk._replace(max_samples=20)) == len(expected[0])
 
 
 def test_ours_goes_first_unless_a_guest_was_measured_to_be_faster(fakes: None) -> None:

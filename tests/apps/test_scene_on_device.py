@@ -25,6 +25,7 @@ from fieldforge.apps.fit.scene.rays import RayDraw
 from fieldforge.apps.fit.scene.space import settled
 from fieldforge.apps.fit.scene.step import SceneStep, scene_step
 from fieldforge.backends import use_backend
+from fieldforge.kernels.cpu_marching import Walk
 from fieldforge.renderers import marching
 
 OVERRIDES = (
@@ -41,11 +42,11 @@ def numbers(tensor: Tensor) -> Tensor:
 def scene_on_the_stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[FarDevice]:
     """What `arrived`, `home` and `move` do, for the stand-in; marching goes as on a GPU, where it counts no steps."""
 
-    def march(*arguments: Any) -> Any:
-        start, end, stride = arguments[2], arguments[3], arguments[7]
-        assert stride.n_most == marching.MAX_STEPS
-        near = marching.count_steps(numbers(start), numbers(end), stride)
-        return marching.march_rays(*arguments[:7], replace(stride, n_most=near), *arguments[8:])
+    def march(walk: Walk) -> Any:
+        assert isinstance(walk.stride, marching.Stride)
+        assert walk.stride.n_most == marching.MAX_STEPS
+        near = marching.count_steps(numbers(walk.start), numbers(walk.end), walk.stride)
+        return marching.march_rays(walk._replace(stride=replace(walk.stride, n_most=near)))
 
     table = backends._implementations["march"]
     monkeypatch.setitem(table, "reference", replace(table["reference"], function=march))

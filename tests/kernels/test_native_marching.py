@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fieldforge.kernels import cpu_door, cpu_marching
+from fieldforge.kernels.cpu_marching import Walk
 from fieldforge.renderers import marching, occupancy
 from fieldforge.renderers.marching import count_steps, make_stride, march, march_rays
 from fieldforge.renderers.occupancy import OccupancyGrid
@@ -21,18 +22,18 @@ Rays = tuple[torch.Tensor, torch.Tensor]
 
 
 def both(origins: torch.Tensor, directions: torch.Tensor, grid: OccupancyGrid, step: float, **keys: Any) -> Any:
-    """Arguments of a march, and what the plain version makes of them."""
+    """What a march is told, and what the plain version makes of them."""
     stride = make_stride(step, keys.pop("cone_angle", 0.0), keys.pop("max_step", math.inf))
     start, end = intersect_box(origins, directions, grid.cascades.low[-1], grid.cascades.high[-1])
     stride = marching.replace(stride, n_most=max(1, count_steps(start, end, stride)))
     most = keys.pop("max_samples_per_ray", 2**28)
-    arguments = origins, directions, start, end, grid.cascades, grid.bricks, grid.superbricks, stride, most, 2**28
-    return arguments, march_rays(*arguments)
+    walk = Walk(origins, directions, start, end, grid.cascades, grid.bricks, grid.superbricks, stride, most, 2**28)
+    return walk, march_rays(walk)
 
 
 def assert_same(origins: torch.Tensor, directions: torch.Tensor, grid: OccupancyGrid, step: float, **keys: Any) -> int:
-    arguments, expected = both(origins, directions, grid, step, **keys)
-    got = cpu_marching.march(*arguments)
+    walk, expected = both(origins, directions, grid, step, **keys)
+    got = cpu_marching.march(walk)
     assert not isinstance(got, int)
     for mine, other in zip(got, expected, strict=True):
         assert torch.equal(mine, other)
@@ -130,12 +131,12 @@ def test_any_number_of_threads_and_rays_gives_the_same_bits(
     for n_rays in (0, 1, 15, 17, 1009):
         rays = random_rays(n_rays, generator)
         for keys in ({}, {"cone_angle": 0.02}):
-            arguments, expected = both(*rays, grid, 0.01, **keys)
+            walk, expected = both(*rays, grid, 0.01, **keys)
             for n_threads in ("1", "2", "3"):
                 monkeypatch.setenv("FIELDFORGE_NUM_THREADS", n_threads)
                 for max_words in (2**23, 97):  # the second: many small parts
                     monkeypatch.setattr(cpu_marching, "MAX_WORDS", max_words)
-                    got = cpu_marching.march(*arguments)
+                    got = cpu_marching.march(walk)
                     assert not isinstance(got, int)
                     assert all(torch.equal(mine, other) for mine, other in zip(got, expected, strict=True))
             assert n_rays < 100 or len(expected[0])
@@ -178,19 +179,19 @@ def test_a_density_that_is_not_a_number_is_not_above_a_threshold() -> None:
 def test_wrong_tensors_never_reach_the_kernels() -> None:
     grid = OccupancyGrid(*BOX, resolution=8)
     rays = torch.zeros(2, 3), torch.ones(2, 3)
-    (_, _, start, end, *rest), _ = both(*rays, grid, 0.1)
+    walk, _ = both(*rays, grid, 0.1)
     with pytest.raises(TypeError, match="origins: expected float32 on the CPU"):
-        cpu_marching.march(rays[0].double(), rays[1], start, end, *rest)
+        cpu_marching.march(walk._replace(origins=rays[0].double()))
     with pytest.raises(ValueError, match=r"directions: expected shape \(2, 3\)"):
-        cpu_marching.march(rays[0], rays[1][:1], start, end, *rest)
+        cpu_marching.march(walk._replace(directions=rays[1][:1]))
     with pytest.raises(ValueError, match=r"end: expected shape \(2,\)"):
-        cpu_marching.march(*rays, start, end[:1], *rest)
+        cpu_marching.march(walk._replace(end=walk.end[:1]))
     with pytest.raises(ValueError, match=r"bricks: expected shape \(1, 2, 2, 2\)"):
-        cpu_marching.march(*rays, start, end, grid.cascades, grid.bricks[:, :1], *rest[2:])
+        cpu_marching.march(walk._replace(bricks=grid.bricks[:, :1]))
     with pytest.raises(TypeError, match="bricks: expected int64"):
         cpu_marching.look_up(rays[0], grid.cascades, grid.bricks.int())
     with pytest.raises(ValueError, match="step: expected 0 < step"):
-        cpu_marching.march(*rays, start, end, *rest[:3], marching.Stride(-1.0, n_most=4), *rest[4:])
+        cpu_marching.march(walk._replace(stride=marching.Stride(-1.0, n_most=4)))
     with pytest.raises(ValueError, match="cells: expected ascending numbers from 0 to 4"):
         cpu_marching.decay_max(torch.zeros(5), torch.tensor([5]), torch.zeros(1), 0.5)
     with pytest.raises(ValueError, match="density: expected a contiguous tensor"):

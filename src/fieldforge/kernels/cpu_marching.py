@@ -7,7 +7,7 @@ any number of threads and on every instruction set. Not differentiable.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ class CascadesLike(Protocol):
     @property
     def low(self) -> tuple[Vector, ...]: ...
     @property
+    def high(self) -> tuple[Vector, ...]: ...
+    @property
     def cells_per_length(self) -> tuple[Vector, ...]: ...
 
 
@@ -41,6 +43,32 @@ class StrideLike(Protocol):
     def max_step(self) -> float: ...
     @property
     def n_most(self) -> int: ...
+
+
+class Walk(NamedTuple):
+    """What marching is told, on every device: rays on their way through an occupancy grid."""
+
+    origins: Tensor
+    """(R, 3) float32."""
+    directions: Tensor
+    """(R, 3) float32."""
+    start: Tensor
+    """(R,) where the samples of each ray begin."""
+    end: Tensor
+    """(R,) what the last middle has to be before."""
+    cascades: CascadesLike
+    bricks: Tensor
+    superbricks: Tensor
+    """What lets a version jump over empty cells."""
+    stride: StrideLike
+    n_most_kept: int
+    """Samples of a ray."""
+    max_samples: int
+    """Of all rays; where there are more, marching answers with their number."""
+
+
+Marched = tuple[Tensor, Tensor, Tensor, Tensor]
+"""t0, t1, ray_index and offsets, as in `fieldforge.renderers.samples.Samples`."""
 
 
 def intersect_box(
@@ -96,26 +124,16 @@ def pack(density: Tensor, threshold: float, cascades: CascadesLike) -> tuple[Ten
     return bricks, superbricks
 
 
-def march(
-    origins: Tensor,
-    directions: Tensor,
-    start: Tensor,
-    end: Tensor,
-    cascades: CascadesLike,
-    bricks: Tensor,
-    superbricks: Tensor,
-    stride: StrideLike,
-    n_most_kept: int,
-    max_samples: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor] | int:
-    """Arguments and result as for the plain `fieldforge.renderers.marching.march_rays`."""
-    origins, directions = _expect_rays(origins, directions)
+def march(walk: Walk) -> Marched | int:
+    """As the plain `fieldforge.renderers.marching.march_rays`."""
+    cascades, stride = walk.cascades, walk.stride
+    origins, directions = _expect_rays(walk.origins, walk.directions)
     n_rays = origins.shape[0]
     start, end = (
-        expect_tensor(name, t, (n_rays,)).contiguous() for name, t in (("start", start), ("end", end))
+        expect_tensor(name, t, (n_rays,)).contiguous() for name, t in (("start", walk.start), ("end", walk.end))
     )  # fmt: skip
-    bricks = _expect_blocks("bricks", bricks, cascades, 4)
-    superbricks = _expect_blocks("superbricks", superbricks, cascades, 16)
+    bricks = _expect_blocks("bricks", walk.bricks, cascades, 4)
+    superbricks = _expect_blocks("superbricks", walk.superbricks, cascades, 16)
     native_cascades = _native_cascades(cascades)
     strides = (stride.step, stride.cone_angle, stride.max_step, stride.n_most)
     n_words = -(-stride.n_most // 64)
@@ -132,7 +150,7 @@ def march(
         marks = torch.empty(n_here * n_words, dtype=torch.int64)
         counts = torch.empty(n_here, dtype=torch.int64)
         native().mark(
-            native_cascades, bricks.data_ptr(), superbricks.data_ptr(), rays, n_here, *strides, n_most_kept,
+            native_cascades, bricks.data_ptr(), superbricks.data_ptr(), rays, n_here, *strides, walk.n_most_kept,
             marks.data_ptr(), counts.data_ptr(), n_threads(),
         )  # fmt: skip
         here = torch.zeros(n_here + 1, dtype=torch.int64)
@@ -140,7 +158,7 @@ def march(
         n = int(here[-1])
         offsets[first + 1 : first + n_here + 1] = here[1:] + n_samples
         n_samples += n
-        if n_samples > max_samples:
+        if n_samples > walk.max_samples:
             return n_samples  # nothing is allocated for them
         t0, t1 = torch.empty(n), torch.empty(n)
         ray_index = torch.empty(n, dtype=torch.int64)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fieldforge.encodings.grid import Grid, grid
 from fieldforge.fields.networks.mlp import MLP
+from fieldforge.kernels.cpu_marching import Walk
 from fieldforge.kernels.triton import adam as adam_ops
 from fieldforge.kernels.triton import door, draws, formulas
 from fieldforge.kernels.triton import grid as grid_ops
@@ -173,9 +174,8 @@ def test_marching(made: list[str], cone_angle: float) -> None:
     marching_ops.look_up(points, cascades, bricks)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "empty", torch.zeros)  # the counts are not written here
-        marching_ops.march(
-            points, points, points[:, 0], points[:, 0], cascades, bricks, bricks, Stride(0.1, cone_angle, 1.0, 20), 9, 9
-        )
+        stride = Stride(0.1, cone_angle, 1.0, 20)
+        marching_ops.march(Walk(points, points, points[:, 0], points[:, 0], cascades, bricks, bricks, stride, 9, 9))
     assert made.count("march sm_90") == 2
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from interpreted import DEVICE, needs_triton
 
+from fieldforge.kernels.cpu_marching import Walk
 from fieldforge.kernels.triton import marching as on_gpu
 from fieldforge.renderers import occupancy
 from fieldforge.renderers.marching import count_steps, make_stride, march_rays
@@ -47,14 +48,14 @@ def test_the_same_samples(
     start, end = intersect_slabs(origins, directions, cascades.low[-1], cascades.high[-1], 0.0, math.inf)
     stride = make_stride(0.23, cone_angle, 0.4)
     stride = replace(stride, n_most=count_steps(start, end, stride))
-    rays = origins, directions, start, end, cascades, bricks, superbricks, stride, n_kept
-    got, expected = on_gpu.march(*rays, 10**6), march_rays(*rays, 10**6)
+    walk = Walk(origins, directions, start, end, cascades, bricks, superbricks, stride, n_kept, 10**6)
+    got, expected = on_gpu.march(walk), march_rays(walk)
     assert not isinstance(got, int)
     assert not isinstance(expected, int)
     assert len(got[0]) > 20
     for one, other in zip(got, expected, strict=True):
         assert torch.equal(one, other)
-    assert on_gpu.march(*rays, 3) == len(got[0])
+    assert on_gpu.march(walk._replace(max_samples=3)) == len(got[0])
 
 
 @pytest.mark.parametrize("n_cascades", [1, 3])
@@ -111,7 +112,7 @@ def test_no_rays(generator: torch.Generator) -> None:
     cascades, bricks, superbricks = make(1, generator)
     none = torch.empty(0, 3, device=DEVICE)
     stride = replace(make_stride(0.1, 0.0, 1.0), n_most=5)
-    found = on_gpu.march(none, none, none[:, 0], none[:, 0], cascades, bricks, superbricks, stride, 10, 10)
+    found = on_gpu.march(Walk(none, none, none[:, 0], none[:, 0], cascades, bricks, superbricks, stride, 10, 10))
     assert not isinstance(found, int)
     assert [len(tensor) for tensor in found] == [0, 0, 0, 1]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fieldforge.kernels.cpu_door import expect_contiguous
-from fieldforge.kernels.cpu_marching import CascadesLike, StrideLike, Vector, expect_cells
+from fieldforge.kernels.cpu_marching import CascadesLike, Marched, Vector, Walk, expect_cells
 from fieldforge.kernels.triton.door import blocks, expect_rows, expect_tensor, launch
 
 BLOCK = 64
@@ -80,31 +80,21 @@ def decay_max(density: Tensor, cells: Tensor, fresh: Tensor, decay: float) -> No
     launch(_kernels().decay_max, (blocks(n, 1024),), flat, cells, fresh, n, float(decay), BLOCK=1024)
 
 
-def march(
-    origins: Tensor,
-    directions: Tensor,
-    start: Tensor,
-    end: Tensor,
-    cascades: CascadesLike,
-    bricks: Tensor,
-    superbricks: Tensor,
-    stride: StrideLike,
-    n_most_kept: int,
-    max_samples: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor] | int:
-    """Arguments and result as for the plain `fieldforge.renderers.marching.march_rays`, on a CUDA device.
+def march(walk: Walk) -> Marched | int:
+    """As the plain `fieldforge.renderers.marching.march_rays`, on a CUDA device.
 
     Rays are walked twice, to count and to write; the processor waits for the counts in between.
     """
-    origins = expect_rows("origins", origins, 3)
+    cascades, stride, origins = walk.cascades, walk.stride, expect_rows("origins", walk.origins, 3)
     n_rays, device = origins.shape[0], origins.device
-    directions = expect_tensor("directions", directions, (n_rays, 3), device=device)
-    start, end = (expect_tensor(name, t, (n_rays,), device=device) for name, t in (("start", start), ("end", end)))
-    bricks = _expect_bricks(bricks, cascades, device)
+    directions = expect_tensor("directions", walk.directions, (n_rays, 3), device=device)
+    start = expect_tensor("start", walk.start, (n_rays,), device=device)
+    end = expect_tensor("end", walk.end, (n_rays,), device=device)
+    bricks = _expect_bricks(walk.bricks, cascades, device)
     boxes = _boxes(cascades.low, cascades.cells_per_length, device)
-    numbers = (n_rays, len(cascades.low), *cascades.resolution, stride.n_most, n_most_kept)
+    numbers = (n_rays, len(cascades.low), *cascades.resolution, stride.n_most, walk.n_most_kept)
 
-    def walk(counts: Tensor | None, *filled: Tensor | None) -> None:
+    def go(counts: Tensor | None, *filled: Tensor | None) -> None:
         launch(
             _kernels().march, (blocks(n_rays, BLOCK),), origins, directions, start, end, boxes, bricks, counts, *filled,
             *numbers, stride.step, stride.cone_angle, stride.max_step, GROWS=stride.cone_angle != 0,
@@ -113,14 +103,14 @@ def march(
 
     offsets = torch.zeros(n_rays + 1, dtype=torch.int64, device=device)
     counts = torch.empty(n_rays, dtype=torch.int64, device=device)
-    walk(counts, None, None, None, None)
+    go(counts, None, None, None, None)
     torch.cumsum(counts, 0, out=offsets[1:])
     n_samples = int(offsets[-1])
-    if n_samples > max_samples:
+    if n_samples > walk.max_samples:
         return n_samples  # nothing is allocated for them
     t0, t1 = torch.empty(n_samples, device=device), torch.empty(n_samples, device=device)
     ray_index = torch.empty(n_samples, dtype=torch.int64, device=device)
-    walk(None, offsets, t0, t1, ray_index)
+    go(None, offsets, t0, t1, ray_index)
     return t0, t1, ray_index, offsets
 
 
