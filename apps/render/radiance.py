@@ -249,7 +249,7 @@ class Eye(SceneEye):
             self.n_rays_at_once = 2**8  # hundreds of samples each: what a large network makes of more leaves the caches
         self.n_points_at_once = 2**18
         if device_of(field).type != "cpu":  # many small calls are what a GPU waits for
-            self.n_rays_at_once, self.n_points_at_once = (2**13 if self.engine == "dense" else 2**17), 2**21
+            self.n_rays_at_once, self.n_points_at_once = (2**13 if self.engine == "dense" else 2**17), 2**19
         if self.engine == "passes" and field.partition is not None:
             self.n_rays_at_once = max(2**14, self.n_rays_at_once)  # the more points, the more each network has
         self.grid = occupancy_of(field) if grid is None else grid

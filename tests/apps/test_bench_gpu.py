@@ -74,7 +74,8 @@ def test_all_of_it_runs_on_a_stand_in(capsys: pytest.CaptureFixture[str]) -> Non
     out = capsys.readouterr().out
     assert "WRONG" not in out
     assert "scene: no lego" in out
-    reached = {row.case: row for row in rows if "goal" in (row.quality or {})}
+    reached = {row.case: row for row in rows if "goal" in (row.quality or {}) and row.candidate.endswith("float32")}
+    assert sum("goal" in (row.quality or {}) for row in rows) == 4  # and in half precision
     assert set(reached) == {"picture of 0.0 megapixels to 35 dB", "ball at 16x16 to 33 dB"}
     for row in reached.values():
         assert row.quality is not None
@@ -143,8 +144,8 @@ def test_what_fails_is_a_line_and_the_rest_is_measured(
         parts=("picture", "scene", "work"), data=tmp_path, compile_=None,
     )  # fmt: skip
     out = capsys.readouterr().out
-    assert "to 35 dB: fieldforge: OutOfMemoryError: CUDA out of memory" in out
-    assert "to 35 dB: tinycudann: tinycudann is not installed" in out
+    assert "to 35 dB: fieldforge, float32: OutOfMemoryError: CUDA out of memory" in out
+    assert "to 35 dB: tinycudann, float16: tinycudann is not installed" in out
     assert "\nscene: " in out
     assert "hash grid, forward and backward: tinycudann: BackendError: tinycudann is not installed" in out
     assert {row.candidate for row in rows} == {"torch", "fieldforge", "eager", "eager float32"}

@@ -166,11 +166,11 @@ Attempt = tuple[str, dict[str, Any], float, Callable[[float], Raced] | str]
 def _picture(data: Path | None, sizes: GoalSizes, clock: Clock) -> Iterator[tuple[str, Attempt]]:
     picture = goals.picture_of(data, sizes)
     case = f"picture of {picture.width * picture.height / 1e6:.1f} megapixels to {goals.PICTURE_GOAL:g} dB"
-    about = {"width": picture.width, "height": picture.height, "source": Path(picture.source).name,
-             "config": goals.picture_config(sizes, picture)}  # fmt: skip
-    for who, contexts in goals.makers("grid"):
+    for who, precision, contexts in goals.makers("grid"):
+        about = {"width": picture.width, "height": picture.height, "source": Path(picture.source).name,
+                 "config": goals.picture_config(sizes, picture, precision)}  # fmt: skip
         how: Callable[[float], Raced] | str = contexts if isinstance(contexts, str) else partial(
-            goals.under, contexts, lambda limit: goals.fit_picture(picture, sizes, clock, limit)
+            goals.under, contexts, partial(goals.fit_picture, picture, sizes, precision, clock)
         )  # fmt: skip
         yield case, (who, about, goals.PICTURE_GOAL, how)
 
@@ -181,11 +181,11 @@ def _scene(data: Path | None, sizes: GoalSizes, clock: Clock) -> Iterator[tuple[
         say(f"scene: {notice}")
     width, height = scene.photos.sizes[0].tolist()
     case = f"{Path(scene.source).name} at {width}x{height} to {goals.SCENE_GOAL:g} dB"
-    about = {"width": width, "height": height, "views": len(scene.of("train")), "held_out": len(scene.of("test")),
-             "overrides": goals.scene_overrides(sizes, scene), "notice": notice}  # fmt: skip
-    for who, contexts in goals.makers("march"):
+    for who, precision, contexts in goals.makers("march"):
+        about = {"width": width, "height": height, "views": len(scene.of("train")), "held_out": len(scene.of("test")),
+                 "overrides": goals.scene_overrides(sizes, precision), "notice": notice}  # fmt: skip
         how: Callable[[float], Raced] | str = contexts if isinstance(contexts, str) else partial(
-            goals.under, contexts, lambda limit: goals.fit_scene(scene, sizes, clock, limit)
+            goals.under, contexts, partial(goals.fit_scene, scene, sizes, precision, clock)
         )  # fmt: skip
         yield case, (who, about, goals.SCENE_GOAL, how)
 

@@ -123,12 +123,16 @@ def race(
     return Raced(seconds, step, quality, quality >= goal, {"peak_bytes": float(peak)})
 
 
-def makers(operation: str) -> Iterator[tuple[str, list[Any] | str]]:
-    """Who trains: a name, and the contexts under which they do or why they cannot."""
+def makers(operation: str) -> Iterator[tuple[str, str, list[Any] | str]]:
+    """Who trains: a name, in which precision, and the contexts under which they do or why they cannot.
+
+    Ours in both; guests in half precision, as tinycudann's networks know no other.
+    """
+    others = ("grid", "field", "march", "composite", "segmented_scan", "accumulate")
     for maker in backends.makers(operation, "cuda") or [""]:
         why = backends.why_missing(operation, "cuda", maker) if maker else None
-        others = ("grid", "field", "march", "composite", "segmented_scan", "accumulate")
-        yield maker or "fieldforge", why or [made_by(other, maker) for other in others]
+        for precision in ("float16",) if maker else ("float32", "float16"):
+            yield f"{maker or 'fieldforge'}, {precision}", precision, why or [made_by(one, maker) for one in others]
 
 
 # ---- a picture
@@ -166,7 +170,7 @@ def picture_of(data: Path | None, sizes: GoalSizes) -> Picture:
     return landscape(sizes.height, sizes.width)
 
 
-def picture_config(sizes: GoalSizes, picture: Picture) -> Config:
+def picture_config(sizes: GoalSizes, picture: Picture, precision: str) -> Config:
     """instant-ngp's field of pictures; its finest level has half the pixels of the longer side."""
     growth = (max(picture.width, picture.height) / 2 / 16) ** (1 / (sizes.n_levels - 1))
     return {
@@ -176,15 +180,17 @@ def picture_config(sizes: GoalSizes, picture: Picture) -> Config:
         "loss": {"otype": "L2"},
         "optimizer": {"otype": "Adam", "learning_rate": 1e-2, "beta2": 0.99, "epsilon": 1e-15},
         "schedule": {"otype": "ConstantThenLinear", "decay_start": 0.25, "final_factor": 0.03},
-        "fit": {"n_steps": sizes.picture_steps, "batch_size": sizes.picture_batch},
+        "fit": {"n_steps": sizes.picture_steps, "batch_size": sizes.picture_batch, "precision": precision},
     }  # fmt: skip
 
 
-def fit_picture(picture: Picture, sizes: GoalSizes, clock: Clock, limit: float, goal: float = PICTURE_GOAL) -> Raced:
+def fit_picture(
+    picture: Picture, sizes: GoalSizes, precision: str, clock: Clock, limit: float, goal: float = PICTURE_GOAL
+) -> Raced:
     """Seconds to the goal, by whoever is preferred."""
     with torch.device("cpu"):
         job = ImageJob(picture)
-        config, _ = job.run_config(Plan(config=picture_config(sizes, picture)))
+        config, _ = job.run_config(Plan(config=picture_config(sizes, picture, precision)))
     advance, fitted = _picture_step(job, config)
     schedule = build("schedule", config["schedule"], path="schedule")
     for step in range(N_WARM):
@@ -246,22 +252,24 @@ def scene_of(data: Path | None, sizes: GoalSizes) -> tuple[Scene, str]:
     return ball(side), f"no lego: --data names no folder with scenes/lego; a ball at {side}x{side} stands in"
 
 
-def scene_overrides(sizes: GoalSizes, scene: Scene) -> tuple[str, ...]:
+def scene_overrides(sizes: GoalSizes, precision: str) -> tuple[str, ...]:
     """instant-ngp's field of scenes, and its batch of 2^18 samples."""
     growth = (512 * 4 / 16) ** (1 / max(1, sizes.n_levels - 1))
     return (
         f"encoding.n_levels={sizes.n_levels}", f"encoding.log2_hashmap_size={sizes.log2_hashmap_size}",
         f"encoding.per_level_scale={growth:.6f}", "network.n_neurons=64", "rgb_network.n_neurons=64",
         f"fit.batch_size={sizes.scene_batch}", f"fit.occupancy={sizes.occupancy}", "fit.update_every=16",
-        f"fit.samples_across={sizes.samples_across}", "fit.coarse_start=0.1",
+        f"fit.samples_across={sizes.samples_across}", "fit.coarse_start=0.1", f"fit.precision={precision}",
     )  # fmt: skip
 
 
-def fit_scene(scene: Scene, sizes: GoalSizes, clock: Clock, limit: float, goal: float = SCENE_GOAL) -> Raced:
+def fit_scene(
+    scene: Scene, sizes: GoalSizes, precision: str, clock: Clock, limit: float, goal: float = SCENE_GOAL
+) -> Raced:
     """Seconds to the goal, and frames a second of what was fitted."""
     with torch.device("cpu"):
         job = SceneJob(scene)
-        plan = Plan(overrides=scene_overrides(sizes, scene), steps=sizes.scene_steps)
+        plan = Plan(overrides=scene_overrides(sizes, precision), steps=sizes.scene_steps)
         config, _ = job.run_config(plan)
         schedule = build("schedule", config["schedule"], path="schedule")
     device = torch.empty(0).device

@@ -81,7 +81,8 @@ class RayDraw:
     def there(self, device: torch.device) -> RayDraw:
         """The same rays, prepared on a device from a copy of the photos that is sent there now.
 
-        Itself, which prepares them on the CPU, where photos are not all in memory, or some pixels do not count.
+        Itself, which prepares them on the CPU, where photos are not all in memory or too many for the device, or some
+        pixels do not count.
         """
         pixels = self.photos.pixels
         if device.type == "cpu" or pixels is None or self.scene.masks is not None or self._bend is not None:
@@ -92,7 +93,10 @@ class RayDraw:
         other.views, other._ends, other._width, other._times = (
             arrived(tensor, device) for tensor in (self.views, self._ends, self._width, self._times)
         )
-        first, width, stored = (arrived(one, device) for one in pixels)
+        try:
+            first, width, stored = (arrived(one, device) for one in pixels)
+        except torch.OutOfMemoryError:
+            return self
         other._gather = lambda view, at: stored[first[view] + at[:, 1] * width[view] + at[:, 0]].float() / 255
         return other
 
