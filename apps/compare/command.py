@@ -62,7 +62,8 @@ def compare_command(options: argparse.Namespace) -> int:
             page = write_report(folder, race, results, command, f"{source.name}: {', '.join(race.methods)}")
     if results and not is_quiet:
         print(_as_text(*table_of(signal, results)))
-        print("\n".join(notes_of(race, results)))
+        for note in notes_of(race, results):
+            print(note)
         print(f"{page}: the same with curves and pictures; {folder / ROWS}: rows")
     if is_interrupted:
         print(f"interrupted after {len(results)} of {len(race)} runs; the same command goes on", file=sys.stderr)

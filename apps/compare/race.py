@@ -153,7 +153,7 @@ class Race:
 
     def describe(self) -> str:
         """How much there is to do, for people."""
-        said = f"{len(self)} runs of {self.budget.describe()} each"
+        said = f"{len(self)} run{'s' if len(self) > 1 else ''} of {self.budget.describe()} each"
         n_tuned = 0 if self.tuning is None else len(self.methods) * len(FACTORS)
         said += f" and {n_tuned} shorter ones for learning rates" if n_tuned else ""
         if self.budget.seconds is None:
