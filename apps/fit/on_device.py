@@ -22,7 +22,7 @@ from fieldforge.apps.fit.loop import Hook, PlainStep, Step, allowed
 from fieldforge.apps.fit.optimizers.base import Optimizer
 from fieldforge.devices import arrived
 
-Draw = Callable[[int], tuple[Tensor, ...]]
+Draw = Callable[[int], Any]
 
 READ_EVERY = 16
 """Steps between two readings of losses; a loss that is not finite is seen so much later, and the fit steps back."""
@@ -34,30 +34,32 @@ class Ahead:
     """A draw that is made on the CPU, by a thread, one step ahead, and sent to the device without waiting.
 
     Args:
-        draw: step number -> tensors of the CPU; follows from the step alone.
+        draw: step number -> tensors of the CPU, a tuple or a dataclass; follows from the step alone.
         device: where they are wanted.
     """
 
     def __init__(self, draw: Draw, device: torch.device) -> None:
         self.draw, self.device = draw, device
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="draw")
-        self._next: tuple[int, Future[tuple[Tensor, ...]]] | None = None
+        self._next: tuple[int, Future[Any]] | None = None
 
-    def __call__(self, step: int) -> tuple[Tensor, ...]:
+    def __call__(self, step: int) -> Any:
         if self._next is not None and self._next[0] == step:
             drawn = self._next[1].result()
         else:
             drawn = self._on_cpu(step)
         self._next = step + 1, self._thread.submit(self._on_cpu, step + 1)
+        if not isinstance(drawn, tuple):  # a dataclass
+            return type(drawn)(**{name: arrived(tensor, self.device) for name, tensor in vars(drawn).items()})
         return tuple(arrived(tensor, self.device) for tensor in drawn)
 
     def close(self) -> None:
         """Let go of the thread."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _on_cpu(self, step: int) -> tuple[Tensor, ...]:
+    def _on_cpu(self, step: int) -> Any:
         with torch.device("cpu"):
-            return tuple(self.draw(step))
+            return self.draw(step)
 
 
 class StepInTensors(Protocol):

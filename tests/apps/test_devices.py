@@ -367,3 +367,42 @@ def test_step_of_is_plain_on_the_cpu() -> None:
         field = job.make_field(CONFIG, seed=0)
         step = step_of(field, CONFIG, PixelDraw(job.picture, FitOptions.of(CONFIG["fit"]), 0)).advance
     assert isinstance(step, PlainStep)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fit", "collection", "{digits}", "-o", "{out}"],
+        ["convert", "{field}", "--to", "siren", "-o", "{out}"],
+        ["compare", "{photo}", "-o", "{out}", "--methods", "siren", "--steps", "1"],
+    ],
+    ids=lambda words: " ".join(words[:2] if words[0] == "fit" else words[:1]),
+)
+def test_every_command_that_computes_takes_a_device(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    from fieldforge.fields.file import save_field
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    Image.fromarray(picture().pixels).save(tmp_path / "a.png")
+    np.savez(tmp_path / "digits.npz", images=np.zeros((2, 6, 6), np.uint8))
+    save_field(tmp_path / "a.field", ImageJob(picture()).make_field(CONFIG, seed=0))
+    places = {"digits": tmp_path / "digits.npz", "field": tmp_path / "a.field", "photo": tmp_path / "a.png"}
+    filled = [word.format(out=tmp_path / "out.field", **places) for word in words]
+    assert main([*filled, "--device", "cuda", "--quiet"]) == 2
+    assert "cuda was asked for, but PyTorch" in capsys.readouterr().err
+
+
+def test_workers_of_ray_have_no_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fieldforge.apps.fit.collection.job import _device_of
+    from fieldforge.apps.fit.collection.plan import CollectionPlan
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert _device_of(CollectionPlan(tmp_path, executor="ray")) == "cpu"
+    assert _device_of(CollectionPlan(tmp_path, backend="cpu")) == "cpu"
+    assert _device_of(CollectionPlan(tmp_path)) == "auto"
+    with pytest.raises(ValueError, match="workers of Ray compute on CPUs"):
+        _device_of(CollectionPlan(tmp_path, executor="ray", device="cuda"))

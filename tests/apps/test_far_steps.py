@@ -24,7 +24,7 @@ from fieldforge.apps.fit.shape.job import ShapeJob
 from fieldforge.apps.fit.video.job import VideoJob
 from fieldforge.apps.generate.sample import sample_rows
 from fieldforge.apps.generate.train import TrainingJob, TrainingPlan
-from fieldforge.apps.shapes.read import Mesh
+from fieldforge.apps.shapes.read import Cloud, Mesh
 from fieldforge.apps.sounds.clip import Clip
 from fieldforge.apps.videos.film import Film
 from fieldforge.apps.weights.embed import EmbeddingJob, EmbeddingPlan
@@ -92,6 +92,16 @@ def test_a_shape(kind: str, preset: str, monkeypatch: pytest.MonkeyPatch) -> Non
     job = ShapeJob(Mesh(np.asarray(made.vertices), np.asarray(made.faces)), kind=kind)
     some = GRID if preset == "balanced" else GRID[-2:]
     assert in_both_places(job, monkeypatch, *some, "fit.pool_size=256", preset=preset) == []
+
+
+@pytest.mark.parametrize("loss", ["IGR", "SIREN"])
+def test_a_cloud_by_slopes(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Second derivatives; what is drawn has names for its parts."""
+    points = np.random.default_rng(1).normal(size=(300, 3))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    job = ShapeJob(Cloud(points, points))
+    small = ("network.n_neurons=16", "network.n_hidden_layers=2", "fit.batch_size=64", f"loss.otype={loss}")
+    assert in_both_places(job, monkeypatch, *small, preset="igr") == []
 
 
 def test_a_picture_becomes_another_field(monkeypatch: pytest.MonkeyPatch) -> None:

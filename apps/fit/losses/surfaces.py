@@ -10,6 +10,7 @@ normals is given estimated ones, and ``loss.normals=0`` is for who wants none.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -90,7 +91,8 @@ class IGR(SlopeLoss):
 
     def per_sample(self, field: Field, samples: SurfaceSamples) -> Tensor:
         value, slope = self.value_and_slope(field, samples.points)
-        n, n_on = len(value), int(samples.is_on.sum())
+        n, n_on = len(value), samples.is_on.sum(dtype=torch.float64)  # which nobody waits for
+        of_on, of_off = ((n / count.clamp(min=1)).to(value.dtype) for count in (n_on, n - n_on))
         turned = length(slope - samples.normal) * (samples.normal != 0).any(-1)
-        on = (value.abs() + self.normals * turned) * (n / max(1, n_on))
-        return on.where(samples.is_on, self.eikonal * (length(slope) - 1) ** 2 * (n / max(1, n - n_on)))
+        on = (value.abs() + self.normals * turned) * of_on
+        return on.where(samples.is_on, self.eikonal * (length(slope) - 1) ** 2 * of_off)

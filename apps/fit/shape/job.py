@@ -25,7 +25,7 @@ from fieldforge.apps.fit.fused import make_step
 from fieldforge.apps.fit.job import Fit, Job, Plan, PlanKeywords, Training
 from fieldforge.apps.fit.loop import LOSS, Figure, Hook, Progress, State
 from fieldforge.apps.fit.losses.shape_base import ShapeLoss
-from fieldforge.apps.fit.on_device import Ahead
+from fieldforge.apps.fit.on_device import Ahead, Lagging
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.options import ShapeOptions
 from fieldforge.apps.fit.placement import N_PLACES
@@ -439,7 +439,8 @@ def shape_step(
     optimizer: Optimizer = build("optimizer", config["optimizer"], path="optimizer", parameters=parameters)
     why, learner = f"the loss {loss.otype} asks the field itself", in_unit_cube(fitted)
     draw, hooks, optimizer = exposed(learner, draw, hooks, optimizer, config["fit"]["n_steps"])
-    return Training(ShapeStep(learner, draw, loss, optimizer, hooks), optimizer, why)
+    step = ShapeStep(learner, draw, loss, optimizer, hooks)
+    return Training(step if device_of(fitted).type == "cpu" else Lagging(step), optimizer, why)
 
 
 def in_unit_cube(fitted: ShapeField) -> ShapeField:

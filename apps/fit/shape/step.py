@@ -51,6 +51,18 @@ class ShapeStep:
                 self.optimizer.step()
         return value, value  # there is no one error to square
 
+    def figures(self, step: int, factor: float) -> Tensor:
+        """The same without a look at its numbers, for a device."""
+        samples = self.draw(step)
+        self.optimizer.zero_grad()
+        per_sample = self.loss.per_sample(self.field, samples)
+        loss = per_sample.mean()
+        loss.backward()
+        if allowed(self.hooks, step, per_sample.detach()):
+            self.optimizer.set_learning_rate_factor(factor)
+            self.optimizer.step()
+        return loss.detach().expand(2)
+
 
 @dataclass
 class WithDistances:
