@@ -129,4 +129,14 @@ def render(
     Returns:
         (height, width, n_channels) float32; sRGB fields in [0, 1], linear ones unclipped.
     """
-    return np.concatenate(list(render_strips(field, view_of(field, size=size, scale=scale, crop=crop))))
+    view = view_of(field, size=size, scale=scale, crop=crop)
+    strips = render_strips(field, view)
+    first = next(strips)
+    whole = np.empty((view.size[1], *first.shape[1:]), np.float32)
+    whole[: len(first)] = first
+    done = len(first)
+    # one by one: small strips that are kept would each pin what was allocated for its samples (a gigabyte in all)
+    for strip in strips:
+        whole[done : done + len(strip)] = strip
+        done += len(strip)
+    return whole

@@ -131,9 +131,18 @@ def density_of(field: RadianceField, generator: torch.Generator) -> Callable[[Te
 
 
 def asked_along(
-    field: RadianceField, times: Tensor | None = None, photos: Tensor | None = None
+    field: RadianceField, times: Tensor | None = None, photos: Tensor | None = None, along: Tensor | None = None
 ) -> tuple[volume.Radiance, volume.Density]:
-    """What `volume.render` asks with ``tell_rays``, of R rays with their times and photos, (R,) each or None."""
+    """What `volume.render` asks with ``tell_rays``, of R rays with their times and photos, (R,) each or None.
+
+    `along`, the directions (R, 3) of the rays, spares a field with cells to read them again at every sample.
+    """
+    if field.partition is not None and along is not None and times is None:
+        code = field.code(along, photos)
+        return (
+            lambda points, directions, rays: field.radiance_along(points, code, rays),
+            lambda points, rays: field.density(points),
+        )  # fmt: skip
 
     def of(rows: Tensor | None, rays: Tensor) -> Tensor | None:
         return None if rows is None else rows[rays]

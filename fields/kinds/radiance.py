@@ -35,6 +35,7 @@ from fieldforge.fields.kinds.base import part_of
 from fieldforge.fields.kinds.scene import ColorSpace, SceneField
 from fieldforge.fields.partitions.base import Partition
 from fieldforge.fields.partitions.radiance import in_cells
+from fieldforge.fields.partitions.stacks import encode
 from fieldforge.fields.space import Space
 from fieldforge.registry import register
 
@@ -254,7 +255,14 @@ class RadianceField(SceneField):
             points: (*batch, 3) in world units.
             times: (*batch,) from 0 to 1, of a field that `has_time`.
         """
-        return self.density_of(*self.geometry(points, times))
+        if self.partition is None:
+            return self.density_of(*self.geometry(points, times))
+        unit, is_inside = self.place(points, times)
+        flat = unit.to(next(self.network.parameters()).dtype).reshape(-1, unit.shape[-1])
+        cells = self.partition.sort(flat)
+        # the caller's order is restored of what is asked for alone, one number of some thirty
+        first = cells.restore(self.network(encode(self.encoding, cells), cells.offsets)[:, :1])
+        return self.density_of(first.view(*unit.shape[:-1], 1), is_inside)
 
     def forward(self, points: Tensor) -> Tensor:
         """The same as `density`; of a field that has time, at (*batch, 4) places and times."""

@@ -299,7 +299,8 @@ class SceneStep(CellStep):
         origins, directions = rays.origins, rays.directions
         if self.poses is not None:
             origins, directions = self.poses(origins, directions, rays.photo)
-        radiance, density = map(self.half.answers, asked_along(self.field, *self._of_rays(rays)))
+        asked = asked_along(self.field, *self._of_rays(rays), along=directions)
+        radiance, density = map(self.half.answers, asked)
         seen = volume.render(
             origins, directions, radiance, self.grid, density=density, tell_rays=True, step=self.length_at(step),
             cone_angle=self.cone_angle, near=self.options.near_plane, background=self._behind(rays, directions),
