@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from far import META
+from far import META, Far
 from stand_in import as_device, numbers
 
 from fieldforge.apps.convert.job import convert
@@ -112,6 +112,7 @@ def test_a_picture_becomes_another_field(monkeypatch: pytest.MonkeyPatch) -> Non
     here = convert(teacher, "siren", **plan)
     with as_device(monkeypatch) as far, far.door():
         there = convert(teacher, "siren", **plan)
+        assert all(isinstance(one.data, Far) for one in there.field.parameters())
         found = [numbers(one.data) for one in there.field.parameters()]
     assert there.figures["teacher_psnr"] == pytest.approx(here.figures["teacher_psnr"], abs=1e-2)
     for one, other in zip(found, here.field.parameters(), strict=True):
