@@ -12,7 +12,9 @@ from fieldforge.apps.fit.image.job import ImageJob
 from fieldforge.apps.fit.in_cells import CellsStep
 from fieldforge.apps.fit.job import Plan
 from fieldforge.apps.fit.loop import PlainStep
+from fieldforge.apps.render.radiance import asked_along
 from fieldforge.backends import use_backend
+from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.kernels import cpu_door
 
 needs_native = pytest.mark.skipif(cpu_door.missing() is not None, reason=f"no native kernels: {cpu_door.missing()}")
@@ -98,3 +100,19 @@ def test_plain_can_go_on_where_native_stopped() -> None:
             plain(step, 1.0)
         ends.append(torch.cat([parameter.detach().flatten() for parameter in field.parameters()]))
     assert torch.nn.functional.cosine_similarity(*ends, dim=0) > 0.9999
+
+
+def test_directions_that_are_read_once_a_ray_say_what_those_of_samples_do() -> None:
+    network = {"otype": "MLP", "n_neurons": 8, "n_hidden_layers": 1, "has_bias": True}
+    scene = RadianceField(
+        encoding={"otype": "Frequency", "n_frequencies": 2}, network=network, rgb_network=network, n_geometry=4,
+        partition={"otype": "UniformGrid", "resolution": 3}, generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(1)
+    points, along = torch.rand(40, 3, generator=generator) * 2 - 1, torch.randn(8, 3, generator=generator)
+    along, rays = torch.nn.functional.normalize(along, dim=-1), torch.arange(40) // 5
+    (of_samples, density), (of_rays, other) = asked_along(scene), asked_along(scene, along=along)
+    for mine, wanted in zip(of_rays(points, along[rays], rays), of_samples(points, along[rays], rays), strict=True):
+        torch.testing.assert_close(mine, wanted)
+    torch.testing.assert_close(other(points, rays), density(points, rays))
+    torch.testing.assert_close(other(points, rays), scene.density_of(*scene.geometry(points)))
