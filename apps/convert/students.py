@@ -76,8 +76,8 @@ SCENE: dict[str, Student] = {
     "kilonerf": Student(
         "kilonerf",
         # Each network sees its own cell at points alone, as the authors', before it sees pixels. Theirs learn what a
-        # sample absorbs (density = "alpha"), for 150 000 steps at 1e-3; in few steps logarithms and a larger rate come
-        # further. A large teacher is asked for a tenth of a batch, and with photos not at all after its points.
+        # sample absorbs (density = "alpha"), for 150 000 steps; in few steps logarithms come further. A large
+        # teacher is asked for a tenth of a batch, and with photos not at all after its points.
         {
             "distillation": {
                 "features": 0.0,
@@ -88,7 +88,6 @@ SCENE: dict[str, Student] = {
                 "faint": 0.005,
             },
         },
-        ("optimizer.learning_rate=5e-3", "fit.batch_size=32768"),
         turns=(Turn(("partition.resolution",), 1), _WIDTHS, _CELLS),
         box="content",  # cells are all it has: none for empty margins
     ),
