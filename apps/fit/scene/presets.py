@@ -248,7 +248,7 @@ def _mi_mlp(seen: Seen) -> Config:
 
 KILO_CELLS = (8, 12, 16)
 """Cells of KiloNeRF along the longest side of a box, for each octave of `Seen`: the authors have 16 in all of their
-scenes, whose photos have 800 pixels a side. At 100 pixels 8 learn as much from an eighth of the numbers."""
+scenes, whose photos have 800 pixels a side. At 100 pixels 8 learn almost as much from an eighth of the numbers."""
 
 
 def _kilonerf(seen: Seen) -> Config:
