@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,15 @@ from fieldforge.backends import use_backend
 def numbers(tensor: Tensor) -> Tensor:
     """What lies on the stand-in, on the CPU."""
     return tensor.near if isinstance(tensor, Far) else tensor.detach()
+
+
+def put_doors(monkeypatch: pytest.MonkeyPatch, **doors: Callable[..., Any]) -> None:
+    """Replace functions of `fieldforge.devices` wherever they were imported to."""
+    doors |= {"home": lambda tensor: numbers(tensor).numpy(), "find_device": lambda name="auto": META}
+    for name, door in doors.items():
+        was = getattr(devices, name)
+        for room in [one for one in sys.modules.values() if getattr(one, name, None) is was]:
+            monkeypatch.setattr(room, name, door)
 
 
 @contextmanager
@@ -39,12 +48,5 @@ def as_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[FarDevice]:
         def move(module: Any, device: torch.device) -> Any:
             return far.bring(module) if device.type == "meta" else far.send_home(module)
 
-        doors = {
-            "arrived": arrived, "home": lambda tensor: numbers(tensor).numpy(), "move": move,
-            "find_device": lambda name="auto": META,
-        }  # fmt: skip
-        for name, door in doors.items():
-            was = getattr(devices, name)
-            for room in [one for one in sys.modules.values() if getattr(one, name, None) is was]:
-                monkeypatch.setattr(room, name, door)
+        put_doors(monkeypatch, arrived=arrived, move=move)
         yield far

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from far import META, Far, FarDevice, far_device
+from far import Far, FarDevice, far_device
+from stand_in import numbers, put_doors
 from torch import Tensor
 
 import fieldforge.apps.fit.job
-from fieldforge import backends, devices
+from fieldforge import backends
 from fieldforge.apps.bench.scene import ball
 from fieldforge.apps.fit.job import Plan
 from fieldforge.apps.fit.scene.job import SceneJob
@@ -32,10 +32,6 @@ OVERRIDES = (
     "encoding.n_levels=2", "encoding.log2_hashmap_size=8", "fit.batch_size=256", "fit.occupancy=8",
     "fit.samples_across=24", "fit.update_every=4", "rgb_network.n_neurons=16", "network.n_neurons=16",
 )  # fmt: skip
-
-
-def numbers(tensor: Tensor) -> Tensor:
-    return tensor.near if isinstance(tensor, Far) else tensor.detach()
 
 
 @contextmanager
@@ -56,14 +52,7 @@ def scene_on_the_stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[FarDevice
             tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
             return tensor if isinstance(tensor, Far) else far.tensor(tensor)
 
-        doors = {
-            "arrived": arrived, "home": lambda tensor: numbers(tensor).numpy(),
-            "move": lambda module, device: far.bring(module), "find_device": lambda name="auto": META,
-        }  # fmt: skip
-        for name, door in doors.items():
-            was = getattr(devices, name)
-            for room in [one for one in sys.modules.values() if getattr(one, name, None) is was]:
-                monkeypatch.setattr(room, name, door)
+        put_doors(monkeypatch, arrived=arrived, move=lambda module, device: far.bring(module))
         yield far
 
 
