@@ -27,6 +27,8 @@ def tables(rows: Rows, line: Callable[[Sequence[str]], str]) -> str:
         of_teacher = [by_case.get(f"matrix-{teacher}: {name}") for name in KINDS]
         if any(of_teacher):
             lines.append(line([teacher, _psnr(row), *map(_psnr, of_teacher)]))
+    if any(row["case"].startswith("matrix-") for row in rows):
+        lines += ["", _near(by_case)]
     for part, title in TITLES.items():
         found = [row for row in rows if row["case"].startswith(f"{part}: ")]
         if found:
@@ -43,6 +45,21 @@ def tables(rows: Rows, line: Callable[[Sequence[str]], str]) -> str:
             work = f"{q['multiply_adds']:,.0f}" if "multiply_adds" in q else ""
             lines.append(line([row["candidate"], f"{1e6 * q['seconds']:.3g} µs", f"{q['samples']:.1f}", work, *ratios]))
     return "\n".join(lines)
+
+
+def _near(by_case: dict[str, dict[str, Any]]) -> str:
+    """How many students are within 1 dB of what could be asked of them."""
+    own = {name: by_case[f"scratch: {name}"]["quality"]["psnr"] for name in KINDS if f"scratch: {name}" in by_case}
+    found = [
+        by_case[case]["quality"]["psnr"] - min(own[teacher], own[name])
+        for teacher in own
+        for name in own
+        if (case := f"matrix-{teacher}: {name}") in by_case
+    ]
+    return (
+        f"{sum(one > -1 for one in found)} of {len(found)} students are within 1 dB of their teacher, or of what they "
+        f"come to from photos where that is less; {sum(one > 0 for one in found)} are above it."
+    )
 
 
 def _psnr(row: dict[str, Any] | None) -> str:
