@@ -125,7 +125,7 @@ def test_the_matrix_of_conversions_is_drawn(tmp_path: Path) -> None:
     drawing = ElementTree.parse(tmp_path / "pictures" / "convert.svg").getroot()
     words = [one.text for one in drawing.iterfind(".//{*}text")]
     assert [words.count(f"{psnr:.1f}") for psnr in (21.0, 22.5, 12.2)] == [2, 1, 1]
-    near = "2 of 3 students are within 1 dB of their teacher, or of what they come to from photos where that is less; 1 "
+    near = "2 of 3 students are within 1 dB of their teacher, or of what they come to from photos where that is less; 1"
     assert near in page.read_text()
     colours = [one.get("fill") or "" for one in drawing.iterfind(".//{*}rect")][-3:]
     pale, blue, red = ([int(colour[at : at + 2], 16) for at in (1, 3, 5)] for colour in colours)
