@@ -154,7 +154,7 @@ class Bench:
             )
 
     def _seconds(self, name: str) -> float:
-        return 0.05 if self.is_quick else {"large": 300.0, **BUDGETS}.get(name, 60.0)
+        return 0.05 if self.is_quick else {"large": 120.0, **BUDGETS}.get(name, 60.0)
 
     def _teacher(self, name: str) -> Path:
         path = self.work / f"{name}.field"
