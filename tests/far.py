@@ -113,6 +113,12 @@ class _FromNumbers(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
+def _is_ours(name: str) -> bool:
+    """Whether a file is the package's: not of the tests, nor of an environment that stands in the checkout."""
+    path = Path(name)
+    return ROOT in path.parents and not {"tests", "site-packages"} & set(path.parts)
+
+
 class FarDevice:
     """The stand-in's doors."""
 
@@ -144,7 +150,7 @@ class FarDevice:
             frames.append(frame.f_code)
             frame = frame.f_back  # type: ignore[assignment]
         if self._of_kernels.isdisjoint(frames):
-            ours = [one for one in frames if ROOT in Path(one.co_filename).parents and "tests" not in one.co_filename]
+            ours = [one for one in frames if _is_ours(one.co_filename)]
             where = f"{Path(ours[0].co_filename).relative_to(ROOT)} {ours[0].co_name}" if ours else "elsewhere"
             self._waits.append(f"{where.removeprefix('src/fieldforge/')}: {what}")
 

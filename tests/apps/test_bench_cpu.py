@@ -159,7 +159,7 @@ def test_a_quick_run_writes_rows_and_a_table(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_parts_and_repeats_are_for_the_suites_that_have_them(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"only: is for the suites cpu, scene, .*, not 'image'"):
+    with pytest.raises(ValueError, match=r"only: is for the suites cpu, gpu, scene, .*, not 'image'"):
         main("image", rows=tmp_path, data=None, is_quick=True, only=("W1",))
     with pytest.raises(ValueError, match="repeats: is for the suite 'cpu', not 'scene'"):
         main("scene", rows=tmp_path, data=None, is_quick=True, repeats=3)

@@ -113,7 +113,7 @@ def test_native_draws_are_those_of_the_definition(shape: tuple[int, ...]) -> Non
         torch.testing.assert_close(x, (points / torch.tensor(box[1])).float(), atol=1e-7, rtol=0)
         assert torch.equal(found, expected)
     places = points.long()
-    assert torch.equal(ours.at(_flat(places, shape)), expected)
+    assert torch.equal(ours.values_at(_flat(places, shape)), expected)
 
 
 def _flat(places: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
