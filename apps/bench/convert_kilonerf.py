@@ -29,7 +29,13 @@ N_DENSE = 2**12
 
 
 def kilonerf_rendering(
-    teacher: RadianceField, student: RadianceField, scene: Scene, *, samples_across: int = 384, n_views: int = 4
+    teacher: RadianceField,
+    student: RadianceField,
+    scene: Scene,
+    *,
+    samples_across: int = 384,
+    n_views: int = 4,
+    case: str = "kilonerf",
 ) -> list[Row]:
     """One-thread CPU time of a pixel of held-out views: the teacher as NeRF renders, the student as KiloNeRF does.
 
@@ -40,6 +46,7 @@ def kilonerf_rendering(
         samples_across: samples along the diagonal of the teacher's box; the student's are as long. The authors take
             384.
         n_views: how many views at most.
+        case: of the rows.
 
     Returns:
         A row each of "dense" and "passes"; its quality holds multiply_adds, samples and seconds of a pixel, and psnr
@@ -61,7 +68,7 @@ def kilonerf_rendering(
             passes["less_time" if name == "time" else f"fewer_{name}"] = much / little
     return [
         Row(
-            "convert", "kilonerf", name, {"samples_across": samples_across, "views": len(views)}, found["seconds"], 0.0,
+            "convert", case, name, {"samples_across": samples_across, "views": len(views)}, found["seconds"], 0.0,
             1 / found["seconds"], quality={key: value for key, value in found.items() if value is not None},
         )
         for name, found in (("dense", dense), ("passes", passes))

@@ -13,6 +13,7 @@ TITLES = {
     "clipping": "logarithm of the density cut",
     "tenth": "a tenth of the time",
     "kilonerf": "KiloNeRF",
+    "kilonerf-200": "KiloNeRF at 200 pixels",
     "megabyte": "1 MB",
 }
 
@@ -35,9 +36,12 @@ def tables(rows: Rows, line: Callable[[Sequence[str]], str]) -> str:
             headings = [title, "PSNR of held-out photos", "the teacher's", "PSNR against the teacher", "time", "file"]
             lines += ["", line(headings), line(["---"] * len(headings))]
             lines += [line(_cells(row)) for row in found]
-    found = [row for row in rows if row["case"] == "kilonerf"]
-    if found:
-        headings = ["rendering", "CPU time of a pixel", "samples", "multiply-adds", "less time", "fewer multiply-adds"]
+    for part in ("kilonerf", "kilonerf-200"):
+        found = [row for row in rows if row["case"] == part]
+        if not found:
+            continue
+        headings = [f"rendering, {TITLES[part]}", "CPU time of a pixel", "samples", "multiply-adds", "less time",
+                    "fewer multiply-adds"]  # fmt: skip
         lines += ["", line(headings), line(["---"] * len(headings))]
         for row in found:
             q = row["quality"]
