@@ -10,6 +10,7 @@ again in the next, that memory comes in fresh pages, which took most of the time
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ def empty_gradient(parameter: Tensor) -> Tensor:
 
 
 def _is_alone(gradient: Tensor) -> bool:
-    """Whether the caller's and this function's names are all that lead to its memory."""
+    """Whether the caller's and this function's names are all that lead to its memory; no, where PyTorch cannot say."""
+    count: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)
     storage = gradient.untyped_storage()
-    return sys.getrefcount(gradient) <= 3 and torch._C._storage_Use_Count(storage._cdata) <= 2
+    return count is not None and sys.getrefcount(gradient) <= 3 and count(storage._cdata) <= 2
