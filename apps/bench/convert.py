@@ -45,8 +45,9 @@ BUDGETS = {"mlp": 600.0, "kilonerf": 240.0}
 """CPU seconds of training from photos; 60 of the other kinds."""
 STUDENTS = {"mlp": 60.0, "kilonerf": 60.0}
 """CPU seconds of a student of the matrix; 30 of the other kinds."""
-PARTS = ("scratch", *(f"matrix-{name}" for name in KINDS), "staged", "clipping", "tenth", "kilonerf", "megabyte",
-         "kilonerf-200")  # fmt: skip
+LARGE = ("megabyte", "kilonerf-200")
+"""Parts at 200 pixels."""
+PARTS = ("scratch", *(f"matrix-{name}" for name in KINDS), "staged", "clipping", "tenth", "kilonerf", *LARGE)
 QUICK = ["fit.batch_size=128", "fit.samples_across=16", "fit.occupancy=8"]
 _STAGES = {
     "features, points, pixels": [],
@@ -77,9 +78,12 @@ def run(folder: Path, data: Path | None, *, is_quick: bool, only: Sequence[str] 
     work = Path(tempfile.mkdtemp()) if is_quick else Path(tempfile.gettempdir()) / "fieldforge_convert"
     work.mkdir(exist_ok=True)
     with one_thread():
+        benches: dict[bool, Bench] = {}  # a scene is read once
         for part in parts[: 2 if is_quick and not only else None]:
-            bench = Bench(work, data or DATA, is_quick, is_large=part in ("megabyte", "kilonerf-200"))
-            for rows in bench.rows(part):
+            is_large = part in LARGE
+            if is_large not in benches:
+                benches[is_large] = Bench(work, data or DATA, is_quick, is_large=is_large)
+            for rows in benches[is_large].rows(part):
                 if not is_quick:
                     save(folder, "convert", rows)
 
@@ -142,10 +146,9 @@ class Bench:
 
     def _megabyte(self) -> Iterator[Row]:
         """Files of 1 MB."""
-        scene = self.scene
-        path = self.work / "large.field"
+        path, budget = self.work / "large.field", self._seconds("large")
         if not path.exists():
-            self._fit(SceneJob(scene), "balanced", [], self._seconds("large"), path, scene)
+            self._fit(SceneJob(self.scene), "balanced", [], budget, path, self.scene)
         small = ["network.n_neurons=128", "network.n_hidden_layers=4", "optimizer.learning_rate=2e-3"]
         arms: dict[str, tuple[str, list[str]]] = {
             "hash grid, 8 bits": ("hashgrid", ["fit.storage=int8"]),
@@ -154,12 +157,15 @@ class Bench:
         }
         for arm, (to, more) in arms.items():
             yield self._converted(
-                "megabyte", arm, path, to, more=more, max_bytes=MEGABYTE, photos=scene, seconds=self._seconds("large")
+                "megabyte", arm, path, to, more=more, max_bytes=MEGABYTE, photos=self.scene, seconds=budget
             )
 
     def _seconds(self, name: str) -> float:
-        budget = {"large": 120.0, **BUDGETS}.get(name, 60.0)
-        return 0.05 if self.is_quick else budget / 2 if self.is_large and name == "mlp" else budget
+        if self.is_quick:
+            return 0.05
+        if self.is_large and name == "mlp":
+            return BUDGETS[name] / 2
+        return {"large": 120.0, **BUDGETS}.get(name, 60.0)
 
     def _teacher(self, name: str) -> Path:
         path = self.work / f"{name}.field"
