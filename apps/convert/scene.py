@@ -37,8 +37,10 @@ from fieldforge.apps.scenes import Scene, read_scene
 from fieldforge.apps.scenes.digest import digest_of, expect_same_scene
 from fieldforge.checks import expect_choice
 from fieldforge.encodings.base import Encoding
+from fieldforge.fields.cost import cost_of
 from fieldforge.fields.kinds.base import Box
 from fieldforge.fields.kinds.radiance import RadianceField
+from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.registry import ConfigError, build
 
 SECTIONS = (*PARTS, "radiance", "distillation", "loss", "regularizers", "optimizer", "schedule", "fit")
@@ -48,6 +50,8 @@ UNSEEN = 900_001
 """Added to the seed of the poses that are measured."""
 PALE = 0.5
 """Share of its teacher's variation over directions below which a student is said not to keep it."""
+LARGE = 2**17
+"""Multiply-adds of a point above which a teacher is slow: instant-ngp's networks have some 10,000, NeRF's 590,000."""
 MATTE = 0.01
 """Variation of colours over directions below which there is nothing to keep."""
 
@@ -105,7 +109,8 @@ class SceneConversion(ConversionJob[RadianceField]):
         seen = Seen(int(max(width, tall)), self.told.field.background is not None, (x, y, z))
         found = preset(preset_name, seen)
         kept = {key: value for key, value in found.items() if key not in ("sampler", "ray_losses")}
-        kept = {"distillation": {}, **kept}
+        is_slow = is_large(self.told.field) and not self.chosen.is_large
+        kept = {"distillation": {"remembered": 0.9, "points_weight": 0.0} if is_slow else {}, **kept}
         return with_head(kept, self.told.field) if self.head == "teacher" else kept
 
     def notices(self) -> list[str]:
@@ -244,6 +249,12 @@ class SceneConversion(ConversionJob[RadianceField]):
         if isinstance(teacher, RadianceField) and teacher.appearance:
             found.append("the teacher knows each photo's exposure; the student learns their mean")
         return found
+
+
+def is_large(field: SceneField) -> bool:
+    """Whether what a field answers at a point takes longer than a step of most students does there."""
+    cost = cost_of(field)
+    return cost is not None and sum(cost) > LARGE
 
 
 def rules_of(config: Config) -> Rules:
