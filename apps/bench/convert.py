@@ -10,7 +10,8 @@ Parts, each of which can be run alone (``--only matrix-hashgrid``), in one file 
 - tenth: hash grid into MLP in a tenth of the CPU time that the MLP had from photos;
 - kilonerf: the MLP into KiloNeRF and on with photos, what both take to render, without the penalty on colours, and
   KiloNeRF from photos alone; kilonerf-200: the same at 200 pixels, of a teacher with half of the time;
-- megabyte: Lego at 200 pixels in files of 1 MB, of three kinds.
+- megabyte: Lego at 200 pixels in files of 1 MB, of three kinds;
+- picture: a hundred megapixels in cells of small networks, and as a hash grid.
 
 Time is CPU time of one thread; schedules and stages are stretched over it. Every field is measured as it is stored,
 over all held-out photos. Teachers stand in `fieldforge_convert` in the system's folder for temporary files, and are
@@ -26,7 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from fieldforge.apps.bench.convert_kilonerf import kilonerf_rendering
+from fieldforge.apps.bench.convert_picture import hundred_megapixels, mirrored
 from fieldforge.apps.bench.harness import Row, one_thread, save, say
+from fieldforge.apps.bench.image import noise
 from fieldforge.apps.bench.scene import DATA, SCENES, SMALL, ball
 from fieldforge.apps.convert.job import ConversionJob, conversion_of
 from fieldforge.apps.convert.students import SCENE
@@ -48,7 +51,10 @@ STUDENTS = {"mlp": 150.0, "kilonerf": 120.0}
 """CPU seconds of a student of the matrix; 60 of the other kinds."""
 LARGE = ("megabyte", "kilonerf-200")
 """Parts at 200 pixels."""
-PARTS = ("scratch", *(f"matrix-{name}" for name in KINDS), "staged", "clipping", "tenth", "kilonerf", *LARGE)
+PICTURE_SECONDS = 240.0
+PARTS = (
+    "scratch", *(f"matrix-{name}" for name in KINDS), "staged", "clipping", "tenth", "kilonerf", *LARGE, "picture"
+)  # fmt: skip
 QUICK = ["fit.batch_size=128", "fit.samples_across=16", "fit.occupancy=8"]
 _STAGES = {
     "features, points, pixels": [],
@@ -69,11 +75,11 @@ def run(folder: Path, data: Path | None, *, is_quick: bool, only: Sequence[str] 
 
     Args:
         folder: of the rows.
-        data: folder that holds `lego_tiny100.npz` and, for megabyte, `lego`.
+        data: folder that holds `lego_tiny100.npz` and, at 200 pixels, `lego`; beside it lies the folder of the picture.
         only: some of `PARTS`; none is all.
 
     Raises:
-        SceneError, ValueError: no such part, or the scene is not there.
+        SceneError, ImageError, ValueError: no such part, or the scene or the picture is not there.
     """
     parts = [expect_choice("only", part, PARTS) for part in only] or list(PARTS)
     work = Path(tempfile.mkdtemp()) if is_quick else Path(tempfile.gettempdir()) / "fieldforge_convert"
@@ -81,10 +87,16 @@ def run(folder: Path, data: Path | None, *, is_quick: bool, only: Sequence[str] 
     with one_thread():
         benches: dict[bool, Bench] = {}  # a scene is read once
         for part in parts[: 2 if is_quick and not only else None]:
-            is_large = part in LARGE
-            if is_large not in benches:
-                benches[is_large] = Bench(work, data or DATA, is_quick, is_large=is_large)
-            for rows in benches[is_large].rows(part):
+            found: Iterator[list[Row]]
+            if part == "picture":
+                picture = noise(64) if is_quick else mirrored((data or DATA).parent)
+                found = ([row] for row in hundred_megapixels(picture, 0.05 if is_quick else PICTURE_SECONDS))
+            else:
+                is_large = part in LARGE
+                if is_large not in benches:
+                    benches[is_large] = Bench(work, data or DATA, is_quick, is_large=is_large)
+                found = benches[is_large].rows(part)
+            for rows in found:
                 if not is_quick:
                     save(folder, "convert", rows)
 

@@ -30,7 +30,7 @@ PHOTO = Path("data/images/astronaut.png")
 
 def run(folder: Path, *, is_quick: bool) -> None:
     """Measure, print, and keep the rows unless `is_quick`."""
-    picture = _noise(64) if is_quick else read_image(PHOTO)
+    picture = noise(64) if is_quick else read_image(PHOTO)
     batch_sizes = (256,) if is_quick else (8192, 65536)
     rows: list[Row] = []
     with one_thread():
@@ -131,5 +131,5 @@ class _Ours(_Candidate):
         self.step, self.predict = step, field.color
 
 
-def _noise(side: int) -> Picture:
+def noise(side: int) -> Picture:
     return Picture.from_array(np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8))

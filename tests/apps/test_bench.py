@@ -7,11 +7,13 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from fieldforge.apps.bench import main
+from fieldforge.apps.bench.convert_picture import PICTURE, mirrored
 from fieldforge.apps.bench.harness import Row, latest, save, spread
 from fieldforge.apps.bench.operators_page import u_curves
 from fieldforge.apps.bench.peers import PlainFrequency, PlainHashGrid
@@ -41,6 +43,24 @@ def test_suites_run_quickly_and_leave_no_rows(suite: str, tmp_path: Path, monkey
     monkeypatch.setattr(quality, "IOU_POINTS", 2**12)
     assert main(suite, rows=tmp_path, data=None, is_quick=True) == 0
     assert not list(tmp_path.iterdir())
+
+
+def test_a_large_picture_is_fitted_both_ways(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("convert", rows=tmp_path, data=None, is_quick=True, only=["picture"]) == 0
+    assert re.findall(r"^picture +(small networks|hash grid) ", capsys.readouterr().out, re.M) == [
+        "small networks", "hash grid"
+    ]  # fmt: skip
+
+
+def test_the_mirror_image_lies_below_the_picture(tmp_path: Path) -> None:
+    pixels = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    (tmp_path / "images/big").mkdir(parents=True)
+    Image.fromarray(pixels).save(tmp_path / PICTURE, "PNG")
+    assert mirrored(tmp_path, 6 * 6 + 5).pixels[:, 0, 0].tolist() == [
+        *pixels[:, 0, 0],
+        pixels[3, 0, 0],
+        pixels[2, 0, 0],
+    ]
 
 
 def test_the_peer_grid_is_the_same_function_where_both_hash() -> None:
