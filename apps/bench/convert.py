@@ -187,8 +187,9 @@ class Bench:
         return path
 
     def _scratch(self, name: str, *, case: str = "scratch", arm: str = "") -> Row:
-        path = self.work / f"{arm or name}.field"
-        figures = self._fit(SceneJob(self.scene), SCENE[name].preset, [], self._seconds(name), path, self.scene)
+        path, chosen = self.work / f"{arm or name}.field", SCENE[name]
+        more = () if chosen.is_large else chosen.overrides  # a table's rate is good on both sides
+        figures = self._fit(SceneJob(self.scene), chosen.preset, more, self._seconds(name), path, self.scene)
         return self._row(case, arm or name, figures, self._seconds(name))
 
     def _converted(

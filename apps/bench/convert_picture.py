@@ -2,8 +2,8 @@
 
     for row in hundred_megapixels(data, seconds): ...
 
-The picture is Natural Earth's shaded relief, 10800 x 5400, and below it its mirror image, as far as a hundred megapixels
-go. To a field, which knows places, that is as new as anything else.
+The picture is Natural Earth's shaded relief, 10800 x 5400, and below it its mirror image, as far as a hundred
+megapixels go. To a field, which knows places, that is as new as anything else.
 """
 
 from __future__ import annotations

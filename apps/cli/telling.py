@@ -107,7 +107,7 @@ def add_bench(commands: Commands) -> None:
         "--data",
         type=Path,
         help="folder of what is measured on: pictures ('presets'), sounds and films ('signals'), meshes ('shape', "
-        "'clouds', 'operators'), scenes ('scene...', 'gpu'), or digits and shapes (what is about weights)",
+        "'clouds', 'operators'), scenes ('scene...', 'convert', 'gpu'), or digits and shapes (what is about weights)",
     )  # fmt: skip
     bench.add_argument("--rows", type=Path, default=Path("data/bench"), help="folder of the JSON lines")
     bench.add_argument("--quick", action="store_true", help="small sizes, no rows written: does it run?")
