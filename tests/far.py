@@ -78,7 +78,8 @@ class _Mode(TorchDispatchMode):
 
 
 class _FromNumbers(TorchFunctionMode):
-    """torch.tensor on the stand-in: a copy to the device of numbers that Python has."""
+    """torch.tensor on the stand-in: a copy to the device of numbers that Python has. And random numbers there, whose
+    generator is not seen any more where operations run."""
 
     def __init__(self, far: FarDevice) -> None:
         super().__init__()
@@ -86,6 +87,10 @@ class _FromNumbers(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if isinstance(kwargs.get("generator"), _Generator) and not isinstance(kwargs["generator"], FarGenerator):
+            where = args[0].device if args and isinstance(args[0], Tensor) else torch.get_default_device()
+            if torch.device(kwargs.get("device") or where).type == "meta":
+                raise FarError(f"{function.__name__} draws with a generator of the host")
         if function in (torch.tensor, torch.as_tensor, Tensor.new_tensor):
             given = args[0] if function is Tensor.new_tensor else None
             default = META if given is None or isinstance(given, Far) else given.device
@@ -213,8 +218,6 @@ def run(function: Any, args: Any, kwargs: Any, far: FarDevice | None = None) -> 
         mixed = [one for one in tensors if not isinstance(one, Far) and one.ndim > 0]
         if mixed:
             raise FarError(f"{name} mixes tensors of the device with one of the host, {tuple(mixed[0].shape)}")
-        if isinstance(kwargs.get("generator"), _Generator) and not getattr(kwargs["generator"], "is_far", False):
-            raise FarError(f"{name} draws with a generator of the host")
     if "device" in kwargs:
         kwargs = kwargs | {"device": torch.device("cpu")}
     args, kwargs = tree_map(lambda one: one.near if isinstance(one, Far) else one, (args, kwargs))
@@ -244,8 +247,6 @@ _Generator = torch.Generator
 
 class FarGenerator(_Generator):
     """Of the stand-in; draws on the CPU."""
-
-    is_far = True
 
 
 class _Kinds(type):

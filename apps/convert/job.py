@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 from fieldforge.apps.convert.size import fitting
 from fieldforge.apps.convert.students import Student, student
@@ -121,8 +121,6 @@ class ConversionJob(Job[F]):
     """
 
     asked = "target"
-    is_for_devices: ClassVar[bool] = True
-    """Whether its teacher can be asked, and its student learn, elsewhere than on the CPU."""
 
     def __init__(self, teacher: Teacher, to: str, chosen: Student, *, command: str = "") -> None:
         self.teacher, self.to, self.chosen, self.command = teacher, to, chosen, command
@@ -156,11 +154,6 @@ class ConversionJob(Job[F]):
         """As of any job; and small enough, by what makes this student smaller."""
         if plan.tune != "none":
             raise ConfigError(f"tune: {plan.tune} looks at a signal, and a conversion has a teacher instead")
-        if plan.device not in ("auto", "cpu") and not self.is_for_devices:
-            raise ConfigError(
-                f"device: {plan.device}: a {self.teacher.kind} is asked on the CPU only, where the cells that hold "
-                "anything are, and its students learn there; pictures and shapes are converted anywhere"
-            )
         if plan.diagnose:
             raise ConfigError("diagnose: is of fits to signals; a conversion has none")
         config, notices = super().run_config(replace(plan, max_bytes=None), tell)
@@ -169,12 +162,6 @@ class ConversionJob(Job[F]):
         small, said = fitting(config, self.chosen.turns, self.file_bytes, plan.max_bytes)
         said = [f"made small enough for {plan.max_bytes:,} bytes: {one}" for one in said]
         return self.complete_small(small), [*notices, *said]
-
-    def run(self, plan: Plan, target: float | None = None) -> Any:
-        """As of any job; on the CPU where nobody says otherwise and there is no other way."""
-        if plan.device == "auto" and not self.is_for_devices:
-            plan = replace(plan, device="cpu")
-        return super().run(plan, target)
 
     def complete_small(self, config: Config) -> Config:
         """A configuration after it was made smaller; mostly itself."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from fieldforge.apps.convert.answers import Answers
 from fieldforge.apps.convert.points import Points
 from fieldforge.apps.fit.scene.rays import Rays
+from fieldforge.devices import seeded
 
 MOST = 2**20
 """Rows that are kept; the oldest make way."""
@@ -51,7 +52,7 @@ class Memory:
             self._rows[other % self.n_parts * self.n_fresh :][: self.n_fresh] = rows
         self._next = number + 1
         n_known = min(number + 1, self.n_parts) * self.n_fresh
-        generator = torch.Generator().manual_seed((self.seed + 2) * 1_000_003 + number)
+        generator = seeded((self.seed + 2) * 1_000_003 + number)
         others = torch.randint(n_known, (max(0, n - self.n_fresh),), generator=generator)
         newest = number % self.n_parts * self.n_fresh + torch.arange(min(n, self.n_fresh))
         return self._rows[torch.cat([newest, others])]

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from fieldforge.apps.convert.teacher import SceneTeacher
 from fieldforge.apps.fit.scene.rays import Rays
+from fieldforge.devices import seeded
 from fieldforge.renderers.compositing import visibility
 from fieldforge.renderers.marching import march
 from fieldforge.renderers.occupancy import OccupancyGrid
@@ -29,11 +30,11 @@ PLACES = (1 / 6, 3 / 6, 5 / 6)
 @torch.no_grad()
 def cells_of(teacher: SceneTeacher, grid: OccupancyGrid) -> OccupancyGrid:
     """Occupy, in place, the cells of a student's grid in which the teacher holds anything."""
-    every = torch.arange(grid.density.numel())
+    every = torch.arange(grid.density.numel(), device=grid.density.device)
     flat = grid.density.view(-1)
-    places = torch.cartesian_prod(*[torch.tensor(PLACES)] * 3)
+    places = _places(every.device)
     for part in every.split(2**19):
-        found = torch.zeros(len(part), dtype=torch.bool)
+        found = torch.zeros(len(part), dtype=torch.bool, device=part.device)
         for place in places:
             found |= teacher.grid.occupied(grid.points_in(part, place.expand(len(part), 3)))
         flat[part] = found.float()
@@ -52,8 +53,7 @@ def close_faint(grid: OccupancyGrid, density: Callable[[Tensor], Tensor], *, len
         least: the part of the light that a sample in an open cell absorbs somewhere; below 1.
     """
     cells, bound = grid.cells.flatten().nonzero()[:, 0], -math.log1p(-least) / length
-    places = torch.cartesian_prod(*[torch.tensor(PLACES)] * 3)
-    is_open = torch.zeros(len(cells), dtype=torch.bool)
+    places, is_open = _places(cells.device), torch.zeros(len(cells), dtype=torch.bool, device=cells.device)
     for first in range(0, len(cells), 2**15):
         part = cells[first : first + 2**15]
         for place in places:
@@ -61,6 +61,10 @@ def close_faint(grid: OccupancyGrid, density: Callable[[Tensor], Tensor], *, len
     if is_open.any():
         grid.density.view(-1)[cells] = is_open.float()
         grid.repack(0.5)
+
+
+def _places(device: torch.device) -> Tensor:
+    return torch.cartesian_prod(*[torch.tensor(PLACES, device=device)] * 3)
 
 
 class Points(NamedTuple):
@@ -89,7 +93,7 @@ class PointDraw:
         """Those along rays that are given, the first `n_along` of them, and as many in cells as are missing."""
         along = Points(along.points[: self.n_along], along.directions[: self.n_along])
         n = self.batch_size - len(along.points)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        generator = seeded(self.seed * 1_000_003 + step)
         cells = self.cells[torch.randint(len(self.cells), (n,), generator=generator)]
         points = self.grid.points_in(cells, torch.rand(n, 3, generator=generator))
         directions = functional.normalize(torch.randn(n, 3, generator=generator), dim=-1)

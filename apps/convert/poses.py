@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor
 from fieldforge.apps.fit.samplers import offsets
 from fieldforge.apps.fit.scene.rays import Rays
 from fieldforge.apps.render.remembered import remembered, remembered_cameras, remembered_up
+from fieldforge.devices import arrived
 from fieldforge.fields.kinds.base import Box
 
 N_NUMBERS = 5
@@ -28,8 +29,14 @@ ONE_SIDE = 0.9
 """Mean unit vector to the cameras, from which on they all stand on one side of the scene."""
 
 
+@dataclass(frozen=True)
 class Places(ABC):
     """Where random cameras stand, and where they look."""
+
+    def there(self, device: torch.device) -> Places:
+        """The same on a device."""
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: arrived(tensor, device) for name, tensor in tensors.items()})
 
     @abstractmethod
     def rays(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,7 +60,8 @@ class Around(Places):
     tangents: tuple[float, float]
 
     def rays(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        first = torch.linalg.cross(self.up, torch.eye(3)[int(self.up.abs().argmin())])
+        axes = torch.eye(3, device=self.up.device)
+        first = torch.linalg.cross(self.up, axes.index_select(0, self.up.abs().argmin()[None])[0])
         first = first / first.norm()
         second = torch.linalg.cross(self.up, first)
         turn = 2 * math.pi * numbers[:, 0]

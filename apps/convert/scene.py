@@ -16,12 +16,12 @@ from torch.nn import functional
 
 from fieldforge.apps.convert.heads import copy_head, with_head
 from fieldforge.apps.convert.job import ConversionJob
-from fieldforge.apps.convert.poses import PoseDraw, places_of
+from fieldforge.apps.convert.poses import Places, PoseDraw, places_of
 from fieldforge.apps.convert.rules import Rules
 from fieldforge.apps.convert.stages import DistillationStep, distillation_step
 from fieldforge.apps.convert.students import Student
 from fieldforge.apps.convert.teacher import SceneTeacher, Teacher
-from fieldforge.apps.fit.job import Training
+from fieldforge.apps.fit.job import Fit, Training
 from fieldforge.apps.fit.loop import LOSS, Figure, Hook, State
 from fieldforge.apps.fit.options import read_table
 from fieldforge.apps.fit.recipe import Config
@@ -36,6 +36,7 @@ from fieldforge.apps.render.remembered import remembered
 from fieldforge.apps.scenes import Scene, read_scene
 from fieldforge.apps.scenes.digest import digest_of, expect_same_scene
 from fieldforge.checks import expect_choice
+from fieldforge.devices import arrived, device_of, here, seeded
 from fieldforge.encodings.base import Encoding
 from fieldforge.fields.cost import cost_of
 from fieldforge.fields.kinds.base import Box
@@ -54,6 +55,7 @@ LARGE = 2**17
 """Multiply-adds of a point above which a teacher is slow: instant-ngp's networks have some 10,000, NeRF's 590,000."""
 MATTE = 0.01
 """Variation of colours over directions below which there is nothing to keep."""
+CPU = torch.device("cpu")
 
 
 class SceneConversion(ConversionJob[RadianceField]):
@@ -69,7 +71,6 @@ class SceneConversion(ConversionJob[RadianceField]):
     """
 
     signal = "scene"
-    is_for_devices = False
     target = "teacher_psnr"
     options = SceneOptions
     sections = SECTIONS
@@ -162,11 +163,16 @@ class SceneConversion(ConversionJob[RadianceField]):
         else:
             is_open = bool(self._space)
             draw = RayDraw(self.scene, self.scene.of("train"), background=None, must_end=is_open, seed=seed)
+            draw = draw.there(device_of(fitted))
         self.step = step = distillation_step(
             fitted, self.told, draw, config, options, rules, has_photos=self.scene is not None, seed=seed, hooks=hooks
         )
         yield Training(step, step.optimizer, step.why_plain)
         step.finish(fitted)
+
+    def _run(self, *arguments: Any) -> Fit[RadianceField]:
+        self.told.move(here())  # the teacher answers where the student learns
+        return super()._run(*arguments)
 
     def shown(self, config: Config) -> Figure:
         return LOSS
@@ -210,8 +216,10 @@ class SceneConversion(ConversionJob[RadianceField]):
         return {"space": teacher.config()["space"]} if is_open else {}
 
     @cached_property
-    def _places(self) -> Any:
-        return places_of(self.teacher.metadata, self.told.content())
+    def _places(self) -> Places:
+        with torch.device("cpu"):
+            found = places_of(self.teacher.metadata, self.told.content())
+        return found.there(here())
 
     @cached_property
     def _unseen(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -222,7 +230,7 @@ class SceneConversion(ConversionJob[RadianceField]):
     @cached_property
     def _some_points(self) -> Tensor:
         cells = self.told.middles
-        return cells[torch.randint(len(cells), (256,), generator=torch.Generator().manual_seed(0))]
+        return cells[torch.randint(len(cells), (256,), generator=seeded(0, CPU), device=CPU)]
 
     def _against_teacher(self, fitted: RadianceField, n: int) -> float:
         """PSNR over some rays of poses that training never drew."""
@@ -301,8 +309,8 @@ def written(box: Box) -> str:
 @torch.no_grad()
 def variation(field: Any, points: Tensor, n_directions: int = 16) -> float:
     """How much colours change over directions: their standard deviation, mean over points and channels."""
-    generator = torch.Generator().manual_seed(1)
-    directions = functional.normalize(torch.randn(n_directions, 3, generator=generator), dim=-1)
+    numbers = torch.randn(n_directions, 3, generator=seeded(1, CPU), device=CPU)  # the same on every device
+    points, directions = (arrived(rows, device_of(field)) for rows in (points, functional.normalize(numbers, dim=-1)))
     every = points.repeat_interleave(n_directions, 0)
     _, color = field.radiance(every, directions.repeat(len(points), 1))
     return float(color.view(len(points), n_directions, 3).std(1).mean())

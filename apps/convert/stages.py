@@ -28,12 +28,14 @@ from fieldforge.apps.convert.rules import FEATURES, PIXELS, POINTS, Rules
 from fieldforge.apps.convert.teacher import SceneTeacher
 from fieldforge.apps.fit.loop import Hook, allowed
 from fieldforge.apps.fit.losses.base import Loss
+from fieldforge.apps.fit.on_device import Lagging
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.regularizers import penalty, regularizers_of
 from fieldforge.apps.fit.scene.options import SceneOptions
 from fieldforge.apps.fit.scene.rays import Rays
 from fieldforge.apps.fit.scene.step import MOST_RAYS, CellStep, SceneOptimizer, rays_for_next
 from fieldforge.apps.render.radiance import new_grid
+from fieldforge.devices import device_of, seeded
 from fieldforge.fields.kinds.radiance import RadianceField
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.registry import build
@@ -103,6 +105,7 @@ class DistillationStep(CellStep):
         self.shares_features = n_features(student) > 0 and n_features(student) == n_features(teacher.field)
         self.stage = PIXELS
         self._n_seen = 0
+        self.late = None if device_of(student).type == "cpu" else Lagging(self)
 
     def on_step(self, step: int, n_steps: int) -> None:
         """Told before each step how far the fit is."""
@@ -110,6 +113,29 @@ class DistillationStep(CellStep):
         self.stage = POINTS if stage == FEATURES and not self.shares_features else stage
 
     def __call__(self, step: int, factor: float) -> tuple[float, float]:
+        if self.late is not None:
+            return self.late(step, factor)
+        loss, error, per_sample, n_passed = self._learnt(step, factor)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            return value, value
+        self._go_back(step, loss, per_sample, n_passed)
+        return value, float(error)
+
+    def figures(self, step: int, factor: float) -> Tensor:
+        """(2,) loss and mean squared error, left on the device: a step whose losses are read later.
+
+        As in a fit the host waits for how many samples there are, and how many of them are seen; once more where a
+        teacher looks along new rays, and the student along these and remembered ones.
+        """
+        loss, error, per_sample, n_passed = self._learnt(step, factor)
+        told = torch.stack([loss.detach(), error])
+        self._go_back(step, loss, per_sample, n_passed)
+        return told
+
+    def _learnt(self, step: int, factor: float) -> tuple[Tensor, Tensor, Tensor, int]:
+        """The loss, the mean squared error, the loss of each sample, and how many pixels are drawn; 0 where no rays
+        are."""
         position, self.n_rays = self.counters.tolist()
         self.optimizer.zero_grad()
         self.optimizer.set_learning_rate_factor(factor)
@@ -132,18 +158,19 @@ class DistillationStep(CellStep):
                 loss, error, per_sample = self._points(self.points(step, seen))
         if self.student.background_network is not None:
             loss = loss + self._behind(step)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            return value, value
+        return loss, error, per_sample, n_passed
+
+    def _go_back(self, step: int, loss: Tensor, per_sample: Tensor, n_passed: int) -> None:
+        """Differentiate, update and count."""
         if self.stage == PIXELS and (extra := penalty(self.regularizers, self.student, step)) is not None:
             loss = loss + extra
         if loss.requires_grad:  # not where no ray meets anything
             loss.backward()
         if allowed(self.hooks, step, per_sample.detach()):
             self.optimizer.step()
-        if memory is None:
-            self.counters.copy_(torch.tensor([position + n_passed, rays_for_next(self, self.options)]))
-        return value, float(error)
+        if n_passed:
+            position = int(self.counters[0]) + n_passed
+            self.counters.copy_(torch.tensor([position, rays_for_next(self, self.options)], device="cpu"))
 
     @torch.no_grad()
     def finish(self, field: SceneField) -> None:
@@ -249,7 +276,7 @@ class DistillationStep(CellStep):
         return composite(samples, density, found.color, background=background).color
 
     def _behind(self, step: int) -> Tensor:
-        generator = torch.Generator().manual_seed((self.seed + 1) * 1_000_003 + step)
+        generator = seeded((self.seed + 1) * 1_000_003 + step)
         directions = functional.normalize(torch.randn(N_BEHIND, 3, generator=generator), dim=-1)
         teacher = self.teacher.field
         assert isinstance(teacher, RadianceField)

@@ -17,6 +17,7 @@ from torch import Tensor
 from fieldforge.apps.convert.answers import NOTHING, Answers, answers
 from fieldforge.apps.render.radiance import SceneEye, eye_of, occupancy_of
 from fieldforge.checks import with_article
+from fieldforge.devices import move
 from fieldforge.fields.file import load_field
 from fieldforge.fields.kinds.base import Box, Field
 from fieldforge.fields.kinds.image import ImageField
@@ -85,8 +86,9 @@ def load_teacher(source: str | Path | Field | Teacher) -> Teacher:
     """
     if isinstance(source, Teacher):
         return source
-    if isinstance(source, Field):
-        return Teacher(_frozen(copy.deepcopy(source)), sha256=_digest_of(source))  # the caller's own stays trainable
+    if isinstance(source, Field):  # the caller's own stays trainable, and where it is
+        own = move(copy.deepcopy(source), torch.device("cpu"))
+        return Teacher(_frozen(own), sha256=_digest_of(source))
     path = Path(source)
     loaded, metadata = load_field(path)
     with path.open("rb") as file:
@@ -104,6 +106,7 @@ class SceneTeacher:
         field: who answers; of a field with proposals, the field itself.
         grid: where anything is.
         side: the length that makes densities numbers.
+        middles: (n, 3) of its occupied cells, on the CPU wherever it answers.
 
     Raises:
         ValueError: it goes on beyond every box, changes with time, or is empty.
@@ -126,6 +129,14 @@ class SceneTeacher:
         if not bool(self.grid.bricks.any()):
             raise ValueError(f"{teacher.name}: is empty: nowhere in its box does it hold more than anywhere else")
 
+        cells = self.grid.cells.flatten().nonzero()[:, 0]
+        self.middles = self.grid.points_in(cells, torch.full((len(cells), 3), 0.5))
+
+    def move(self, device: torch.device) -> None:
+        """Answer on a device from now on."""
+        move(self.whole, device)
+        move(self.grid, device)
+
     @property
     def n_cascades(self) -> int:
         """Of its cells."""
@@ -147,15 +158,9 @@ class SceneTeacher:
         """(n,) 1 / length."""
         return torch.where(self.grid.occupied(points), self.field.density(points), 0.0)
 
-    @cached_property
-    def middles(self) -> Tensor:
-        """(n, 3) of its occupied cells."""
-        cells = self.grid.cells.flatten().nonzero()[:, 0]
-        return self.grid.points_in(cells, torch.full((len(cells), 3), 0.5))
-
     def content(self) -> Box:
         """The smallest box around the middles of its occupied cells, one cell of the largest wider."""
-        cell = 1 / torch.tensor(self.grid.cascades.cells_per_length[-1])
+        cell = 1 / self.middles.new_tensor(self.grid.cascades.cells_per_length[-1])
         low, high = self.middles.amin(0) - cell, self.middles.amax(0) + cell
         return tuple(_short(low)), tuple(_short(high))
 

@@ -96,8 +96,9 @@ class Scene:
     notes: tuple[str, ...] = field(default_factory=tuple)
 
     def of(self, *splits: str) -> Tensor:
-        """Indices (int64) of the views of these splits, in order."""
-        return torch.tensor([i for i, view in enumerate(self.views) if view.split in splits], dtype=torch.int64)
+        """Indices (int64) of the views of these splits, in order; on the CPU, where cameras are."""
+        chosen = [i for i, view in enumerate(self.views) if view.split in splits]
+        return torch.tensor(chosen, dtype=torch.int64, device="cpu")
 
     def counts(self, view: Tensor, pixels: Tensor) -> Tensor | None:
         """(n,) which pixels count: outside masks hide, and beyond what the lens shows; None where all do.

@@ -552,9 +552,3 @@ def test_the_page_of_conversions_shows_what_was_measured() -> None:
     assert said[3] == "| mlp | 31.50 |  |  |  |  |  | 31.50 |  |"
     assert "| pixels | 31.50 dB | 32.00 dB | 35.00 dB | 3 s | 0.50 MB |" in said
     assert said[-1] == "| passes | 2 µs | 9.0 |  | 250 x |  |"
-
-
-def test_a_scene_is_converted_on_the_cpu_and_says_so(teacher: Path) -> None:
-    job = conversion_of(teacher, "hashgrid")
-    with pytest.raises(ConfigError, match="device: cuda: a scene is asked on the CPU only"):
-        job.run_config(Plan(preset="hashgrid", device="cuda"))
