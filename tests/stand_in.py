@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ import torch
 from far import META, Far, FarDevice, far_device
 from torch import Tensor
 
-from fieldforge import devices
+from fieldforge import backends, devices
 from fieldforge.backends import use_backend
+from fieldforge.kernels.cpu_marching import Walk
+from fieldforge.renderers import marching
 
 
 def numbers(tensor: Tensor) -> Tensor:
@@ -49,4 +52,26 @@ def as_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[FarDevice]:
             return far.bring(module) if device.type == "meta" else far.send_home(module)
 
         put_doors(monkeypatch, arrived=arrived, move=move)
+        yield far
+
+
+@contextmanager
+def scene_on_the_stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[FarDevice]:
+    """What `arrived`, `home` and `move` do, for the stand-in; marching goes as on a GPU, where it counts no steps."""
+
+    def march(walk: Walk) -> Any:
+        assert isinstance(walk.stride, marching.Stride)
+        assert walk.stride.n_most == marching.MAX_STEPS
+        near = marching.count_steps(numbers(walk.start), numbers(walk.end), walk.stride)
+        return marching.march_rays(walk._replace(stride=replace(walk.stride, n_most=near)))
+
+    table = backends._implementations["march"]
+    monkeypatch.setitem(table, "reference", replace(table["reference"], function=march))
+    with far_device() as far, use_backend("reference"):
+
+        def arrived(values: Any, device: torch.device | None = None) -> Tensor:
+            tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+            return tensor if isinstance(tensor, Far) else far.tensor(tensor)
+
+        put_doors(monkeypatch, arrived=arrived, move=lambda module, device: far.bring(module))
         yield far
