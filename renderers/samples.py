@@ -147,8 +147,8 @@ class Samples:
 
     def to(self, device: torch.device | str) -> Samples:
         """The same on another device."""
-        moved = (tensor.to(device) for tensor in (self.t0, self.t1, self.ray_index, self.offsets))
-        return Samples.trusted(*moved, n_each=self.n_each)
+        t0, t1, ray, offsets = (tensor.to(device) for tensor in (self.t0, self.t1, self.ray_index, self.offsets))
+        return Samples.trusted(t0, t1, ray, offsets, self.n_each)
 
     def __repr__(self) -> str:
         return f"Samples(n_samples={self.n_samples}, n_rays={self.n_rays}, {self.t0.dtype}, {self.t0.device})"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from interpreted import DEVICE, needs_triton
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fieldforge.kernels.cpu_marching import Walk
 from fieldforge.kernels.triton import marching as on_gpu
@@ -88,6 +90,23 @@ def test_densities_decay_and_grow_by_the_same_bits(n_drawn: int, generator: torc
     occupancy.decay_max(expected, cells, fresh, 0.95)
     on_gpu.decay_max(density, cells, fresh, 0.95)
     assert torch.equal(density.nan_to_num(-1.0), expected.nan_to_num(-1.0))
+
+
+class NoNumbers(TorchDispatchMode):
+    """Inside, no tensor gives its numbers to Python, for which a processor waits."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert function not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return function(*args, **(kwargs or {}))
+
+
+def test_densities_decay_and_grow_without_a_look_at_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_gpu, "launch", lambda kernel, grid, *arguments, **constants: None)
+    density, cells = torch.rand(1, 7, 5, 3, device=DEVICE), torch.tensor([3, 8], device=DEVICE)
+    with NoNumbers():
+        on_gpu.decay_max(density, cells, cells.float(), 0.5)
+        with pytest.raises(AssertionError):  # as the plain version does
+            occupancy.decay_max(density, cells, cells.float(), 0.5)
 
 
 def test_numbers_of_no_cell_are_passed_over(generator: torch.Generator) -> None:

@@ -128,7 +128,7 @@ class ProposedStep(RayStep):
     def figures(self, step: int, factor: float) -> Tensor:
         """(2,) loss and mean squared error, left on the device: a step whose losses are read later."""
         drawn, teaches = self._begin(step)
-        exponent = torch.full((), drawn.exponent, device=self.device)
+        exponent = torch.full((), float(drawn.exponent), device=self.device)
         kind = teaches, tuple(counting(self.regularizers, step))
         go = self.passes if self.recorded is None else self.recorded
         figures, per_ray = go([*drawn.rays, drawn.jitter, exponent], kind)
