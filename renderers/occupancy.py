@@ -217,14 +217,20 @@ class OccupancyGrid(nn.Module):
                 f"density: expected one number for each cell (M,) int64, got {tuple(density.shape)} "
                 f"for {cells.dtype} {tuple(cells.shape)}"
             )
+        cpu_marching.expect_cells(cells, self.density.numel())
+        self._insert(cells, density)
+
+    def _insert(self, cells: Tensor, density: Tensor) -> None:
+        """The same of cells that are as they should be, at which nobody has to look."""
         fresh = density.detach().float()
-        if len(fresh) and not (float(fresh.min()) >= 0 and float(fresh.max()) < math.inf):
+        least, most = torch.stack(fresh.aminmax()).tolist() if len(fresh) else (0.0, 0.0)  # read at once
+        if not (least >= 0 and most < math.inf):
             at = int((~((fresh >= 0) & (fresh < math.inf))).nonzero()[0])
             raise ValueError(
                 f"density: expected finite numbers of at least 0, got {float(fresh[at])} in cell {int(cells[at])}"
             )
         choose("occupancy_update", self.density.device)(self.density, cells, fresh, self.decay)
-        self.repack(*(min(_mean_of(each), self.threshold / 2**i) for i, each in enumerate(self.density)))
+        self.repack(*(min(mean, self.threshold / 2**i) for i, mean in enumerate(_means_of(self.density))))
 
     @torch.no_grad()
     def update(
@@ -246,7 +252,12 @@ class OccupancyGrid(nn.Module):
         expect_int("n_points_at_once", n_points_at_once, 1)
         cells, points = self.draw(iteration, generator)
         found = [density(part) for part in points.split(n_points_at_once)]
-        self.insert(cells, torch.cat(found) if found else points.new_empty(0))
+        fresh = torch.cat(found) if found else points.new_empty(0)
+        if fresh.shape != cells.shape:
+            raise ValueError(
+                f"density: expected one number for each point {tuple(cells.shape)}, got {tuple(fresh.shape)}"
+            )
+        self._insert(cells, fresh)
 
     @torch.no_grad()
     def mark_invisible(self, *is_seen: Callable[[Tensor], Tensor]) -> None:
@@ -283,9 +294,13 @@ class OccupancyGrid(nn.Module):
         return f"{box}, resolution={self.cascades.resolution}, n_cascades={len(self.cascades.low)}"
 
 
-def _mean_of(density: Tensor) -> float:
-    """Over the cells that some camera sees."""
-    return float(density.clamp(min=0).sum(dtype=torch.float64)) / max(1, int((density >= 0).sum()))
+def _means_of(density: Tensor) -> list[float]:
+    """Of each cascade, over the cells that some camera sees; read at once."""
+    sums = [each.clamp(min=0).sum(dtype=torch.float64) for each in density]
+    counts = [(each >= 0).sum() for each in density]
+    n = len(sums)
+    found = torch.stack([*sums, *counts]).tolist()
+    return [total / max(1, count) for total, count in zip(found[:n], found[n:], strict=True)]
 
 
 def _restore_superbricks(grid: Any, _: object) -> None:

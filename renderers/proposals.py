@@ -72,13 +72,16 @@ def resample(
     expect_int("n_samples", n_samples, 1)
     with torch.no_grad():
         edges, cdf, offsets = histogram(samples, weights.detach(), padding=padding)
-        is_hit = offsets[1:] > offsets[:-1]
-        total = torch.zeros(samples.n_rays, dtype=cdf.dtype, device=cdf.device)
-        total[is_hit] = cdf[offsets[1:][is_hit] - 1]
+        is_hit = None if samples.n_each else offsets[1:] > offsets[:-1]
+        if is_hit is None:
+            total = cdf[offsets[1:] - 1]
+        else:
+            total = torch.zeros(samples.n_rays, dtype=cdf.dtype, device=cdf.device)
+            total[is_hit] = cdf[offsets[1:][is_hit] - 1]
         place = torch.arange(n_samples + 1, dtype=cdf.dtype, device=cdf.device)
         part = 0.5 if jitter is None else expect_jitter(jitter, samples.n_rays, n_samples).to(cdf.dtype)
         u = (place + part) * (total / (n_samples + 1))[:, None]
-        return from_edges(is_hit, inverse_cdf(edges, cdf, offsets, u.contiguous()))
+        return from_edges(is_hit, inverse_cdf(edges, cdf, offsets, u.contiguous(), is_sound=True))
 
 
 def union(first: Samples, second: Samples) -> Samples:
@@ -94,6 +97,9 @@ def union(first: Samples, second: Samples) -> Samples:
     """
     if first.n_rays != second.n_rays:
         raise ValueError(f"second: expected samples of {first.n_rays} rays as the first, got {second.n_rays}")
+    if first.n_each and second.n_each:
+        together = torch.cat([_rows_of_edges(first), _rows_of_edges(second)], -1).sort(-1).values
+        return from_edges(None, together)
     parts = [_edges(samples) for samples in (first, second)]
     edge, ray = torch.cat([edge for edge, _ in parts]), torch.cat([ray for _, ray in parts])
     order = edge.argsort(stable=True)
@@ -115,9 +121,10 @@ def propose(
     counts: Sequence[int],
     *,
     spacing: str = "linear",
-    exponent: float = 1.0,
+    exponent: float | Tensor = 1.0,
     padding: float = 0.01,
     jitter: Tensor | None = None,
+    every: bool = False,
 ) -> tuple[list[Level], Samples, Samples]:
     """Samples along rays by any number of proposals.
 
@@ -127,9 +134,11 @@ def propose(
         densities: of the proposals, coarse to fine; with gradients where those are enabled.
         counts: samples of each of them, and of whoever comes after.
         spacing: of the first samples, one of `fieldforge.renderers.spacing.SPACINGS`.
-        exponent: on the weights before they are resampled, see `annealing`.
+        exponent: on the weights before they are resampled, see `annealing`; a number or a tensor () of one.
         padding: of the weights, see `resample`.
         jitter: (R, len(counts)) in [0, 1), one number for each ray and level; None is no randomness.
+        every: whether rays that end where they begin have samples too, of no length, which show nothing: then nobody
+            waits for a device to know how many rays do not.
 
     Returns:
         What the proposals said, and the last samples, in shares and in length.
@@ -143,11 +152,12 @@ def propose(
     """
     if len(counts) != len(densities) + 1:
         raise ValueError(f"counts: expected {len(densities) + 1}, one for each density and the last, got {len(counts)}")
-    expect_float("exponent", exponent, 0.0)
+    if not isinstance(exponent, Tensor):
+        expect_float("exponent", exponent, 0.0)
     if jitter is not None and jitter.shape != (len(origins), len(counts)):
         raise ValueError(f"jitter: expected ({len(origins)}, {len(counts)}), got {tuple(jitter.shape)}")
     columns = [None] * len(counts) if jitter is None else list(jitter.split(1, -1))
-    shares = spread(far > near, counts[0], jitter=columns[0])
+    shares = spread(far > near, counts[0], jitter=columns[0], every=every)
     samples = at_distances(shares, near, far, spacing)
     levels = []
     for density, n_samples, column in zip(densities, counts[1:], columns[1:], strict=True):
@@ -156,6 +166,12 @@ def propose(
         shares = resample(shares, weights.detach() ** exponent, n_samples, padding=padding, jitter=column)
         samples = at_distances(shares, near, far, spacing)
     return levels, shares, samples
+
+
+def _rows_of_edges(samples: Samples) -> Tensor:
+    """(R, n + 1) of samples of which every ray has n."""
+    first, last = (t.view(samples.n_rays, samples.n_each or 0) for t in (samples.t0, samples.t1))
+    return torch.cat([first, last[:, -1:]], -1)
 
 
 def _edges(samples: Samples) -> tuple[Tensor, Tensor]:

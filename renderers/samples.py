@@ -6,7 +6,7 @@ same thing by a constructor; there is no second code path.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -40,6 +40,8 @@ class Samples:
     t1: Tensor
     ray_index: Tensor
     n_rays: int
+    n_each: int | None = field(default=None, init=False)
+    """Intervals on each ray, where all are known to have equally many without a look at the numbers; else None."""
 
     def __post_init__(self) -> None:
         expect_int("n_rays", self.n_rays, 0)
@@ -82,19 +84,27 @@ class Samples:
             tensor([0, 4, 8])
         """
         _expect_intervals(t0, t1, 2)
-        n_rays, n_each = t0.shape
         if mask is None:
-            offsets = torch.arange(n_rays + 1, device=t0.device) * n_each
-            return cls.trusted(t0.reshape(-1), t1.reshape(-1), rows_to_rays(offsets, t0.numel()), offsets)
+            return cls.even(t0, t1)
         if mask.shape != t0.shape or mask.dtype != torch.bool:
             raise ValueError(f"mask: expected booleans {tuple(t0.shape)}, got {mask.dtype} {tuple(mask.shape)}")
         return cls.trusted(t0[mask], t1[mask], mask.nonzero()[:, 0], row_offsets(mask.sum(-1)))
 
     @classmethod
-    def trusted(cls, t0: Tensor, t1: Tensor, ray_index: Tensor, offsets: Tensor) -> Samples:
-        """What a marcher made, without looking: `ray_index` (N,) and `offsets` (R + 1,) say the same."""
+    def even(cls, t0: Tensor, t1: Tensor) -> Samples:
+        """Intervals (R, S), the same number on each ray, without looking: nobody waits for a device."""
+        n_rays, n_each = t0.shape
+        offsets = torch.arange(n_rays + 1, device=t0.device) * n_each
+        return cls.trusted(t0.reshape(-1), t1.reshape(-1), rows_to_rays(offsets, t0.numel()), offsets, n_each)
+
+    @classmethod
+    def trusted(cls, t0: Tensor, t1: Tensor, ray_index: Tensor, offsets: Tensor, n_each: int | None = None) -> Samples:
+        """What a marcher made, without looking: `ray_index` (N,) and `offsets` (R + 1,) say the same, and so does
+        `n_each`, where it is given."""
         samples = object.__new__(cls)
-        samples.__dict__.update(t0=t0, t1=t1, ray_index=ray_index, n_rays=offsets.shape[0] - 1, offsets=offsets)
+        samples.__dict__.update(
+            t0=t0, t1=t1, ray_index=ray_index, n_rays=offsets.shape[0] - 1, n_each=n_each, offsets=offsets
+        )
         return samples
 
     @cached_property
@@ -137,7 +147,8 @@ class Samples:
 
     def to(self, device: torch.device | str) -> Samples:
         """The same on another device."""
-        return Samples.trusted(*(tensor.to(device) for tensor in (self.t0, self.t1, self.ray_index, self.offsets)))
+        t0, t1, ray, offsets = (tensor.to(device) for tensor in (self.t0, self.t1, self.ray_index, self.offsets))
+        return Samples.trusted(t0, t1, ray, offsets, self.n_each)
 
     def __repr__(self) -> str:
         return f"Samples(n_samples={self.n_samples}, n_rays={self.n_rays}, {self.t0.dtype}, {self.t0.device})"

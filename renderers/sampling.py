@@ -98,12 +98,14 @@ def importance_sample(
         return Samples.trusted(t0.reshape(-1), t1.reshape(-1), rows_to_rays(counts, t0.numel()), counts)
 
 
-def inverse_cdf(edges: Tensor, cdf: Tensor, offsets: Tensor, u: Tensor) -> Tensor:
+def inverse_cdf(edges: Tensor, cdf: Tensor, offsets: Tensor, u: Tensor, *, is_sound: bool = False) -> Tensor:
     """Positions at which the distribution of each ray has given values.
 
     Args:
         edges, cdf, offsets: a packed histogram.
         u: (R, n) values of the cdf, in any order; those beyond its ends count as its ends.
+        is_sound: whether the offsets are known to go from 0 to M, as those of `histogram` do; looking at them makes the
+            host wait for a device.
 
     Returns:
         (R, n): between the two edges that `searchsorted` finds in the cdf, linearly, or half-way where the bin has no
@@ -113,7 +115,8 @@ def inverse_cdf(edges: Tensor, cdf: Tensor, offsets: Tensor, u: Tensor) -> Tenso
         TypeError: wrong dtypes.
         ValueError: wrong shapes, or offsets do not go from 0 to M.
     """
-    _expect_histogram(edges, cdf, offsets)
+    if not is_sound:
+        _expect_histogram(edges, cdf, offsets)
     if not isinstance(u, Tensor) or u.dtype != cdf.dtype:
         raise TypeError(f"u: expected {cdf.dtype} as the cdf, got {getattr(u, 'dtype', type(u).__name__)}")
     if u.ndim != 2 or u.shape[0] != offsets.shape[0] - 1:

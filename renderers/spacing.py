@@ -77,7 +77,7 @@ def to_share(t: Tensor, near: Tensor, far: Tensor, spacing: str = "linear") -> T
     return (there(t) - first) / (last - first)
 
 
-def spread(is_hit: Tensor, n_samples: int, *, jitter: Tensor | None = None) -> Samples:
+def spread(is_hit: Tensor, n_samples: int, *, jitter: Tensor | None = None, every: bool = False) -> Samples:
     """Shares of rays: intervals that cover [0, 1], equally many on each ray.
 
     Args:
@@ -86,6 +86,7 @@ def spread(is_hit: Tensor, n_samples: int, *, jitter: Tensor | None = None) -> S
         jitter: numbers in [0, 1), (R, 1) or (R, n_samples + 1): each edge moves to that part of the way between the
             middles of the intervals around it, all edges of a ray alike (nerfacto) or each by itself (stratified
             samples; Mildenhall et al. 2020). The outer edges move in only. None leaves all where they are.
+        every: give them to every ray, hit or not: sizes then follow from shapes, and nobody waits for a device.
 
     Example:
         >>> spread(torch.tensor([True]), 4, jitter=torch.tensor([[0.75]])).t1
@@ -94,12 +95,13 @@ def spread(is_hit: Tensor, n_samples: int, *, jitter: Tensor | None = None) -> S
     expect_int("n_samples", n_samples, 1)
     dtype = torch.get_default_dtype() if jitter is None else jitter.dtype
     edges = torch.linspace(0, 1, n_samples + 1, dtype=dtype, device=is_hit.device)
+    rows = None if every else is_hit
     if jitter is None:
-        return from_edges(is_hit, edges.expand(len(is_hit), -1))
+        return from_edges(rows, edges.expand(len(is_hit), -1))
     expect_jitter(jitter, len(is_hit), n_samples)
     middle = (edges[1:] + edges[:-1]) / 2
     low, high = torch.cat([edges[:1], middle]), torch.cat([middle, edges[-1:]])
-    return from_edges(is_hit, low + (high - low) * jitter)
+    return from_edges(rows, low + (high - low) * jitter)
 
 
 def at_distances(shares: Samples, near: Tensor, far: Tensor, spacing: str = "linear") -> Samples:
@@ -107,11 +109,13 @@ def at_distances(shares: Samples, near: Tensor, far: Tensor, spacing: str = "lin
     ray = shares.ray_index
     first, last = near[ray], far[ray]
     t0, t1 = (to_distance(share, first, last, spacing) for share in (shares.t0, shares.t1))
-    return Samples.trusted(t0, t1, ray, shares.offsets)
+    return Samples.trusted(t0, t1, ray, shares.offsets, shares.n_each)
 
 
-def from_edges(is_hit: Tensor, edges: Tensor) -> Samples:
-    """Intervals between neighbouring edges (R, n + 1), in order, of the rays that are hit (R,)."""
+def from_edges(is_hit: Tensor | None, edges: Tensor) -> Samples:
+    """Intervals between neighbouring edges (R, n + 1), in order, of the rays that are hit (R,); None: of all."""
+    if is_hit is None:
+        return Samples.even(edges[:, :-1], edges[:, 1:])
     edges = edges[is_hit]
     n_samples = edges.shape[1] - 1
     offsets = row_offsets(is_hit.long() * n_samples)
@@ -120,7 +124,8 @@ def from_edges(is_hit: Tensor, edges: Tensor) -> Samples:
 
 
 def expect_jitter(jitter: Tensor, n_rays: int, n_samples: int) -> Tensor:
-    """Require (R, 1) or (R, n_samples + 1) floating-point numbers in [0, 1)."""
+    """Require (R, 1) or (R, n_samples + 1) floating-point numbers in [0, 1); off the CPU, where looking at numbers
+    makes the host wait, only their shape is looked at."""
     if not isinstance(jitter, Tensor) or not jitter.is_floating_point():
         raise TypeError(f"jitter: expected a floating-point tensor, got {getattr(jitter, 'dtype', type(jitter))}")
     if tuple(jitter.shape) not in ((n_rays, 1), (n_rays, n_samples + 1)):
@@ -128,6 +133,6 @@ def expect_jitter(jitter: Tensor, n_rays: int, n_samples: int) -> Tensor:
             f"jitter: expected ({n_rays}, 1) or ({n_rays}, {n_samples + 1}), a number for each ray or edge, "
             f"got {tuple(jitter.shape)}"
         )
-    if not bool(((jitter >= 0) & (jitter < 1)).all()):
+    if jitter.device.type == "cpu" and not bool(((jitter >= 0) & (jitter < 1)).all()):
         raise ValueError("jitter: expected numbers in [0, 1), parts of an interval")
     return jitter

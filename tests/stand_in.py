@@ -66,3 +66,18 @@ def as_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[FarDevice]:
 
         put_doors(monkeypatch, arrived=arrived, move=move)
         yield far
+
+
+@contextmanager
+def scene_on_the_stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[FarDevice]:
+    """What `arrived`, `home` and `move` do, for the stand-in; marching goes as on a GPU, where it counts no steps."""
+
+    march_as_on_a_gpu(monkeypatch)
+    with far_device() as far, use_backend("reference"):
+
+        def arrived(values: Any, device: torch.device | None = None) -> Tensor:
+            tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+            return tensor if isinstance(tensor, Far) else far.tensor(tensor)
+
+        put_doors(monkeypatch, arrived=arrived, move=lambda module, device: far.bring(module))
+        yield far

@@ -3,7 +3,7 @@
 A GPU works on its own. Whoever asks it for a number waits until all work before is done, and whoever hands it an
 operation at a time is slower than it is. So batches are sent before they are asked for (`Ahead`), losses are read some
 steps at a time (`Lagging`), and where every step has the same shapes, passes are recorded once and replayed
-(`GraphedStep`, CUDA graphs).
+(`Recorded`, CUDA graphs).
 """
 
 from __future__ import annotations
@@ -11,18 +11,25 @@ from __future__ import annotations
 import contextlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
 from fieldforge.apps.fit.loop import Hook, PlainStep, Step, allowed
 from fieldforge.apps.fit.optimizers.base import Optimizer
 from fieldforge.devices import arrived
 
 Draw = Callable[[int], Any]
+Passes = Callable[[Sequence[Tensor], Hashable], list[Tensor]]
+"""(batch, kind of the step) -> what is wanted of it; leaves gradients."""
+Recorder = Callable[[Callable[[], None]], Callable[[], None]]
+"""(function) -> a function that does the same again."""
 
 READ_EVERY = 16
 """Steps between two readings of losses; a loss that is not finite is seen so much later, and the fit steps back."""
@@ -124,80 +131,125 @@ class DeviceStep:
 
     def figures(self, step: int, factor: float) -> Tensor:
         plain = self.plain
-        points, target = plain.draw(step)
+        figures, per_sample = self.go(plain.draw(step))
+        _update(plain.optimizer, plain.hooks, step, factor, per_sample)
+        return figures.clone()
+
+    def go(self, batch: Sequence[Tensor]) -> list[Tensor]:
+        """Both passes over points and targets."""
+        return self._passes(batch, None)
+
+    def _passes(self, batch: Sequence[Tensor], kind: Hashable) -> list[Tensor]:
+        plain, (points, target) = self.plain, batch
         plain.optimizer.zero_grad()
         prediction = plain.query(points)
         per_sample = plain.loss.per_sample(prediction, target)
         loss = per_sample.mean()
         loss.backward()
-        _update(plain.optimizer, plain.hooks, step, factor, per_sample)
-        return torch.stack([loss.detach(), torch.mean((prediction.detach() - target) ** 2)])
+        error = torch.mean((prediction.detach() - target) ** 2)
+        return [torch.stack([loss.detach(), error]), per_sample.detach()]
 
 
-class GraphedStep:
+class GraphedStep(DeviceStep):
     """The same, with both passes recorded as one CUDA graph after `N_WARM` steps; the update is made as it is.
 
+    Args:
+        plain: what is recorded; see `Recorded` for what can be.
+        record: as there.
+    """
+
+    def __init__(self, plain: PlainStep, record: Recorder | None = None) -> None:
+        super().__init__(plain)
+        self.recorded = Recorded(self._passes, list(plain.optimizer.parameters), record)
+
+    @property
+    def why_not(self) -> str:
+        """Why steps run as they are; '' while nothing says so."""
+        return self.recorded.why_not
+
+    def go(self, batch: Sequence[Tensor]) -> list[Tensor]:
+        return self.recorded(batch)
+
+
+@dataclass
+class _Recording:
+    """Where a recording reads and writes, and what sends it again."""
+
+    batch: list[Tensor]
+    out: list[Tensor] = field(default_factory=list)
+    grads: list[Tensor | None] = field(default_factory=list)
+    replay: Callable[[], None] = lambda: None
+
+
+class Recorded:
+    """Passes over a batch, recorded as one CUDA graph when they are warm, and replayed from then on.
+
     An optimizer counts steps and changes its rate on the host, which a recording would freeze; so it stays outside.
-    Batches are copied to where the recording reads them. Only for steps that do not read numbers back, and of one
-    shape; a step of another shape, or a recording that fails, goes on without one and says why in `why_not`.
+    Batches are copied to where the recording reads them. Only for passes that read no numbers back, draw none, and do
+    the same whenever batches have the same shapes. There is one recording for each kind of step and for each of its
+    shapes, after `N_WARM` of them that ran as they are; `MOST` at most. Where one fails, or there would be more, all
+    goes on without and says why in `why_not`.
 
     Args:
-        plain: what is recorded.
+        passes: (batch, kind) -> what is wanted of a step; forgets the gradients, and leaves new ones.
+        parameters: whose gradients are left.
         record: (function) -> a function that does the same again; None: PyTorch's CUDA graphs.
     """
 
-    def __init__(self, plain: PlainStep, record: Callable[[Callable[[], None]], Callable[[], None]] | None = None):
-        self.plain, self.eager, self.record = plain, DeviceStep(plain), record or cuda_graph
-        self.n_done = 0
+    MOST = 4
+
+    def __init__(self, passes: Passes, parameters: Sequence[nn.Parameter], record: Recorder | None = None) -> None:
+        self.passes, self.parameters, self.record = passes, parameters, record or cuda_graph
         self.why_not = ""
-        self._replay: Callable[[], None] | None = None
-        self._batch: list[Tensor] = []
-        self._out: list[Tensor] = []
+        self._n_done: Counter[Hashable] = Counter()
+        self._recordings: dict[Hashable, _Recording] = {}
 
-    def figures(self, step: int, factor: float) -> Tensor:
-        if self.why_not or self.n_done < N_WARM:
-            self.n_done += 1
-            return self.eager.figures(step, factor)
-        drawn = self.plain.draw(step)
-        if self._replay is None:
-            self._replay = self._recorded(drawn)
-        if self._replay is None or any(a.shape != b.shape for a, b in zip(self._batch, drawn, strict=True)):
-            self.why_not = self.why_not or f"a batch has the shape {tuple(drawn[0].shape)}"
-            self._replay = None
-            return self.eager.figures(step, factor)
-        for static, tensor in zip(self._batch, drawn, strict=True):
+    @property
+    def n_recordings(self) -> int:
+        """That are replayed."""
+        return len(self._recordings)
+
+    def __call__(self, batch: Sequence[Tensor], kind: Hashable = None) -> list[Tensor]:
+        """What `passes` gives; it may be overwritten in the next step."""
+        key = kind, tuple(tensor.shape for tensor in batch)
+        if not self.why_not and key not in self._recordings and self._n_done[key] >= N_WARM:
+            self._add(key, batch, kind)
+        if self.why_not or key not in self._recordings:
+            self._n_done[key] += 1
+            return self.passes(batch, kind)
+        recording = self._recordings[key]
+        for static, tensor in zip(recording.batch, batch, strict=True):
             static.copy_(tensor)
-        self._replay()
-        figures, per_sample = self._out
-        _update(self.plain.optimizer, self.plain.hooks, step, factor, per_sample)
-        return figures.clone()
+        recording.replay()
+        for parameter, grad in zip(self.parameters, recording.grads, strict=True):
+            parameter.grad = grad
+        return recording.out
 
-    def _recorded(self, drawn: Sequence[Tensor]) -> Callable[[], None] | None:
-        self._batch = [tensor.clone() for tensor in drawn]
-        parameters = self.plain.optimizer.parameters
-        for parameter in parameters:  # a recording writes to the same places each time
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+    def _add(self, key: Hashable, batch: Sequence[Tensor], kind: Hashable) -> None:
+        if len(self._recordings) == self.MOST:
+            self._stop(f"its steps have more than {self.MOST} kinds and shapes")
+            return
+        made = _Recording([tensor.clone() for tensor in batch])
 
-        def passes() -> None:
-            for parameter in parameters:
-                assert parameter.grad is not None
-                parameter.grad.zero_()
-            points, target = self._batch
-            prediction = self.plain.query(points)
-            per_sample = self.plain.loss.per_sample(prediction, target)
-            loss = per_sample.mean()
-            loss.backward()
-            error = torch.mean((prediction.detach() - target) ** 2)
-            self._out = [torch.stack([loss.detach(), error]), per_sample.detach()]
+        def again() -> None:
+            # what is remembered of parameters for as long as they stay, such as the inverse transforms of PREF, is
+            # computed inside of the recording: replayed, it follows them
+            increment_version([one for one in self.parameters if one.device.type != "meta"])
+            made.out = self.passes(made.batch, kind)
+            made.grads = [parameter.grad for parameter in self.parameters]
 
         try:
-            return self.record(passes)
+            made.replay = self.record(again)
         except Exception as error:  # what may not be recorded raises anything; then it runs as it is
             first = error.__context__ or error  # the end of a recording complains too, of what came before
             lines = str(first).splitlines() or ["no reason"]
-            self.why_not = f"it cannot be recorded: {type(first).__name__}: {lines[0]}"
-            return None
+            self._stop(f"it cannot be recorded: {type(first).__name__}: {lines[0]}")
+        else:
+            self._recordings[key] = made
+
+    def _stop(self, why_not: str) -> None:
+        self.why_not = why_not
+        self._recordings.clear()
 
 
 class LossStep(ABC):

@@ -80,7 +80,7 @@ def outside(field: InsideOutsideField, origins: Tensor, directions: Tensor, with
     density, color = field.outside_radiance(places, along)
     ends = edges[:, 1:].clone()
     ends[:, -1] = ENDLESS
-    rendered = composite(Samples.from_dense(edges[:, :-1], ends), density, color)
+    rendered = composite(Samples.even(edges[:, :-1], ends), density, color)
     mean = (rendered.weights.view(n_rays, n) * s).sum(-1, keepdim=True).detach()
     return rendered.color, distance_at(span, mean)[:, 0] * field.radius
 

@@ -91,14 +91,19 @@ def samples_along(
     directions: Tensor,
     looking: Looking,
     *,
-    exponent: float = 1.0,
+    exponent: float | Tensor = 1.0,
     jitter: Tensor | None = None,
+    every: bool = False,
 ) -> tuple[list[Level], Samples, Samples]:
-    """What the proposals say, and where the field is to be asked, in shares of the rays and in world length."""
+    """What the proposals say, and where the field is to be asked, in shares of the rays and in world length.
+
+    The rest is as for `fieldforge.renderers.proposals.propose`.
+    """
     near, far = span(field, origins, directions, looking)
     levels, shares, samples = propose(
         origins, directions, near, far, [proposal.density for proposal in field.proposals], looking.counts,
         spacing=looking.spacing, exponent=exponent, padding=looking.padding, jitter=jitter,
+        every=every,
     )  # fmt: skip
     if looking.joins:
         shares, samples = union(levels[-1].shares, shares), union(levels[-1].samples, samples)

@@ -19,11 +19,13 @@ from fieldforge.apps.fit.fused import make_step
 from fieldforge.apps.fit.image.job import ImageJob, step_of
 from fieldforge.apps.fit.loop import PlainStep
 from fieldforge.apps.fit.on_device import Ahead, DeviceStep, GraphedStep, Lagging, cuda_graph
+from fieldforge.apps.fit.optimizers.base import Parameters
 from fieldforge.apps.fit.options import FitOptions
 from fieldforge.apps.fit.samplers import PixelDraw
 from fieldforge.apps.images import Picture
 from fieldforge.apps.render.image import render
 from fieldforge.backends import use_backend
+from fieldforge.encodings.pref import PREF
 from fieldforge.registry import build
 
 
@@ -132,7 +134,7 @@ def test_a_recorded_step_is_the_step_itself() -> None:
         one, other = DeviceStep(eager), GraphedStep(graphed, stand_in_recorder)
         for step in range(8):
             torch.testing.assert_close(other.figures(step, 1.0), one.figures(step, 1.0))
-    assert other._replay is not None
+    assert other.recorded.n_recordings == 1
     assert not other.why_not
     for a, b in zip(eager_field.parameters(), graphed_field.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -148,6 +150,29 @@ def test_a_step_that_cannot_be_recorded_runs_as_it_is() -> None:
         losses = [float(step.figures(number, 1.0)[0]) for number in range(6)]
     assert step.why_not == "it cannot be recorded: RuntimeError: operation not permitted when stream is capturing"
     assert len(set(losses)) == 6
+
+
+def test_what_is_remembered_of_parameters_is_computed_in_the_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PREF keeps its inverse transforms until its spectrum moves: left out of a recording, they would never again."""
+    encoding = PREF(n_input_dims=2, resolution=8, n_features=4)
+    calls, inverse = list[int](), encoding._inverse
+    monkeypatch.setattr(encoding, "_inverse", lambda spectrum: calls.append(1) or inverse(spectrum))
+    found = list[int]()
+
+    def record(passes: Callable[[], None]) -> Callable[[], None]:
+        for _ in range(2):  # warm, and recorded
+            calls.clear()
+            passes()
+            found.append(len(calls))
+        return passes
+
+    batch = (torch.rand(5, 2), torch.zeros(5, encoding.n_output_dims))
+    optimizer = build("optimizer", CONFIG["optimizer"], parameters=Parameters(other=list(encoding.parameters())))
+    plain = PlainStep(encoding, lambda step: batch, build("loss", CONFIG["loss"]), optimizer)
+    step = GraphedStep(plain, record)
+    for number in range(4):
+        step.figures(number, 1.0)
+    assert found == [1, 1]
 
 
 class FakeCudaGraphs:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from far import Far, FarDevice, far_device
-from stand_in import march_as_on_a_gpu, numbers, put_doors
-from torch import Tensor
+from far import FarDevice
+from stand_in import numbers, scene_on_the_stand_in
 
 import fieldforge.apps.fit.job
 from fieldforge.apps.bench.scene import ball
@@ -28,21 +24,6 @@ OVERRIDES = (
     "encoding.n_levels=2", "encoding.log2_hashmap_size=8", "fit.batch_size=256", "fit.occupancy=8",
     "fit.samples_across=24", "fit.update_every=4", "rgb_network.n_neurons=16", "network.n_neurons=16",
 )  # fmt: skip
-
-
-@contextmanager
-def scene_on_the_stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[FarDevice]:
-    """What `arrived`, `home` and `move` do, for the stand-in; marching goes as on a GPU, where it counts no steps."""
-
-    march_as_on_a_gpu(monkeypatch)
-    with far_device() as far, use_backend("reference"):
-
-        def arrived(values: Any, device: torch.device | None = None) -> Tensor:
-            tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
-            return tensor if isinstance(tensor, Far) else far.tensor(tensor)
-
-        put_doors(monkeypatch, arrived=arrived, move=lambda module, device: far.bring(module))
-        yield far
 
 
 def a_step(far: FarDevice | None = None) -> SceneStep:

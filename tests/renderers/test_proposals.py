@@ -60,6 +60,37 @@ def test_spread_samples_cover_the_ray_and_move_within_their_neighbours(each: boo
     assert edges_of(even, 2) == pytest.approx([k / 7 for k in range(8)], abs=1e-6)
 
 
+@pytest.mark.parametrize("joins", [False, True])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_where_every_ray_has_samples_those_that_are_not_hit_have_none_of_a_length(
+    backend: str, joins: bool, generator: torch.Generator
+) -> None:
+    """And the others have the samples that they have anyway."""
+    origins = torch.randn(5, 3, generator=generator)
+    directions = torch.nn.functional.normalize(torch.randn(5, 3, generator=generator), dim=-1)
+    near = torch.full((5,), 0.2)
+    rays = origins, directions, near, torch.where(HIT, 4.0, near)
+    densities = [lambda points: points[:, 0].exp(), lambda points: points[:, 1].exp()]
+    jitter = torch.rand(5, 3, generator=generator)
+    with use_backend(backend):
+        levels, *packed = propose(*rays, densities, [9, 7, 5], spacing="piecewise", exponent=0.5, jitter=jitter)
+        ends, *whole = propose(
+            *rays, densities, [9, 7, 5], spacing="piecewise", exponent=torch.tensor(0.5), jitter=jitter, every=True
+        )
+        if joins:
+            packed, whole = ([union(level.shares, shares), union(level.samples, samples)] for level, (shares, samples)
+                             in ((levels[-1], packed), (ends[-1], whole)))  # fmt: skip
+    of_hit = HIT.repeat_interleave(13 if joins else 5)
+    for one, other in zip(packed, whole, strict=True):
+        assert one.n_each is None
+        assert other.n_each == len(of_hit) / 5
+        torch.testing.assert_close(other.t0[of_hit], one.t0, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(other.t1[of_hit], one.t1, rtol=1e-5, atol=1e-6)
+    assert (whole[1].dt[~of_hit] == 0).all()
+    torch.testing.assert_close(ends[0].weights[HIT.repeat_interleave(9)], levels[0].weights)
+    assert (ends[0].weights[~HIT.repeat_interleave(9)] == 0).all()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("padding", [0.0, 0.01])
 def test_resampled_edges_are_at_equal_steps_of_the_weights(

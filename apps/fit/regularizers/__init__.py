@@ -5,6 +5,6 @@ otype = "TotalVariation"
 weight = 1e-2
 """
 
-from fieldforge.apps.fit.regularizers.base import Regularizer, penalty, regularizers_of
+from fieldforge.apps.fit.regularizers.base import Regularizer, counting, penalty, penalty_of, regularizers_of
 
-__all__ = ["Regularizer", "penalty", "regularizers_of"]
+__all__ = ["Regularizer", "counting", "penalty", "penalty_of", "regularizers_of"]

@@ -93,10 +93,19 @@ def regularizers_of(config: Mapping[str, Any], field: nn.Module) -> list[Regular
     return made
 
 
+def counting(regularizers: Sequence[Regularizer], step: int) -> list[Regularizer]:
+    """Those that count in a step."""
+    return [one for one in regularizers if one.weight and (not one.until or step < one.until)]
+
+
 def penalty(regularizers: Sequence[Regularizer], field: nn.Module, step: int) -> Tensor | None:
     """The sum of those that count in a step; None where there are none."""
+    return penalty_of(counting(regularizers, step), field)
+
+
+def penalty_of(regularizers: Sequence[Regularizer], field: nn.Module) -> Tensor | None:
+    """The sum of all of them; None where there are none."""
     total: Tensor | None = None
     for one in regularizers:
-        if one.weight and (not one.until or step < one.until):
-            total = one(field) if total is None else total + one(field)
+        total = one(field) if total is None else total + one(field)
     return total

@@ -1,4 +1,8 @@
-"""Training steps of a field inside and outside of a sphere: PyTorch over the native encodings and networks."""
+"""Training steps of a field inside and outside of a sphere: PyTorch over the native encodings and networks.
+
+Off the CPU the host waits for three sizes in a step, and for nothing else: how many samples lie in occupied cells
+inside, how many of them are seen, and how many rays go on outside.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +10,24 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from fieldforge.apps.fit.loop import Hook, allowed
 from fieldforge.apps.fit.losses.base import Loss
+from fieldforge.apps.fit.on_device import Lagging
 from fieldforge.apps.fit.optimizers.base import Optimizer, Parameters
 from fieldforge.apps.fit.scene.options import SceneOptions
-from fieldforge.apps.fit.scene.rays import RayDraw
+from fieldforge.apps.fit.scene.rays import RayDraw, Rays
 from fieldforge.apps.fit.scene.samplers.base import RayStep, StepParts
 from fieldforge.apps.fit.scene.step import LEAST_RAYS, SceneOptimizer, rays_for_next
 from fieldforge.apps.fit.scene.unseen import close_unseen
 from fieldforge.apps.render.inside_outside import InsideOutsideEye, see
 from fieldforge.apps.render.radiance import new_grid
-from fieldforge.devices import seeded
+from fieldforge.devices import device_of, seeded
 from fieldforge.fields.kinds.inside_outside import InsideOutsideField
 from fieldforge.fields.kinds.scene import SceneField
 from fieldforge.registry import build
+from fieldforge.renderers.volume import Seen
 
 
 class InsideOutsideStep(RayStep):
@@ -44,16 +51,46 @@ class InsideOutsideStep(RayStep):
         seed: int = 0,
         hooks: Sequence[Hook] = (),
     ) -> None:
-        self.field, self.draw, self.loss, self.options, self.seed, self.hooks = field, draw, loss, options, seed, hooks
+        self.field, self.loss, self.options, self.seed, self.hooks = field, loss, options, seed, hooks
+        self.draw = draw.there(device_of(field))
         self.grid = new_grid(field.inside, options.occupancy)
         self.step_length = math.dist(field.low, field.high) / options.samples_across
         self.counters = torch.tensor([0, max(LEAST_RAYS, options.batch_size // options.samples_across)], device="cpu")
         self.optimizer: SceneOptimizer = SceneOptimizer(optimizer, self.grid, self.counters)
+        is_there = device_of(field).type != "cpu"
+        self.late = Lagging(self, reads_before=self._looks_around) if is_there else None
 
     def __call__(self, step: int, factor: float) -> tuple[float, float]:
-        if step % self.options.update_every == 0:
+        if self.late is not None:
+            return self.late(step, factor)
+        rays, seen, per_ray = self._tried(step, factor)
+        loss = per_ray.mean()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            return value, value
+        self._go_back(step, loss, per_ray)
+        return value, float(torch.mean((seen.color.detach() - rays.target) ** 2))
+
+    def figures(self, step: int, factor: float) -> Tensor:
+        """(2,) loss and mean squared error, left on the device: a step whose losses are read later."""
+        rays, seen, per_ray = self._tried(step, factor)
+        loss = per_ray.mean()
+        error = torch.mean((seen.color.detach() - rays.target) ** 2)
+        told = torch.stack([loss.detach(), error])
+        self._go_back(step, loss, per_ray)
+        return told
+
+    def _looks_around(self, step: int) -> bool:
+        """Whether the grid is looked at before a step."""
+        return step % self.options.update_every == 0
+
+    def _tried(self, step: int, factor: float) -> tuple[Rays, Seen, Tensor]:
+        """Look at the grid if it is time, draw, and see: rays, what they show, and their losses."""
+        if self._looks_around(step):
             generator = seeded(self.seed * 1_000_003 + step)
-            self.grid.update(self.field.inside_density, step, generator=generator)
+            # a step whose gradients were not finite shows in the next loss, and the fit steps back: not an error here
+            density = self.field.inside_density
+            self.grid.update(lambda points: density(points).nan_to_num(0.0), step, generator=generator)
         position, self.n_rays = self.counters.tolist()
         rays = self.draw(position, self.n_rays)
         self.optimizer.set_learning_rate_factor(factor)
@@ -64,15 +101,12 @@ class InsideOutsideStep(RayStep):
         )  # fmt: skip
         self.n_marched, self.n_evaluated = seen.n_marched, seen.n_evaluated
         self.counters.copy_(torch.tensor([position + self.n_rays, rays_for_next(self, self.options)], device="cpu"))
-        per_ray = self.loss.per_sample(seen.color, rays.target)
-        loss = per_ray.mean()
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            return value, value
+        return rays, seen, self.loss.per_sample(seen.color, rays.target)
+
+    def _go_back(self, step: int, loss: Tensor, per_ray: Tensor) -> None:
         loss.backward()
         if allowed(self.hooks, step, per_ray.detach()):
             self.optimizer.step()
-        return value, float(torch.mean((seen.color.detach() - rays.target) ** 2))
 
     def eye(self, field: SceneField) -> InsideOutsideEye:
         assert isinstance(field, InsideOutsideField)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from interpreted import DEVICE, needs_triton
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fieldforge.kernels.cpu_marching import Walk
 from fieldforge.kernels.triton import marching as on_gpu
@@ -90,6 +92,33 @@ def test_densities_decay_and_grow_by_the_same_bits(n_drawn: int, generator: torc
     assert torch.equal(density.nan_to_num(-1.0), expected.nan_to_num(-1.0))
 
 
+class NoNumbers(TorchDispatchMode):
+    """Inside, no tensor gives its numbers to Python, for which a processor waits."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert function not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return function(*args, **(kwargs or {}))
+
+
+def test_densities_decay_and_grow_without_a_look_at_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_gpu, "launch", lambda kernel, grid, *arguments, **constants: None)
+    density, cells = torch.rand(1, 7, 5, 3, device=DEVICE), torch.tensor([3, 8], device=DEVICE)
+    with NoNumbers():
+        on_gpu.decay_max(density, cells, cells.float(), 0.5)
+        with pytest.raises(AssertionError):  # as the plain version does
+            occupancy.decay_max(density, cells, cells.float(), 0.5)
+
+
+def test_numbers_of_no_cell_are_passed_over(generator: torch.Generator) -> None:
+    """Nobody looks at them beforehand, for which the processor would wait; nothing is written elsewhere."""
+    whole = torch.rand(40, generator=generator).to(DEVICE)
+    density, before = whole[10:30], whole.clone()
+    cells = torch.tensor([-3, -1, 4, 20, 25], device=DEVICE)
+    on_gpu.decay_max(density, cells, torch.full((5,), 2.0, device=DEVICE), 0.5)
+    before[14] = 2.0
+    assert torch.equal(whole, before)
+
+
 def test_rays_meet_boxes_at_the_same_places(generator: torch.Generator) -> None:
     """Also parallel to faces, from inside, without direction, and with numbers that are not finite."""
     origins = (4 * torch.rand(300, 3, generator=generator) - 2).to(DEVICE)
@@ -127,8 +156,8 @@ def test_the_door_names_what_is_wrong(generator: torch.Generator) -> None:
     with pytest.raises(ValueError, match="density: expected shape"):
         on_gpu.pack(density[:, 1:], 0.5, cascades)
     two = torch.tensor([3, 3], device=DEVICE)
-    with pytest.raises(ValueError, match="cells: expected ascending numbers from 0 to 314"):
-        on_gpu.decay_max(density, two, two.float(), 0.5)
+    with pytest.raises(TypeError, match="cells: expected int64 on a CUDA device"):
+        on_gpu.decay_max(density, two.int(), two.float(), 0.5)
     with pytest.raises(ValueError, match="density: expected a contiguous tensor"):
         on_gpu.decay_max(density.transpose(1, 2), two[:1], two[:1].float(), 0.5)
     with pytest.raises(TypeError, match="origins: expected float32 on a CUDA device"):

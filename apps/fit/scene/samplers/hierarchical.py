@@ -16,7 +16,7 @@ import torch
 from fieldforge.apps.fit.scene.options import SceneOptions
 from fieldforge.apps.fit.scene.rays import Rays
 from fieldforge.apps.fit.scene.samplers.base import Sampler, StepParts
-from fieldforge.apps.fit.scene.samplers.proposed import ProposedStep, Tried
+from fieldforge.apps.fit.scene.samplers.proposed import Drawn, ProposedStep, Tried
 from fieldforge.apps.render.proposals import Looking, span
 from fieldforge.fields.kinds.proposal import ProposalField
 from fieldforge.fields.kinds.radiance import RadianceField
@@ -61,14 +61,17 @@ class Hierarchical(Sampler):
 class HierarchicalStep(ProposedStep):
     """Both fields learn from the colours."""
 
-    def tried(self, step: int, rays: Rays, generator: torch.Generator) -> Tried:
-        (coarse,), looking = self.field.proposals, self.looking
+    def drawn(self, step: int, rays: Rays, generator: torch.Generator) -> Drawn:
+        n_numbers = sum(self.looking.counts) + 2
+        return Drawn(rays, torch.rand(len(rays.origins), n_numbers, generator=generator, device=rays.origins.device))
+
+    def tried(self, drawn: Drawn, teaches: bool) -> Tried:
+        (coarse,), looking, rays = self.field.proposals, self.looking, drawn.rays
         assert isinstance(coarse, RadianceField)
         n_coarse, n_fine = looking.counts
-        n_rays = len(rays.origins)
-        jitter = torch.rand(n_rays, n_coarse + n_fine + 2, generator=generator).split([n_coarse + 1, n_fine + 1], -1)
+        jitter = drawn.jitter.split([n_coarse + 1, n_fine + 1], -1)
         near, far = span(self.field, rays.origins, rays.directions, looking)
-        shares = spread(far > near, n_coarse, jitter=jitter[0])
+        shares = spread(far > near, n_coarse, jitter=jitter[0], every=self.every)
         samples = at_distances(shares, near, far, looking.spacing)
         first = self.shade(coarse.radiance, samples, rays)
         more = resample(shares, first.weights, n_fine, padding=looking.padding, jitter=jitter[1])

@@ -16,7 +16,7 @@ from torch import Tensor
 from fieldforge.apps.fit.scene.options import SceneOptions
 from fieldforge.apps.fit.scene.rays import Rays
 from fieldforge.apps.fit.scene.samplers.base import Sampler, StepParts
-from fieldforge.apps.fit.scene.samplers.proposed import ProposedStep, Tried
+from fieldforge.apps.fit.scene.samplers.proposed import Drawn, ProposedStep, Tried
 from fieldforge.apps.render.proposals import Looking, samples_along
 from fieldforge.checks import expect_float, expect_int
 from fieldforge.fields.kinds.proposal import ProposalField
@@ -112,13 +112,19 @@ class ProposalStep(ProposedStep):
         self.counters[2] = 0 if is_due else since
         return is_due
 
-    def tried(self, step: int, rays: Rays, generator: torch.Generator) -> Tried:
+    def drawn(self, step: int, rays: Rays, generator: torch.Generator) -> Drawn:
         sampler = self.sampler
-        jitter = torch.rand(len(rays.origins), len(sampler.n_samples), generator=generator)
-        with torch.set_grad_enabled(self.teaches(step)):
+        jitter = torch.rand(
+            len(rays.origins), len(sampler.n_samples), generator=generator, device=rays.origins.device
+        )  # fmt: skip
+        return Drawn(rays, jitter, annealing(step, sampler.annealing_steps, sampler.annealing_bias))
+
+    def tried(self, drawn: Drawn, teaches: bool) -> Tried:
+        sampler, rays = self.sampler, drawn.rays
+        with torch.set_grad_enabled(teaches):
             levels, shares, samples = samples_along(
-                self.field, rays.origins, rays.directions, self.looking, jitter=jitter,
-                exponent=annealing(step, sampler.annealing_steps, sampler.annealing_bias),
+                self.field, rays.origins, rays.directions, self.looking, jitter=drawn.jitter,
+                exponent=drawn.exponent, every=self.every,
             )  # fmt: skip
         self.n_marched = sum(level.samples.n_samples for level in levels)
         self.n_evaluated = samples.n_samples

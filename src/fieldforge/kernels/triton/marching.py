@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fieldforge.kernels.cpu_door import expect_contiguous
-from fieldforge.kernels.cpu_marching import CascadesLike, Marched, Vector, Walk, expect_cells
+from fieldforge.kernels.cpu_marching import CascadesLike, Marched, Vector, Walk
 from fieldforge.kernels.triton.door import blocks, expect_rows, expect_tensor, launch
 
 BLOCK = 64
@@ -68,16 +68,19 @@ def decay_max(density: Tensor, cells: Tensor, fresh: Tensor, decay: float) -> No
 
     Args:
         density: float32 on a CUDA device, contiguous, any shape.
-        cells: (M,) int64 in [0, density.numel()), ascending: checked here, for which the processor waits.
+        cells: (M,) int64 in [0, density.numel()), ascending. Looking at them would make the processor wait, so whoever
+            has them from elsewhere looks (`fieldforge.renderers.occupancy.OccupancyGrid.insert` does); numbers of no
+            cell are passed over.
         fresh: (M,) float32.
     """
     expect_contiguous("density", density)
     flat = expect_tensor("density", density, tuple(density.shape)).view(-1)
     cells = expect_tensor("cells", cells, (cells.numel(),), (torch.int64,), flat.device)
     fresh = expect_tensor("fresh", fresh, (cells.numel(),), device=flat.device)
-    expect_cells(cells, flat.numel())
     n = cells.numel()
-    launch(_kernels().decay_max, (blocks(n, 1024),), flat, cells, fresh, n, float(decay), BLOCK=1024)
+    launch(
+        _kernels().decay_max, (blocks(n, 1024),), flat, cells, fresh, n, flat.numel(), float(decay), BLOCK=1024
+    )  # fmt: skip
 
 
 def march(walk: Walk) -> Marched | int:

@@ -146,11 +146,12 @@ def pack(cells, bricks, n_bricks, n_x, n_y, n_z, threshold, IS_OF_BRICKS: tl.con
 
 
 @triton.jit
-def decay_max(density, cells, fresh, n, decay, BLOCK: tl.constexpr):
-    """Each cell is there once, so programs do not meet."""
+def decay_max(density, cells, fresh, n, n_cells, decay, BLOCK: tl.constexpr):
+    """Each cell is there once, so programs do not meet; what is no cell is passed over."""
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    cell = tl.load(cells + place, mask=place < n, other=0)
-    old = tl.load(density + cell, mask=place < n, other=0.0) * decay
-    new = tl.load(fresh + place, mask=place < n, other=0.0)
+    cell = tl.load(cells + place, mask=place < n, other=-1)
+    is_cell = (cell >= 0) & (cell < n_cells)
+    old = tl.load(density + cell, mask=is_cell, other=0.0) * decay
+    new = tl.load(fresh + place, mask=is_cell, other=0.0)
     larger = tl.where((old > new) | (old != old), old, new)  # NaN of either stays
-    tl.store(density + cell, larger, mask=place < n)
+    tl.store(density + cell, larger, mask=is_cell)
