@@ -8,10 +8,12 @@ the interpreter lets pass and the compiler does not (a type, a shape, a name) is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fakes.fake_cuda_driver import FakeDriver
 from interpreted import needs_compiler
 from reference.activations import NATIVE
 from torch import Tensor
@@ -217,6 +219,44 @@ def test_interpolation(made: list[str], shape: tuple[int, ...], dtype: torch.dty
     out = interpolation_ops.interpolate(table, x, reference=lambda table, x: x)
     torch.autograd.grad(out, (table, x), torch.zeros_like(out))
     assert made[1::2] == ["forward sm_90", "backward_to_table sm_90", "backward_to_points sm_90"]
+
+
+def test_triton_starts_and_tunes_them_as_the_wrappers_ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Through Triton's own start; what was measured is kept on disk, and a last batch is neither measured nor compiled
+    again."""
+    from triton.runtime import driver
+
+    from fieldforge.kernels.triton import grid_kernels
+
+    fake = FakeDriver(90)
+    monkeypatch.setattr(driver, "_active", fake)
+    monkeypatch.setattr(door, "is_interpreted", lambda: True)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    encoding = Grid(3, n_levels=2, log2_hashmap_size=6)
+    kernels = grid_kernels.forward, grid_kernels.backward_to_table
+
+    def learn(n: int) -> None:
+        fake.n_measured = 0
+        x = torch.rand(n, 3)
+        grid_ops.grid(x, encoding.table, encoding.levels, "Linear", reference=grid).sum().backward()
+
+    try:
+        learn(20)
+        assert fake.n_measured == sum(len(kernel.configs) for kernel in kernels)
+        assert fake.started.count("backward_to_table") >= 1
+        files = sorted(path.name for path in tmp_path.rglob("*.autotune.json"))
+        assert files == ["backward_to_table.autotune.json", "forward.autotune.json"]
+        compiled = sum(1 for _ in tmp_path.rglob("*.cubin"))
+        for kernel in kernels:
+            kernel.cache.clear()  # as in another process
+        learn(32)
+        learn(1)
+        assert fake.n_measured == 0
+        assert sum(1 for _ in tmp_path.rglob("*.cubin")) == compiled
+    finally:
+        for kernel in kernels:
+            kernel.cache.clear()
+            kernel.fn.device_caches.clear()
 
 
 def run_network(network: MLP, offsets: Tensor | None = None) -> None:
