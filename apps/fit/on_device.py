@@ -310,15 +310,17 @@ def cuda_graph(passes: Callable[[], None]) -> Callable[[], None]:
     current = torch.cuda.current_stream()
     beside = torch.cuda.Stream()
     beside.wait_stream(current)
+    pool = torch.cuda.graph_pool_handle()
     try:
         with torch.cuda.stream(beside):
             passes()
         current.wait_stream(beside)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=beside):
+        with torch.cuda.graph(graph, pool=pool, stream=beside):
             passes()
     except Exception:
+        _end_recording(pool)
         torch.cuda.set_stream(current)  # a recording that cannot be ended does not go back by itself
         torch.cuda.synchronize()
         raise
@@ -327,6 +329,15 @@ def cuda_graph(passes: Callable[[], None]) -> Callable[[], None]:
         graph.replay()
 
     return replay
+
+
+def _end_recording(pool: Any) -> None:
+    """Where the end of a recording fails, PyTorch before 2.12 goes on as if memory were still taken for it, and the
+    next `torch.cuda.empty_cache` is an error (pytorch#180395)."""
+    end: Callable[[int, Any], None] | None = getattr(torch._C, "_cuda_endAllocateToPool", None)
+    if end is not None:
+        with contextlib.suppress(RuntimeError):  # it has ended
+            end(torch.cuda.current_device(), pool)
 
 
 def on_device(plain: PlainStep, device: torch.device, *, has_fixed_shapes: bool) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from far import far_device
 
 from fieldforge import backends
 from fieldforge.apps.bench import gpu
@@ -89,6 +90,36 @@ def test_all_of_it_runs_on_a_stand_in(capsys: pytest.CaptureFixture[str]) -> Non
     assert "| case | who | rate" in told
     assert "1.00x" in told
     assert "%" in told
+
+
+def test_photos_are_on_the_host_whatever_trains() -> None:
+    """Tensors are made on the device there, where nobody can have them as numpy."""
+    with far_device():
+        for attempts in (gpu._picture, gpu._scene):
+            assert list(attempts(None, goals.SMALL, StandInClock()))
+
+
+@pytest.mark.slow
+def test_what_float32_can_do_is_right_at_full_size() -> None:
+    """The reference itself in float32: else every version would be wrong."""
+    with backends.use_backend("reference"):
+        for case in correct.cases(work.Sizes().n_correct):
+            found, expected = correct._asked(case, torch.float32), correct._asked(case, torch.float64)
+            assert correct._distance(found, expected) < 0.2 * correct.TOLERANCE[torch.float32], case.name
+
+
+def test_a_device_that_gives_no_memory_back_costs_no_rows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class OnCuda(StandInClock):
+        device = torch.device("cuda")
+
+    def refuse() -> None:
+        raise RuntimeError("captures_underway.empty() INTERNAL ASSERT FAILED")
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", refuse)
+    gpu._Bench(OnCuda(), "a card", lambda rows: None, time.monotonic(), 60, 60, 1).forget()
+    assert capsys.readouterr().out == "memory: RuntimeError: captures_underway.empty() INTERNAL ASSERT FAILED\n"
 
 
 def test_a_wrong_version_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

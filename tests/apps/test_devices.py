@@ -179,6 +179,7 @@ class FakeCudaGraphs:
     """For torch.cuda's streams and graphs, on the CPU: says in which order they are asked, and may refuse."""
 
     def __init__(self, refusal: str = "") -> None:
+        self.is_counting = False  # memory that is taken for a recording
         self.refusal, self.said, self.stream_now = refusal, list[str](), "main"
 
     def current_stream(self) -> FakeStream:
@@ -203,16 +204,29 @@ class FakeCudaGraphs:
     def CUDAGraph(self) -> FakeCudaGraphs:
         return self
 
+    def graph_pool_handle(self) -> tuple[int, int]:
+        return 0, 7
+
+    def current_device(self) -> int:
+        return 1
+
     @contextmanager
-    def graph(self, graph: FakeCudaGraphs, stream: FakeStream) -> Iterator[None]:
+    def graph(self, graph: FakeCudaGraphs, pool: tuple[int, int], stream: FakeStream) -> Iterator[None]:
+        assert pool == self.graph_pool_handle()
         self.said.append("record")
-        self.stream_now = stream.name
+        self.stream_now, self.is_counting = stream.name, True
         try:
             yield
-        finally:  # as PyTorch's: where the end raises, the stream stays
+        finally:  # as PyTorch's before 2.12: where the end raises, the stream stays, and memory is counted on
             if self.refusal:
                 raise RuntimeError("operation failed due to a previous error during capture")
-        self.stream_now = "main"
+        self.stream_now, self.is_counting = "main", False
+
+    def end_allocating(self, device: int, pool: tuple[int, int]) -> None:
+        assert (device, pool) == (1, (0, 7))
+        if not self.is_counting:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        self.is_counting = False
 
     def replay(self) -> None:
         self.said.append("replay")
@@ -226,7 +240,10 @@ class FakeStream:
         self.fake.said.append(f"{self.name} waits for {other.name}")
 
 
-NAMES = ("current_stream", "Stream", "set_stream", "synchronize", "stream", "CUDAGraph", "graph")
+NAMES = (
+    "current_stream", "Stream", "set_stream", "synchronize", "stream", "CUDAGraph", "graph", "graph_pool_handle",
+    "current_device",
+)  # fmt: skip
 
 
 def test_a_recording_is_warm_and_on_a_stream_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,6 +261,7 @@ def test_a_recording_that_fails_says_why_and_leaves_the_stream(monkeypatch: pyte
     fake = FakeCudaGraphs("no")
     for name in NAMES:
         monkeypatch.setattr(torch.cuda, name, getattr(fake, name))
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", fake.end_allocating, raising=False)
 
     def record(passes: Callable[[], None]) -> Callable[[], None]:
         def refuse() -> None:
@@ -259,6 +277,7 @@ def test_a_recording_that_fails_says_why_and_leaves_the_stream(monkeypatch: pyte
         losses = [float(step.figures(number, 1.0)[0]) for number in range(6)]
     assert step.why_not == "it cannot be recorded: ValueError: cudaMalloc is not permitted"
     assert fake.stream_now == "main"
+    assert not fake.is_counting, "PyTorch could give no memory back"
     assert len(set(losses)) == 6
 
 

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -53,6 +54,24 @@ def test_importing_the_engine_does_not_import_triton() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
+
+
+def test_without_a_compiler_the_kernels_are_missing_and_the_reason_says_what_would_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Triton itself loads then, and its first kernel would fail."""
+
+    class Driver:
+        @property
+        def active(self) -> object:
+            raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
+
+    card = SimpleNamespace(is_available=lambda: True, get_device_capability=lambda: (9, 0))
+    monkeypatch.setattr(door.torch, "cuda", card)
+    monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(runtime=SimpleNamespace(driver=Driver())))
+    why = door.missing.__wrapped__()
+    assert "does not start (it needs a C compiler and Python's headers" in why
+    assert why.endswith("RuntimeError: Failed to find C compiler. Please specify via CC")
 
 
 def test_the_report_says_what_is_missing() -> None:

@@ -164,7 +164,8 @@ Attempt = tuple[str, dict[str, Any], float, Callable[[float], Raced] | str]
 
 
 def _picture(data: Path | None, sizes: GoalSizes, clock: Clock) -> Iterator[tuple[str, Attempt]]:
-    picture = goals.picture_of(data, sizes)
+    with torch.device("cpu"):  # photos are there, whatever trains
+        picture = goals.picture_of(data, sizes)
     case = f"picture of {picture.width * picture.height / 1e6:.1f} megapixels to {goals.PICTURE_GOAL:g} dB"
     for who, precision, contexts in goals.makers("grid"):
         about = {"width": picture.width, "height": picture.height, "source": Path(picture.source).name,
@@ -176,7 +177,8 @@ def _picture(data: Path | None, sizes: GoalSizes, clock: Clock) -> Iterator[tupl
 
 
 def _scene(data: Path | None, sizes: GoalSizes, clock: Clock) -> Iterator[tuple[str, Attempt]]:
-    scene, notice = goals.scene_of(data, sizes)
+    with torch.device("cpu"):
+        scene, notice = goals.scene_of(data, sizes)
     if notice:
         say(f"scene: {notice}")
     width, height = scene.photos.sizes[0].tolist()
@@ -348,7 +350,10 @@ class _Bench:
     def forget(self) -> None:
         """Let go of memory that nobody has any more."""
         if self.clock.device.type == "cuda":
-            torch.cuda.empty_cache()
+            try:
+                torch.cuda.empty_cache()
+            except RuntimeError as error:  # an earlier failure of the device may show here; rows go on
+                say(f"memory: {_line(error)}")
 
 
 def _line(error: Exception) -> str:

@@ -8,10 +8,12 @@ the interpreter lets pass and the compiler does not (a type, a shape, a name) is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fakes.fake_cuda_driver import FakeDriver
 from interpreted import needs_compiler
 from reference.activations import NATIVE
 from torch import Tensor
@@ -37,6 +39,8 @@ TYPES = {
 }  # fmt: skip
 SHARED_MEMORY = 99 * 1024
 """Bytes that a program may have on the cards for games, which have least."""
+MOST_CODE = 2**19
+"""Bytes of a kernel: one without matrix units, which is twice as long, takes half a minute to compile."""
 MODULES = (
     grid_ops, mlp_ops, formulas, adam_ops, rendering_ops, marching_ops, draws, sampling_ops, interpolation_ops,
 )  # fmt: skip
@@ -51,19 +55,23 @@ def compile_instead(made: list[str]) -> Callable[..., None]:
     def launch(kernel: Any, _: Any, *arguments: Any, **constants: Any) -> None:
         options = {name: constants.pop(name) for name in ("num_warps", "enable_fp_fusion") if name in constants}
         if hasattr(kernel, "configs"):
-            config = kernel.configs[0]
+            kernel.nargs = {}
+            config = kernel.prune_configs(constants)[0]
             options |= {"num_warps": config.num_warps, "num_stages": config.num_stages}
             constants |= config.kwargs
             kernel = kernel.fn
         values = dict(zip(kernel.arg_names, arguments, strict=False)) | constants
         assert set(values) == set(kernel.arg_names), set(values) ^ set(kernel.arg_names)
         fixed = {kernel.arg_names[i] for i in kernel.constexprs} | {name for name, v in values.items() if v is None}
-        fixed |= {name for name, v in values.items() if isinstance(v, int) and v == 1}  # as Triton's own launch does
+        # as Triton's own launch does
+        seen = {one.name for one in kernel.params if not one.do_not_specialize}
+        fixed |= {name for name, v in values.items() if name in seen and isinstance(v, int) and v == 1}
         signature = {name: "constexpr" if name in fixed else _type(value) for name, value in values.items()}
         source = ASTSource(kernel, signature, {(kernel.arg_names.index(name),): values[name] for name in fixed})
         for capability in (80, 90):
             compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
             assert compiled.metadata.shared <= SHARED_MEMORY, (kernel.__name__, compiled.metadata.shared)
+            assert len(compiled.asm["cubin"]) < MOST_CODE, (kernel.__name__, len(compiled.asm["cubin"]))
             made.append(f"{kernel.__name__} sm_{capability}")
 
     return launch
@@ -103,7 +111,12 @@ def test_the_grid(made: list[str], n_dims: int, n_features: int, interpolation: 
 
 @pytest.mark.parametrize(
     ("dtype", "width", "n_hidden", "n_in", "n_out", "has_bias"),
-    [(torch.float16, 64, 5, 32, 3, False), (torch.bfloat16, 128, 2, 70, 17, True), (torch.float32, 16, 1, 3, 1, True)],
+    [
+        (torch.float16, 64, 5, 32, 3, False),
+        (torch.bfloat16, 128, 2, 70, 17, True),
+        (torch.float32, 16, 1, 3, 1, True),
+        (torch.float32, 64, 2, 32, 4, False),
+    ],
 )
 def test_the_network(
     made: list[str], dtype: torch.dtype, width: int, n_hidden: int, n_in: int, n_out: int, has_bias: bool
@@ -206,6 +219,44 @@ def test_interpolation(made: list[str], shape: tuple[int, ...], dtype: torch.dty
     out = interpolation_ops.interpolate(table, x, reference=lambda table, x: x)
     torch.autograd.grad(out, (table, x), torch.zeros_like(out))
     assert made[1::2] == ["forward sm_90", "backward_to_table sm_90", "backward_to_points sm_90"]
+
+
+def test_triton_starts_and_tunes_them_as_the_wrappers_ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Through Triton's own start; what was measured is kept on disk, and a last batch is neither measured nor compiled
+    again."""
+    from triton.runtime import driver
+
+    from fieldforge.kernels.triton import grid_kernels
+
+    fake = FakeDriver(90)
+    monkeypatch.setattr(driver, "_active", fake)
+    monkeypatch.setattr(door, "is_interpreted", lambda: True)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    encoding = Grid(3, n_levels=2, log2_hashmap_size=6)
+    kernels = grid_kernels.forward, grid_kernels.backward_to_table
+
+    def learn(n: int) -> None:
+        fake.n_measured = 0
+        x = torch.rand(n, 3)
+        grid_ops.grid(x, encoding.table, encoding.levels, "Linear", reference=grid).sum().backward()
+
+    try:
+        learn(20)
+        assert fake.n_measured == sum(len(kernel.configs) for kernel in kernels)
+        assert fake.started.count("backward_to_table") >= 1
+        files = sorted(path.name for path in tmp_path.rglob("*.autotune.json"))
+        assert files == ["backward_to_table.autotune.json", "forward.autotune.json"]
+        compiled = sum(1 for _ in tmp_path.rglob("*.cubin"))
+        for kernel in kernels:
+            kernel.cache.clear()  # as in another process
+        learn(32)
+        learn(1)
+        assert fake.n_measured == 0
+        assert sum(1 for _ in tmp_path.rglob("*.cubin")) == compiled
+    finally:
+        for kernel in kernels:
+            kernel.cache.clear()
+            kernel.fn.device_caches.clear()
 
 
 def run_network(network: MLP, offsets: Tensor | None = None) -> None:

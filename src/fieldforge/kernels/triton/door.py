@@ -42,9 +42,11 @@ def missing() -> str | None:
     if torch.version.hip is None and capability < OLDEST:
         return f"Triton makes code for compute capability {_dotted(OLDEST)} and later, not {_dotted(capability)}"
     try:
-        importlib.import_module("triton")
+        # makes, once on a machine, what starts kernels: without a C compiler none can run
+        importlib.import_module("triton").runtime.driver.active.get_current_target()
     except Exception as error:  # a broken installation may raise anything; the reference runs then
-        return f"Triton {found} does not load: {type(error).__name__}: {error}"
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return f"Triton {found} does not start (it needs a C compiler and Python's headers, python3-dev): {why}"
     return None
 
 

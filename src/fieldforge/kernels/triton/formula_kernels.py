@@ -19,7 +19,7 @@ def _turns(x, k):
     return turns - 2.0 * whole, octave
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def frequency(x, out, n, K: tl.constexpr, BLOCK: tl.constexpr):
     """n = (N d) coordinates -> (n, K, 2)."""
     element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -31,7 +31,7 @@ def frequency(x, out, n, K: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(out + 2 * element + 1, tl.cos(angle), mask=is_element)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def frequency_backward(x, grad, grad_x, n, K: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     k = tl.arange(0, COLUMNS)
@@ -54,7 +54,7 @@ def _wave(x, k):
     return turns - tl.floor(turns) - 0.5, octave
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def triangle_wave(x, out, n, K: tl.constexpr, BLOCK: tl.constexpr):
     """n = (N d) coordinates -> (n, K)."""
     element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -64,7 +64,7 @@ def triangle_wave(x, out, n, K: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(out + element, 4.0 * tl.abs(place) - 1.0, mask=is_element)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def triangle_wave_backward(x, grad, grad_x, n, K: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
     """At a turning point above the slope is that on its right, at one below 0, as PyTorch has it."""
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -88,7 +88,7 @@ def _turns_along(x, frequencies, row, n, feature, n_features, D: tl.constexpr):
     return turns - tl.floor(turns + 0.5)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def random_fourier(
     x, frequencies, out, n, n_features, D: tl.constexpr, BLOCK: tl.constexpr, COLUMNS: tl.constexpr
 ):  # fmt: skip
@@ -102,7 +102,7 @@ def random_fourier(
     tl.store(out + place + n_features, tl.cos(angle), mask=is_there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def random_fourier_backward(
     x, frequencies, grad, grad_x, n, n_features,
     D: tl.constexpr, AXES: tl.constexpr, BLOCK: tl.constexpr, COLUMNS: tl.constexpr,
@@ -152,7 +152,7 @@ def _density_at(x, edge, BINS: tl.constexpr):
     return _density(u - BINS) + _density(u) + _density(u + BINS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def one_blob(x, out, n, BINS: tl.constexpr, BLOCK: tl.constexpr):
     """n = (N d) coordinates -> (n, BINS)."""
     element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -162,7 +162,7 @@ def one_blob(x, out, n, BINS: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(out + element, _left_of(value, edge + 1, BINS) - _left_of(value, edge, BINS), mask=is_element)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def one_blob_backward(x, grad, grad_x, n, BINS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     value = tl.load(x + row, mask=row < n, other=0.0)[:, None]
@@ -174,7 +174,7 @@ def one_blob_backward(x, grad, grad_x, n, BINS: tl.constexpr, COLUMNS: tl.conste
     tl.store(grad_x + row, total * BINS, mask=row < n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def spherical_harmonics(x, norms, out, n, DEGREE: tl.constexpr, BLOCK: tl.constexpr):
     """`norms` has a factor for each channel, the diagonal (-1)^m (2m - 1)!! included."""
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -200,7 +200,7 @@ def spherical_harmonics(x, norms, out, n, DEGREE: tl.constexpr, BLOCK: tl.conste
         cosine, sine = vx * cosine - vy * sine, vx * sine + vy * cosine
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def spherical_harmonics_backward(x, norms, grad, grad_x, n, DEGREE: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     is_row = row < n

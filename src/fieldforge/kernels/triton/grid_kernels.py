@@ -197,7 +197,7 @@ def backward_to_points(
         tl.store(grad_x + points * D + 3, g3, mask=is_point)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def corners(
     x, rows, weights, scales, integers, n, level,
     D: tl.constexpr, INTERPOLATION: tl.constexpr, BLOCK: tl.constexpr,
@@ -216,7 +216,7 @@ def corners(
         tl.store(weights + points * CORNERS + corner, weight, mask=is_point)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def add_sorted(
     order, starts, rows, weights, grad, grad_table, n_rows, n_levels, level,
     CORNERS: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,

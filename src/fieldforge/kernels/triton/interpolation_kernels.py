@@ -52,7 +52,7 @@ def _offset(size1, size2, corner: tl.constexpr, D: tl.constexpr):
 
 
 @tuned(({"BLOCK": 64}, 4), ({"BLOCK": 32}, 2), ({"BLOCK": 128}, 4), key=KEY)
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def forward(
     table, x, out, n, n_features, size0, size1, size2, D: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
@@ -70,7 +70,7 @@ def forward(
 
 
 @tuned(({"BLOCK": 64}, 4), ({"BLOCK": 32}, 2), ({"BLOCK": 128}, 4), key=KEY, reset_to_zero=["grad_table"])
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def backward_to_table(
     x, grad, grad_table, n, n_features, size0, size1, size2,
     D: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
@@ -89,7 +89,7 @@ def backward_to_table(
 
 
 @tuned(({"BLOCK": 64}, 4), ({"BLOCK": 32}, 2), ({"BLOCK": 128}, 4), key=KEY)
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def backward_to_points(
     table, x, grad, grad_x, n, n_features, size0, size1, size2,
     D: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,

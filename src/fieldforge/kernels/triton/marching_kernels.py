@@ -108,7 +108,7 @@ def _slab(rays, directions, place, is_ray, low, high):
     return enter, leave, is_between & is_finite, is_parallel
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def intersect_box(
     origins, directions, t_near, t_far, n, low_x, low_y, low_z, high_x, high_y, high_z, near, far, BLOCK: tl.constexpr
 ):
@@ -145,7 +145,7 @@ def pack(cells, bricks, n_bricks, n_x, n_y, n_z, threshold, IS_OF_BRICKS: tl.con
     tl.store(bricks + brick, word, mask=brick < n_bricks)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "n_cells"])
 def decay_max(density, cells, fresh, n, n_cells, decay, BLOCK: tl.constexpr):
     """Each cell is there once, so programs do not meet; what is no cell is passed over."""
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)

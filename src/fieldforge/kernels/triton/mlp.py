@@ -90,7 +90,9 @@ def mlp(
 
     Factors of products have the dtype of autocast where that is on, else bfloat16 where the shape's precision is that,
     else the weights' dtype; sums, biases and activations are float32. Products of float32 are what
-    `torch.get_float32_matmul_precision` says: exact for "highest", rounded to TensorFloat-32 otherwise.
+    `torch.get_float32_matmul_precision` says: for "highest" three in TensorFloat-32 each, which keep all digits but the
+    last or two, as there are no matrix units for float32 and code without them would be a megabyte that takes minutes
+    to compile; rounded to TensorFloat-32 otherwise.
 
     Raises:
         TypeError, ValueError: a tensor has another dtype, shape or device.
@@ -125,7 +127,7 @@ class _Kind:
             "DEPTH": self.shape.n_layers - 1, "IN": -(-n_in // chunk) * chunk, "WIDTH": _padded(width),
             "OUT": _padded(n_out), "CHUNK": chunk, "ACTIVATION": self.shape.activation,
             "OUTPUT": self.shape.output_activation, "HAS_BIAS": self.shape.has_bias,
-            "PRECISION": "ieee" if is_exact else "tf32",
+            "PRECISION": "tf32x3" if is_exact else "tf32",
         }  # fmt: skip
 
     @cached_property

@@ -22,6 +22,14 @@ from fieldforge.kernels.triton.tuning import tuned
 KEY = ["DEPTH", "IN", "WIDTH", "OUT", "PRECISION"]
 
 
+def _worth_measuring(configs, _, PRECISION, **__):
+    """Of three products for each, fewer: they take ten seconds to compile, and with 4 warps do not fit registers."""
+    return [one for one in configs if PRECISION != "tf32x3" or (one.num_warps == 8 and one.kwargs["BLOCK"] <= 128)]
+
+
+PRUNE = {"early_config_prune": _worth_measuring}
+
+
 @triton.jit
 def _rows_of(offsets, n, network, IS_GROUPED: tl.constexpr):
     """First row of a network, and the one behind its last."""
@@ -80,7 +88,8 @@ def _layer(
     return _dot(h.to(matrix.dtype.element_ty), transposed, z, PRECISION)
 
 
-@tuned(({"BLOCK": 64}, 4), ({"BLOCK": 64}, 8), ({"BLOCK": 128}, 4), ({"BLOCK": 128}, 8), ({"BLOCK": 256}, 8), key=KEY)
+@tuned(({"BLOCK": 64}, 4), ({"BLOCK": 64}, 8), ({"BLOCK": 128}, 4), ({"BLOCK": 128}, 8), ({"BLOCK": 256}, 8), key=KEY,
+       prune_configs_by=PRUNE)  # fmt: skip
 @triton.jit(do_not_specialize=["n"])
 def forward(
     x, weights, biases, offsets, out, n, n_networks, n_in, n_out, number, first_number, output_number,
@@ -136,7 +145,7 @@ def _back(
 
 @tuned(
     ({"BLOCK": 64}, 4), ({"BLOCK": 64}, 8), ({"BLOCK": 128}, 8), ({"BLOCK": 32}, 4),
-    key=KEY, reset_to_zero=["weight_sums", "bias_sums"],
+    key=KEY, reset_to_zero=["weight_sums", "bias_sums"], prune_configs_by=PRUNE,
 )  # fmt: skip
 @triton.jit(do_not_specialize=["n", "n_segments"])
 def backward(

@@ -44,7 +44,7 @@ def scan(
         carry = _last(scanned, CHUNK)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rays"])
 def product_backward(
     values, before, offsets, grad, grad_values, n_rays, IS_EXCLUSIVE: tl.constexpr, BLOCK: tl.constexpr
 ):

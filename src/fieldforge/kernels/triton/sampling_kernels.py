@@ -23,7 +23,7 @@ def _around(edges, first, last, value):
     return tl.maximum(low - 1, first), low
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_values", "n_rays"])
 def searchsorted(
     edges, offsets, values, value_offsets, left, right, n_values, n_rays, BLOCK: tl.constexpr
 ):  # fmt: skip
@@ -40,7 +40,7 @@ def searchsorted(
     tl.store(right + place, tl.where(has_edges, above, -1), mask=is_value)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def inverse_cdf(edges, cdf, offsets, u, out, n, n_each, BLOCK: tl.constexpr):
     """n = (R n_each) values of the distributions -> positions."""
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
