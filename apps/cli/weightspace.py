@@ -90,6 +90,7 @@ def _add_interpolate(ways: Commands) -> None:
         "--steps-of-sampling", type=values.positive_int, metavar="N", help="steps to noise, and back; default: the "
         "model's",
     )  # fmt: skip
+    add_device(way)
     add_voice(way)
 
 

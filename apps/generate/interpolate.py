@@ -25,6 +25,7 @@ from fieldforge.apps.images import linear_to_srgb, write_image
 from fieldforge.apps.render.image import render
 from fieldforge.apps.render.shape import orbit, render_shape
 from fieldforge.apps.render.video import VideoWriter
+from fieldforge.devices import arrived, device_of, find_device, home, move, working_on
 from fieldforge.fields.collection import OWN
 from fieldforge.fields.file import load_field, skeleton_of
 from fieldforge.fields.kinds.base import Field
@@ -49,8 +50,8 @@ def between(
     """Vectors from a to b, (n, P) float32, evenly spaced on their way.
 
     Args:
-        model: a diffusion model, or a Gaussian.
-        a, b: (P,) vectors of the layout.
+        model: a diffusion model, on any device, or a Gaussian.
+        a, b: (P,) vectors of the layout, on the CPU, as what comes back is.
         n: how many, both ends among them; at least 2.
         n_steps: of the noise, instead of the model's own for sampling.
         observe: told the share of the work that is done.
@@ -64,7 +65,7 @@ def between(
     if not isinstance(model, WeightDiffusion):
         raise ValueError(f"model: {model.otype} makes copies of training fields and has nothing between two fields; "
                          "a diffusion model or a Gaussian has")  # fmt: skip
-    ends = torch.stack([a, b])
+    ends, share = (arrived(rows, device_of(model)) for rows in (torch.stack([a, b]), share))
     with steps_taken(model, n_steps) as total, torch.no_grad():
         across = ends - model.decode(model.encode(ends))  # what the model's components cannot hold goes straight
         noises = last(model.inverting(ends), lambda step: observe(0.3 * step / total))
@@ -78,7 +79,7 @@ def between(
                 parts.append(last(model.sampling(len(start), start=start), told))
         finally:
             model.eta = eta
-    return torch.cat(parts).float() + torch.lerp(across[:1], across[1:], share)
+    return torch.from_numpy(home(torch.cat(parts).float() + torch.lerp(across[:1], across[1:], share)))
 
 
 def spherical(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
@@ -150,6 +151,7 @@ def interpolate_command(options: argparse.Namespace) -> int:
         raise UsageError(f"--frames {options.frames}: expected at least 2, both ends")
     if is_video and options.size % 2:
         raise UsageError(f"--size {options.size}: H.264 wants an even width and height")
+    device = find_device(options.device)
     expect_writable(output)
     for source in (options.model, options.a, options.b):
         expect_another_file(output, source)
@@ -160,11 +162,14 @@ def interpolate_command(options: argparse.Namespace) -> int:
     n = options.frames or (60 if is_video else 9)
     style = "quiet" if options.quiet else "json" if options.json else "auto"
     with Stages(style, 2) as stages:
-        rows = between(found.model, a, b, n, n_steps=options.steps_of_sampling, observe=stages.stage("fields between"))
+        model = move(found.model, device)
+        rows = between(model, a, b, n, n_steps=options.steps_of_sampling, observe=stages.stage("fields between"))
         observe = stages.stage("pictures")
 
         def picture(number: int) -> np.ndarray:
-            drawn = picture_of(found.field(rows[number]), options.size)
+            field = move(found.field(rows[number]), device)
+            with working_on(device):
+                drawn = picture_of(field, options.size)
             observe((number + 1) / n)
             return drawn
 

@@ -14,6 +14,7 @@ import trimesh
 from far import META, Far
 from stand_in import as_device, numbers
 
+from fieldforge.apps.cli import main
 from fieldforge.apps.convert.job import convert
 from fieldforge.apps.fit.audio.job import AudioJob
 from fieldforge.apps.fit.collection.job import fit_collection
@@ -24,6 +25,7 @@ from fieldforge.apps.fit.shape.job import ShapeJob
 from fieldforge.apps.fit.video.job import VideoJob
 from fieldforge.apps.generate.sample import sample_rows
 from fieldforge.apps.generate.train import TrainingJob, TrainingPlan
+from fieldforge.apps.images import read_image
 from fieldforge.apps.shapes.read import Cloud, Mesh
 from fieldforge.apps.sounds.clip import Clip
 from fieldforge.apps.videos.film import Film
@@ -32,6 +34,7 @@ from fieldforge.apps.weights.train import ClassifierJob, ClassifierPlan
 from fieldforge.backends import use_backend
 from fieldforge.devices import working_on
 from fieldforge.fields.collection import Collection
+from fieldforge.fields.file import save_field
 
 N_STEPS = 4
 GRID = ("encoding.n_levels=2", "encoding.log2_hashmap_size=8", "network.n_neurons=16", "fit.batch_size=64")
@@ -181,15 +184,26 @@ def test_an_encoder_of_weights(fields: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [one for one in waits if "embed.py losses" in one or "_move" in one] == []
 
 
-def test_a_diffusion_of_weights_and_its_samples(fields: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_diffusion_of_weights_its_samples_and_what_is_between(
+    fields: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = TrainingPlan(
         tmp_path / "here.gen", steps=3, progress="quiet", condition="label",
         overrides=["denoiser.width=16", "fit.batch_size=8"],
     )  # fmt: skip
     here = TrainingJob(Collection(fields), plan).run()
     expected = sample_rows(here.model, 3, n_steps=2, label=1)
+    ends = [str(tmp_path / f"{number}.field") for number in (0, 1)]
+    for number, path in enumerate(ends):
+        save_field(path, Collection(fields)[number])
+    few = ["--frames", "3", "--size", "8", "--steps-of-sampling", "4", "--quiet"]
+    words = ["generate", "interpolate", str(tmp_path / "here.gen"), *ends, *few, "-o"]
+    assert main([*words, str(tmp_path / "here.png")]) == 0
     with as_device(monkeypatch) as far, far.door(), far.waits() as waits:
         there = TrainingJob(Collection(fields), replace(plan, device="cuda", output=tmp_path / "there.gen")).run()
         found = sample_rows(far.bring(there.model), 3, n_steps=2, label=1)
+        assert main([*words, str(tmp_path / "there.png"), "--device", "cuda"]) == 0
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     assert [one for one in waits if "train.py losses" in one or "weightspace" in one or "_move" in one] == []
+    pictures = [read_image(tmp_path / f"{name}.png").pixels.astype(int) for name in ("here", "there")]
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1
