@@ -24,6 +24,7 @@ from torch.nn.functional import embedding
 
 from fieldforge.backends import choose, provide
 from fieldforge.checks import expect_choice, expect_float, expect_generator, expect_int, expect_only, expect_points
+from fieldforge.devices import constant
 from fieldforge.encodings.base import Encoding
 from fieldforge.encodings.interpolation import total_variation
 from fieldforge.kernels import cpu_door, cpu_ops, tuned
@@ -138,6 +139,45 @@ def level_index(points: Tensor, level: Level) -> Tensor:
 
 def _interpolate(x: Tensor, rows: Tensor, level: Level, interpolation: str) -> Tensor:
     """One level: (N, d) points, (size, F) rows -> (N, F)."""
+    cell, t = _placed(x, level)
+    if interpolation == "Nearest":
+        zero = 0 * t.sum(-1, keepdim=True).nan_to_num().to(rows.dtype)  # so that x has a gradient: zero
+        return embedding(level_index(cell, level), rows) + zero
+    index, weight = _corners(cell, t, level, interpolation)
+    # embedding, not rows[index]: its backward adds in a fixed order for any number of threads.
+    feature = embedding(index, rows)  # (N, 2^d, F)
+    return (weight.to(rows.dtype)[..., None] * feature).sum(-2)
+
+
+def bags(x: Tensor, levels: Sequence[Level], interpolation: str) -> tuple[Tensor, Tensor]:
+    """Which rows of the table each point's features are sums of, and by which weights; as `grid` has it.
+
+    Args:
+        x: (N, d) points, which stay where they are: no gradient.
+        levels, interpolation: as for `grid`.
+
+    Returns:
+        (N, n_levels, C) int64 and (N, n_levels, C), at least float32; C is 2^d, or 1 for "Nearest".
+
+    Example:
+        >>> rows, weights = bags(torch.tensor([[0.25]]), grid_levels(1, n_levels=1, base_resolution=3), "Linear")
+        >>> rows.tolist(), weights.tolist()
+        ([[[1, 2]]], [[[1.0, 0.0]]])
+    """
+    rows, weights = list[Tensor](), list[Tensor]()
+    for level in levels:
+        cell, t = _placed(x.detach(), level)
+        if interpolation == "Nearest":
+            index, weight = level_index(cell, level)[:, None], torch.ones_like(t[:, :1])
+        else:
+            index, weight = _corners(cell, t, level, interpolation)
+        rows.append(level.offset + index)
+        weights.append(weight)
+    return torch.stack(rows, 1), torch.stack(weights, 1)
+
+
+def _placed(x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+    """The cell of each point (N, d) int64, and where in it the point is (N, d), in [0, 1)."""
     # The product of two float32 numbers is exact in float64, so the position is rounded to float32 once, as by a
     # fused multiply-add. Rounding the product too moves points by up to 1/64 of a cell at resolution 2^17: one rule
     # for every backend.
@@ -146,19 +186,16 @@ def _interpolate(x: Tensor, rows: Tensor, level: Level, interpolation: str) -> T
         scale = x.new_tensor([level.scale] * (x.shape[-1] - 1) + [level.last_scale], dtype=torch.float64)
     position = (x.double() * scale + 0.5).to(torch.promote_types(x.dtype, torch.float32))
     floor = position.detach().floor()
-    t = position - floor  # (N, d) in [0, 1)
-    cell = _saturating_int(floor)  # (N, d)
-    if interpolation == "Nearest":
-        zero = 0 * t.sum(-1, keepdim=True).nan_to_num().to(rows.dtype)  # so that x has a gradient: zero
-        return embedding(level_index(cell, level), rows) + zero
+    return _saturating_int(floor), position - floor
+
+
+def _corners(cell: Tensor, t: Tensor, level: Level, interpolation: str) -> tuple[Tensor, Tensor]:
+    """Rows of the level and weights (N, 2^d) of the corners of the points' cells."""
     if interpolation == "Smoothstep":
         t = t * t * (3 - 2 * t)
-    corners = torch.tensor(list(itertools.product((0, 1), repeat=x.shape[-1])), device=x.device)  # (2^d, d)
+    corners = constant(tuple(itertools.product((0, 1), repeat=t.shape[-1])), torch.int64, t.device)  # (2^d, d)
     weight = torch.where(corners == 1, t[:, None], 1 - t[:, None])  # (N, 2^d, d)
-    weight = functools.reduce(torch.mul, weight.unbind(-1)).to(rows.dtype)  # (N, 2^d)
-    # embedding, not rows[index]: its backward adds in a fixed order for any number of threads.
-    feature = embedding(level_index(cell[:, None] + corners, level), rows)  # (N, 2^d, F)
-    return (weight[..., None] * feature).sum(-2)
+    return level_index(cell[:, None] + corners, level), functools.reduce(torch.mul, weight.unbind(-1))
 
 
 def _saturating_int(floor: Tensor) -> Tensor:

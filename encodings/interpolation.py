@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fieldforge.backends import choose, provide
+from fieldforge.devices import constant
 from fieldforge.kernels.triton import door as triton_door
 from fieldforge.kernels.triton import interpolation as triton_interpolation
 
@@ -65,15 +66,15 @@ def _cells(table: Tensor, x: Tensor) -> tuple[Tensor, Tensor, list[int]]:
     """The row of the lowest corner (*batch), where in its cell a point is (*batch, k) in [0, 1], and how many rows
     further the corners are, the last axis fastest."""
     sizes = table.shape[:-1]
-    position = x.clamp(0, 1) * torch.tensor([size - 1 for size in sizes], dtype=x.dtype, device=x.device)
-    last_cell = torch.tensor([size - 2 for size in sizes], device=x.device)
+    position = x.clamp(0, 1) * constant(tuple(size - 1 for size in sizes), x.dtype, x.device)
+    last_cell = constant(tuple(size - 2 for size in sizes), torch.int64, x.device)
     cell = position.detach().long().clamp_min(0).minimum(last_cell)  # (*batch, k); not even NaN leaves the table
     strides = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
     offsets = [
         sum(side * stride for side, stride in zip(corner, strides, strict=True))
         for corner in itertools.product((0, 1), repeat=len(sizes))
     ]
-    return (cell * torch.tensor(strides, device=x.device)).sum(-1), position - cell, offsets
+    return (cell * constant(tuple(strides), torch.int64, x.device)).sum(-1), position - cell, offsets
 
 
 def _refuses(*, dtype: torch.dtype, x_dtype: torch.dtype, has_slope: bool, **_: Any) -> str | None:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fieldforge.apps.bench.digits import shrunk
-from fieldforge.apps.fit.collection.encoded import look_up
+from fieldforge.apps.fit.collection.encoded import look_up, together, why_one_by_one
 from fieldforge.apps.fit.collection.items import ItemError
 from fieldforge.apps.fit.collection.job import CollectionJob, fit_collection
 from fieldforge.apps.fit.collection.plan import CollectionPlan
@@ -18,6 +19,7 @@ from fieldforge.apps.fit.collection.steps import initial_row, make_steps, stacka
 from fieldforge.apps.fit.collection.work import Outcome, fit_task
 from fieldforge.apps.metrics import psnr
 from fieldforge.backends import use_backend
+from fieldforge.encodings.base import Encoding
 from fieldforge.encodings.tri_plane import TriPlane
 from fieldforge.fields.collection import Collection
 from fieldforge.fields.file import build_field
@@ -74,6 +76,59 @@ def test_planes_of_a_stack_are_those_of_each_field(n_dims: int, generator: torch
             encoding.planes.data = planes[index]
             (expected,) = torch.autograd.grad((encoding(points[index]) * wanted[index]).sum(), [encoding.planes])
             torch.testing.assert_close(gradient[index], expected, rtol=0, atol=1e-5)
+
+
+STACKED: dict[str, dict[str, Any]] = {
+    "planes": {"otype": "TriPlane", "resolution": 5, "n_features": 3},
+    "product": {"otype": "TriPlane", "resolution": 5, "n_features": 3, "reduction": "Product"},
+    "hash": {"otype": "HashGrid", "n_levels": 3, "log2_hashmap_size": 4, "base_resolution": 3},
+    "dense": {"otype": "DenseGrid", "n_levels": 2, "base_resolution": 3, "interpolation": "Smoothstep"},
+    "nearest": {"otype": "TiledGrid", "n_levels": 2, "base_resolution": 3, "interpolation": "Nearest"},
+    "pref": {"otype": "PREF", "resolution": 8, "n_features": 2},
+    "kplanes": {"otype": "KPlanes", "resolution": 4, "n_features": 2, "multiscale": [1, 2]},
+    "vm": {"otype": "TensorVM", "resolution": 5, "n_components": 2},
+    "cp": {"otype": "TensorCP", "resolution": 5, "n_components": 2},
+    "composite": {"otype": "Composite", "nested": [
+        {"otype": "DenseGrid", "n_levels": 2, "base_resolution": 3, "n_dims_to_encode": 2},
+        {"otype": "Frequency", "n_frequencies": 2},
+    ]},
+}  # fmt: skip
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is sent to the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.n += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", STACKED)
+def test_all_fields_of_a_stack_are_asked_in_as_many_operations_as_two(name: str, generator: torch.Generator) -> None:
+    """What a GPU runs; features and gradients are those of one field after another."""
+    encoding: Encoding = build("encoding", STACKED[name], n_input_dims=3, generator=generator)
+    assert name in ("planes", "hash", "dense", "nearest") or not why_one_by_one(encoding)
+    found = []
+    for n in (2, 5):
+        parameters = [torch.randn(n, *one.shape, generator=generator, dtype=one.dtype).requires_grad_()
+                      for one in encoding.parameters()]  # fmt: skip
+        points = torch.rand(n, 17, 3, generator=generator) * 1.2 - 0.1  # some outside
+        with use_backend("reference"):
+            expected = look_up(encoding, points)(parameters)
+        weights = torch.randn(expected.shape, generator=generator)
+        gradients = torch.autograd.grad((expected * weights).sum(), parameters)
+        with Operations() as operations:
+            got = together(encoding, points)(parameters)
+            theirs = torch.autograd.grad((got * weights).sum(), parameters)
+        torch.testing.assert_close(got, expected, rtol=1e-6, atol=2e-6)
+        for one, other in zip(theirs, gradients, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+        found.append(operations.n)
+    assert found[0] == found[1]
 
 
 def test_what_is_stored_is_what_was_fitted(fields: Collection) -> None:

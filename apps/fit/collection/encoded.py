@@ -1,8 +1,9 @@
 """Stacks of fields whose encodings learn too: planes of features, say, each field its own.
 
 `look_up` reads the encodings of a stack. Plain, one field after another as `Encoding.forward` does it, for every
-encoding; planes whose features are added are one sparse matrix on all features of the stack, some ten times as quick,
-and on a GPU one weighted sum of rows for each point.
+encoding; planes whose features are added are one sparse matrix on all features of the stack, some ten times as quick.
+On a GPU all fields are asked at once: planes and grids as weighted sums of rows, which are known of points that stay
+where they are, and other encodings mapped over the stack (`torch.func.vmap`), where that can be done.
 The network behind is the stacked one (`steps.py`), and Adam moves both.
 
 As there, no field knows of its neighbours, and any cut of a collection gives the same bits.
@@ -11,16 +12,20 @@ As there, no field knows of its neighbours, and any cut of a collection gives th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import scipy.sparse
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.func import functional_call, vmap
 
 from fieldforge.apps.fit.losses.base import Loss
-from fieldforge.backends import choose, provide
+from fieldforge.backends import choose, provide, use_backend
+from fieldforge.encodings import grid
 from fieldforge.encodings.base import Encoding
 from fieldforge.encodings.interpolation import corners
 from fieldforge.encodings.tri_plane import PLANES, TriPlane
@@ -45,7 +50,7 @@ def _one_by_one(encoding: Encoding, points: Tensor) -> Callable[[Sequence[Tensor
     def features(parameters: Sequence[Tensor]) -> Tensor:
         fields = zip(*(parameter.unbind() for parameter in parameters), strict=True)
         return torch.stack([
-            torch.func.functional_call(encoding, dict(zip(names, field, strict=True)), (x,))
+            functional_call(encoding, dict(zip(names, field, strict=True)), (x,))
             for field, x in zip(fields, points, strict=True)
         ])  # fmt: skip
 
@@ -70,17 +75,61 @@ def _entries(encoding: TriPlane, points: Tensor) -> tuple[Tensor, Tensor]:
     return rows, torch.cat([weight for _, weight in found], 1)
 
 
-@provide("stacked_encoding", "cuda", refuses=_refuses, note=lambda: "tuned PyTorch")
-def _as_bags(encoding: TriPlane, points: Tensor) -> Callable[[Sequence[Tensor]], Tensor]:
+def _has_bags(encoding: Encoding) -> bool:
+    """Whether features are sums of rows of one table."""
+    return type(encoding) is grid.Grid or _refuses(encoding=encoding) is None
+
+
+def _refuses_together(*, encoding: Encoding) -> str | None:
+    return None if _has_bags(encoding) else why_one_by_one(encoding) or None
+
+
+@provide("stacked_encoding", "cuda", refuses=_refuses_together, note=lambda: "PyTorch, all fields at once")
+def together(encoding: Encoding, points: Tensor) -> Callable[[Sequence[Tensor]], Tensor]:
+    """`look_up` in as many operations as one field takes, however many there are."""
+    return _as_bags(encoding, points) if _has_bags(encoding) else partial(_mapped, encoding, points)
+
+
+def _as_bags(encoding: Encoding, points: Tensor) -> Callable[[Sequence[Tensor]], Tensor]:
     n, n_points, _ = points.shape
-    rows, weights = _entries(encoding, points)
+    if isinstance(encoding, TriPlane):
+        rows, weights = _entries(encoding, points)
+    else:
+        assert isinstance(encoding, grid.Grid)
+        each, shares = grid.bags(points.flatten(0, 1), encoding.levels, encoding.interpolation)
+        first = torch.arange(n, device=points.device).repeat_interleave(n_points, output_size=n * n_points)
+        rows = (each + len(encoding.table) * first[:, None, None]).flatten(0, 1)  # a bag for each level
+        weights = shares.flatten(0, 1).to(encoding.table.dtype)
 
     def features(parameters: Sequence[Tensor]) -> Tensor:
-        (planes,) = parameters
-        flat = planes.reshape(-1, encoding.n_features)
+        (table,) = parameters
+        flat = table.reshape(-1, table.shape[-1])
         return F.embedding_bag(rows, flat, per_sample_weights=weights, mode="sum").view(n, n_points, -1)
 
     return features
+
+
+def _mapped(encoding: Encoding, points: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    names = [name for name, _ in encoding.named_parameters()]
+    with use_backend("reference"):  # kernels know nothing of an axis more
+        out: Tensor = vmap(partial(functional_call, encoding))(dict(zip(names, parameters, strict=True)), (points,))
+    return out
+
+
+_why_not: WeakKeyDictionary[Encoding, str] = WeakKeyDictionary()
+
+
+def why_one_by_one(encoding: Encoding) -> str:
+    """Why a stack of an encoding cannot be mapped; '' if it can. Tried once."""
+    if encoding not in _why_not:
+        own = [parameter.detach().expand(2, *parameter.shape).requires_grad_() for parameter in encoding.parameters()]
+        try:
+            found = _mapped(encoding, own[0].new_zeros(2, 2, encoding.n_input_dims), own)
+            torch.autograd.grad(found.sum(), own, allow_unused=True)
+            _why_not[encoding] = ""
+        except RuntimeError as error:  # what vmap raises of whatever it has no rule for
+            _why_not[encoding] = f"it cannot be mapped over fields: {str(error).splitlines()[0]}"
+    return _why_not[encoding]
 
 
 @provide("stacked_encoding", "cpu", refuses=_refuses, note=lambda: "SciPy")
