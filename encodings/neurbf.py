@@ -198,7 +198,7 @@ class NeuRBF(Encoding):
             from scipy.spatial import cKDTree
 
             tree = cKDTree(centers.detach().cpu().double().numpy())
-            middle = (torch.arange(self._side, dtype=torch.float64) + 0.5) / self._side
+            middle = (torch.arange(self._side, dtype=torch.float64, device="cpu") + 0.5) / self._side
             cells = torch.cartesian_prod(*[middle] * self.n_input_dims).view(-1, self.n_input_dims)
             near = tree.query(cells.numpy(), k=range(1, self.n_neighbors + 1))[1]
             self._known = key, torch.from_numpy(near).to(centers.device, torch.int32)

@@ -43,7 +43,8 @@ def grid_by_tinycudann(x: Tensor, table: Tensor, levels: Sequence[Level], interp
 
     if config is None or not len(x):
         return plain(x, table)
-    encoding = _encoding(json.dumps(config), x.shape[-1], str(x.device))
+    with guests.there(x):
+        encoding = _encoding(json.dumps(config), x.shape[-1], str(x.device))
 
     def run(x: Tensor, table: Tensor) -> Tensor:
         out: Tensor = functional_call(encoding, {"params": table.reshape(-1)}, (x,))

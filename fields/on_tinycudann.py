@@ -39,7 +39,8 @@ def field_by_tinycudann(encoding: nn.Module, network: MLP, x: Tensor) -> Tensor:
         out: Tensor = network(encoding(x))
         return out
     configs = json.dumps([tcnn.encoding_config(encoding), tcnn.network_config(network)])
-    made = _module(configs, int(x.shape[-1]), network.n_output_dims, str(x.device))
+    with guests.there(x):
+        made = _module(configs, int(x.shape[-1]), network.n_output_dims, str(x.device))
     with torch.autocast("cuda", enabled=False):
         vector = tcnn.pack(encoding, network)
 

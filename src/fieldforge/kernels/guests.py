@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -99,12 +100,18 @@ def _remembered(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def there(tensor: Tensor) -> AbstractContextManager[object]:
+    """Inside the block a tensor's device is the current one, on which these packages make what they give back."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
 def differentiable(run: Callable[..., Tensor], reference: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """``run(*tensors)``, with first derivatives by `run`'s own and all others by `reference`, which is the function."""
-    if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
-        with torch.no_grad():
-            return run(*tensors)
-    out: Tensor = _Guest.apply(run, reference, *tensors)
+    with there(tensors[0]):
+        if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
+            with torch.no_grad():
+                return run(*tensors)
+        out: Tensor = _Guest.apply(run, reference, *tensors)
     return out
 
 

@@ -7,6 +7,7 @@ the interpreter lets pass and the compiler does not (a type, a shape, a name) is
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,13 @@ def _type(value: Any) -> str:
     if isinstance(value, Tensor):
         return TYPES[value.dtype]
     return "fp32" if isinstance(value, float) else "i32"
+
+
+@pytest.fixture(autouse=True)
+def tuned_as_on_a_card() -> None:
+    """Kernels are imported before anybody says that there is an interpreter, which has one configuration of each."""
+    for name in ("grid", "interpolation", "mlp"):
+        importlib.import_module(f"fieldforge.kernels.triton.{name}_kernels")
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def intersect_box(
     origins = expect_rows("origins", origins, 3)
     n = origins.shape[0]
     directions = expect_tensor("directions", directions, (n, 3), device=origins.device)
-    t_near, t_far = origins.new_empty(2, n)
+    t_near, t_far = origins.new_empty(n), origins.new_empty(n)  # each aligned, whatever n: no kernel is compiled anew
     launch(
         _kernels().intersect_box, (blocks(n, 256),), origins, directions, t_near, t_far, n, *map(float, (*low, *high)),
         float(near), float(far), BLOCK=256, enable_fp_fusion=False,

@@ -24,7 +24,9 @@ KEY = ["DEPTH", "IN", "WIDTH", "OUT", "PRECISION"]
 
 def _worth_measuring(configs, _, PRECISION, **__):
     """Of three products for each, fewer: they take ten seconds to compile, and with 4 warps do not fit registers."""
-    return [one for one in configs if PRECISION != "tf32x3" or (one.num_warps == 8 and one.kwargs["BLOCK"] <= 128)]
+    if PRECISION != "tf32x3":
+        return configs
+    return [one for one in configs if one.num_warps == 8 and one.kwargs["BLOCK"] <= 128] or configs
 
 
 PRUNE = {"early_config_prune": _worth_measuring}

@@ -34,7 +34,7 @@ def searchsorted(edges: Tensor, offsets: Tensor, values: Tensor, value_offsets: 
     if queries.shape != offsets.shape:
         raise ValueError(f"value_offsets: expected {n_rays} rays as the edges have, got {queries.shape[0] - 1}")
     n_values = values.shape[0]
-    left, right = torch.empty(2, n_values, dtype=torch.int64, device=edges.device).unbind()
+    left, right = (torch.empty(n_values, dtype=torch.int64, device=edges.device) for _ in range(2))
     launch(
         _kernels().searchsorted, (blocks(n_values, BLOCK),), edges, offsets, values, queries, left, right, n_values,
         n_rays, BLOCK=BLOCK,
