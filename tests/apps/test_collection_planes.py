@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from far import far_device
+from stand_in import numbers
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fieldforge.apps.bench.digits import shrunk
@@ -129,6 +131,22 @@ def test_all_fields_of_a_stack_are_asked_in_as_many_operations_as_two(name: str,
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
         found.append(operations.n)
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", ["planes", "hash", "nearest"])
+def test_where_the_rows_of_a_stack_are_makes_nobody_wait(name: str) -> None:
+    with far_device() as far:
+        with torch.device("cpu"):
+            encoding: Any = build("encoding", STACKED[name], n_input_dims=3, generator=torch.Generator("cpu"))
+            (table,), points = encoding.parameters(), torch.rand(2, 5, 3)
+            table = torch.stack([table.detach(), 2 * table.detach()])
+            expected = together(encoding, points)([table])
+        encoding, points, table = far.bring(encoding), far.tensor(points), far.tensor(table)
+        together(encoding, points)  # numbers that stay are sent once
+        with far.waits() as waits:
+            found = together(encoding, points)([table])
+        assert torch.equal(numbers(found), expected)
+    assert waits == []
 
 
 def test_what_is_stored_is_what_was_fitted(fields: Collection) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fieldforge.apps.fit.samplers import offsets, permute
 from fieldforge.apps.scenes import Scene, SceneError
-from fieldforge.devices import arrived, here
+from fieldforge.devices import arrived, constant, here
 
 _BLOCK, _BLOCK_THERE = 2**14, 2**19
 """Rays that are prepared at a time, on the CPU and on a device: many small tensor operations cost more than a few large
@@ -140,7 +140,7 @@ class RayDraw:
         color = self._gather(view, pixels)
         numbers = offsets(position, self.seed)
         if self.background is not None:
-            background = torch.tensor(self.background).expand(len(position), 3)
+            background = constant(self.background, torch.get_default_dtype(), here()).expand(len(position), 3)
         elif self.has_alpha or self.must_end:
             background = torch.cat([numbers[:, 1:], offsets(position, self.seed + 1)], -1)
         else:
