@@ -15,8 +15,9 @@ What fails is a line, not the end. Work stops `LIMIT` seconds after its start, a
 `SECONDS` is left out aloud.
 
 A run from a folder needs no installation and no native module: ``PYTHONPATH=src python -m fieldforge bench gpu``, with
-the folders src (whose links lead to the other four), encodings, fields, renderers and apps, and a PyTorch for CUDA with
-Triton, NumPy, Pillow, imageio, safetensors, SciPy and scikit-image. ``--data FOLDER`` names what is fitted:
+the folders src (whose links lead to the other four), encodings, fields, renderers and apps, a PyTorch for CUDA with
+Triton, a C compiler and Python's headers, with which Triton starts kernels, NumPy, Pillow, imageio, safetensors, SciPy
+and scikit-image. ``--data FOLDER`` names what is fitted:
 ``scenes/lego`` in it (18 MB at 400x400: transforms_*.json, train, test), without which a ball that code makes stands
 in; and a picture ``photo.png`` or ``photo.jpg`` there, or ``--data FILE``, without which code makes one, the same
 everywhere.
