@@ -310,7 +310,7 @@ class Job(ABC, Generic[F]):
         expect_choice("tune", plan.tune, ("none", "fresh", "cells", "auto"))
         self.tuned = None
         if plan.tune == "auto":
-            resolved, notices, self.tuned = choose_family(self, plan, tell)
+            resolved, notices, self.tuned = choose_family(self, plan, device_for(plan), tell)
         else:
             resolved, notices = self.layered(plan, plan.preset)
         if plan.tune == "fresh":
@@ -371,8 +371,7 @@ class Job(ABC, Generic[F]):
                                  f"is a {self.signal}; start it once")  # fmt: skip
             if ranks.n > 1 and (plan.hooks or plan.diagnose):
                 raise ValueError("torchrun: hooks and diagnostics see one process only; fit alone with them")
-            device = find_device("cpu" if (plan.device, plan.backend) == ("auto", "cpu") else device_name(plan.device))
-            with use_backend(plan.backend), working_on(device):
+            with use_backend(plan.backend), working_on(device_for(plan)):
                 notes = [*self.notices(), *notices]
                 for note in notes:
                     observe(Progress(State(), message=note))
@@ -498,6 +497,15 @@ class Job(ABC, Generic[F]):
             | self.provenance()
             | tuned,
         }
+
+
+def device_for(plan: Plan) -> torch.device:
+    """Where a plan is carried out: where the backend of the CPU is asked for by name, auto is the CPU.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    return find_device("cpu" if (plan.device, plan.backend) == ("auto", "cpu") else device_name(plan.device))
 
 
 def materialise(field: Field) -> None:

@@ -22,6 +22,7 @@ from fieldforge.apps.fit.image.job import ImageJob
 from fieldforge.apps.fit.image.job import fit as fit_picture
 from fieldforge.apps.fit.job import Plan
 from fieldforge.apps.fit.shape.job import ShapeJob
+from fieldforge.apps.fit.tune import family
 from fieldforge.apps.fit.video.job import VideoJob
 from fieldforge.apps.generate.sample import sample_rows
 from fieldforge.apps.generate.train import TrainingJob, TrainingPlan
@@ -120,6 +121,23 @@ def test_a_picture_becomes_another_field(monkeypatch: pytest.MonkeyPatch) -> Non
     assert there.figures["teacher_psnr"] == pytest.approx(here.figures["teacher_psnr"], abs=1e-2)
     for one, other in zip(found, here.field.parameters(), strict=True):
         torch.testing.assert_close(one, other.detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_short_trainings_that_choose_a_family_go_on_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(family, "FEWEST", 3)
+    monkeypatch.setattr(ImageJob, "families", lambda job: {"finer": "finer"})
+    few = ["fit.batch_size=64"]
+    plan = Plan(tune="auto", steps=20, overrides=few, backend="reference")
+    job, other = picture(), picture()
+    other.picture = job.picture
+    job.run_config(plan)
+    with as_device(monkeypatch) as far, far.door():
+        other.run_config(replace(plan, device="cuda"))
+        assert far.n_leaves > 0
+    assert job.tuned is not None
+    assert other.tuned is not None
+    for name, expected in job.tuned["families"].items():
+        assert other.tuned["families"][name]["quality"] == pytest.approx(expected["quality"], abs=1e-2), name
 
 
 SIDE = 6

@@ -20,6 +20,7 @@ from fieldforge.apps.fit.tune.cells import fitted_for
 from fieldforge.apps.fit.tune.fresh import Tuned, tune
 from fieldforge.backends import use_backend
 from fieldforge.checks import with_article
+from fieldforge.devices import move, working_on
 from fieldforge.registry import ConfigError
 
 if TYPE_CHECKING:
@@ -29,14 +30,18 @@ PILOT = 0.03
 """Steps of a family's short training, of those of the shortest whole one."""
 FEWEST = 60
 """Steps at least: with 20, which family leads is chance."""
+CPU = torch.device("cpu")
 
 
-def choose_family(job: Job[Any], plan: Plan, tell: Callable[[str], None]) -> tuple[Config, list[str], dict[str, Any]]:
+def choose_family(
+    job: Job[Any], plan: Plan, device: torch.device, tell: Callable[[str], None]
+) -> tuple[Config, list[str], dict[str, Any]]:
     """The configuration of the family that learns a signal best in a short training.
 
     Args:
         job: the signal, with `families`.
         plan: what is asked for; the preset counts where it is of the family of grids.
+        device: where the short trainings go on; spectra are compared on the CPU.
         tell: told what is being compared.
 
     Returns:
@@ -67,7 +72,7 @@ def choose_family(job: Job[Any], plan: Plan, tell: Callable[[str], None]) -> tup
                 tuned[family] = tune(job.make_field, config, job.slices, job.full_side, seed=plan.seed)
                 made[family] = tuned[family].config
             tell(f"auto: {n_steps} steps of {family}, {len(quality) + 1} of {len(made)}")
-            quality[family] = pilot(job, made[family], plan.seed, n_steps)
+            quality[family] = pilot(job, made[family], plan.seed, n_steps, device)
     best = max(quality, key=lambda family: quality[family])
     listed = ", ".join(f"{family} {value:.2f}" for family, value in quality.items())
     setting = f" with {tuned[best].setting.name} {tuned[best].value:g}" if best in tuned else ""
@@ -80,12 +85,14 @@ def choose_family(job: Job[Any], plan: Plan, tell: Callable[[str], None]) -> tup
     return made[best], notices, record
 
 
-def pilot(job: Job[Any], config: Config, seed: int, n_steps: int) -> float:
+def pilot(job: Job[Any], config: Config, seed: int, n_steps: int, device: torch.device = CPU) -> float:
     """The figure of a field after a training of so many steps, from few samples; -inf where it diverges."""
     short = config | {"fit": config["fit"] | {"n_steps": n_steps}}
-    field = fitted_for(job, job.make_field(short, seed), short, seed, n_steps)
-    with torch.no_grad():
-        quality = job.quality(field, math.inf)
+    made = job.make_field(short, seed)  # on the CPU, so that a seed means the same everywhere
+    with working_on(device):
+        field = fitted_for(job, move(made, device), short, seed, n_steps)
+        with torch.no_grad():
+            quality = job.quality(field, math.inf)
     return quality if math.isfinite(quality) else -math.inf
 
 
