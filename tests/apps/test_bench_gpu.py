@@ -92,6 +92,7 @@ def test_all_of_it_runs_on_a_stand_in(capsys: pytest.CaptureFixture[str]) -> Non
     assert "%" in told
 
 
+@pytest.mark.slow
 def test_photos_are_on_the_host_whatever_trains() -> None:
     """Tensors are made on the device there, where nobody can have them as numpy."""
     with far_device():
