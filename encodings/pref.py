@@ -68,8 +68,6 @@ class PREF(Encoding):
     """
 
     otype = "PREF"
-    keeps_derived = True
-    """The inverse transforms, for as long as the spectrum is what it was."""
     domain = "unit cube"
     outside = OUTSIDE
     smoothness = 0

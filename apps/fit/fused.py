@@ -209,9 +209,8 @@ def make_step(
 
 
 def fitted_changes(field: Field) -> bool:
-    """Whether parts of a field are told of each step, and do another thing then, or keep what they made of their
-    parameters, which a recorded step would read for ever instead of making it again."""
-    return any(hasattr(module, "on_step") or getattr(module, "keeps_derived", False) for module in field.modules())
+    """Whether parts of a field are told of each step, and do another thing then."""
+    return any(hasattr(module, "on_step") for module in field.modules())
 
 
 def _is_frozen(field: Field) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import fieldforge.devices as devices
 from fieldforge.apps.cli import main
-from fieldforge.apps.fit.fused import fitted_changes, make_step
+from fieldforge.apps.fit.fused import make_step
 from fieldforge.apps.fit.image.job import ImageJob, step_of
 from fieldforge.apps.fit.loop import PlainStep
 from fieldforge.apps.fit.on_device import Ahead, DeviceStep, GraphedStep, Lagging, cuda_graph
@@ -279,13 +279,6 @@ def test_a_recording_that_fails_says_why_and_leaves_the_stream(monkeypatch: pyte
     assert fake.stream_now == "main"
     assert not fake.is_counting, "PyTorch could give no memory back"
     assert len(set(losses)) == 6
-
-
-def test_what_is_kept_of_parameters_is_not_recorded() -> None:
-    """PREF keeps its inverse transforms; a recording would read for ever those that it found."""
-    described = {"otype": "ImageField", "width": 8, "height": 8, "network": {"otype": "MLP", "n_neurons": 8}}
-    for encoding, is_kept in (({"otype": "PREF", "resolution": 4, "n_features": 2}, True), ("Identity", False)):
-        assert fitted_changes(build("field", described | {"encoding": encoding})) == is_kept
 
 
 def test_neighbours_of_centres_are_looked_for_on_the_host() -> None:
