@@ -450,6 +450,7 @@ def test_what_cannot_be_converted_is_said(teacher: Path, tmp_path: Path) -> None
     for plan, expected in (
         (Plan(preset="mlp", tune="fresh"), "tune: fresh"), (Plan(preset="mlp", diagnose=("ntk",)), "diagnose"),
         (Plan(preset="mlp", overrides=["fit.appearance=3"]), "fit.appearance"),
+        (Plan(preset="mlp", overrides=["fit.precision=bfloat16"]), "converted in float32, not in bfloat16"),
         (Plan(preset="mlp", overrides=["distillation.pionts=0.5"]), "distillation.pionts"),
         (Plan(preset="mlp", overrides=["distillation.points=0.95"]), "more than all steps"),
     ):  # fmt: skip
