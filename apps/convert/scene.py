@@ -129,7 +129,9 @@ class SceneConversion(ConversionJob[RadianceField]):
             if getattr(options, key) != value:
                 raise ConfigError(f"fit.{key}: a conversion has no cameras or photos of its own to learn; leave it out")
         if options.precision != "float32":
-            raise ConfigError(f"fit.precision: scenes are converted in float32, not in {options.precision}; leave it out")
+            raise ConfigError(
+                f"fit.precision: scenes are converted in float32, not in {options.precision}; leave it out"
+            )
         near = remembered(self.teacher.metadata, "run.fit.near", 0.0, least=0, most=1e15)
         cascades = self.told.n_cascades
         config["fit"] = replace(
