@@ -31,6 +31,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from fieldforge import devices
+
 META = torch.device("meta")
 _aten = torch.ops.aten
 LEAVES = {_aten._local_scalar_dense.default: ".item()", _aten.equal.default: "torch.equal"}
@@ -266,8 +268,10 @@ def far_device() -> Iterator[FarDevice]:
     """Inside the block tensors are made on the stand-in where nobody says otherwise."""
     far = FarDevice()
     torch.Generator = _AnyGenerator  # type: ignore[misc,assignment]
+    devices._kept.cache_clear()  # what is kept for the device meta is of whoever plays it
     try:
         with META, _FromNumbers(far), _Mode(far):
             yield far
     finally:
+        devices._kept.cache_clear()
         torch.Generator = _Generator  # type: ignore[misc]
