@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,9 @@ def run(folder: Path, data: Path | None, *, is_quick: bool, only: Sequence[str] 
             found: Iterator[list[Row]]
             if part == "picture":
                 picture = noise(64) if is_quick else mirrored((data or DATA).parent)
-                found = ([row] for row in hundred_megapixels(picture, 0.05 if is_quick else PICTURE_SECONDS))
+                seconds = 0.05 if is_quick else PICTURE_SECONDS
+                size = {"width": picture.width, "height": picture.height}
+                found = ([_row(part, arm, one, seconds, size)] for arm, one in hundred_megapixels(picture, seconds))
             else:
                 is_large = part in LARGE
                 if is_large not in benches:
@@ -190,7 +192,7 @@ class Bench:
         path, chosen = self.work / f"{arm or name}.field", SCENE[name]
         more = () if chosen.is_large else chosen.overrides  # a table's rate is good on both sides
         figures = self._fit(SceneJob(self.scene), chosen.preset, more, self._seconds(name), path, self.scene)
-        return self._row(case, arm or name, figures, self._seconds(name))
+        return _row(case, arm or name, figures, self._seconds(name))
 
     def _converted(
         self,
@@ -210,7 +212,7 @@ class Bench:
         path = self.work / f"{case} {arm}.field"
         figures = self._fit(job, to, more, allowed, path, photos or self.scene, max_bytes)
         figures["teachers_psnr"] = self._psnr(source, photos or self.scene)
-        return self._row(case, arm, figures, allowed)
+        return _row(case, arm, figures, allowed)
 
     def _fit(
         self, job: Job[Any], preset: str, more: Sequence[str], seconds: float, path: Path, scene: Scene,
@@ -245,13 +247,13 @@ class Bench:
         eye, views = eye_of(field, metadata), scene.of("test").tolist()  # type: ignore[arg-type]
         return round(sum(compare(scene, view, eye).psnr for view in views) / len(views), 4)
 
-    def _row(self, case: str, arm: str, figures: dict[str, float], seconds: float) -> Row:
-        said = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
-        say(f"{case:18} {arm:24} {seconds:6.0f} s  {said}")
-        sizes = {"budget": seconds}
-        return Row(
-            "convert", f"{case}: {arm}", arm, sizes, seconds, 0.0, figures["steps"] / max(seconds, 1e-9), figures
-        )
+
+def _row(case: str, arm: str, figures: dict[str, float], seconds: float, size: Mapping[str, int] | None = None) -> Row:
+    """Of an arm of a part that was given so much time; it is said, too."""
+    said = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
+    say(f"{case:18} {arm:24} {seconds:6.0f} s  {said}")
+    rate = figures["steps"] / max(figures.get("training_seconds", seconds), 1e-9)
+    return Row("convert", f"{case}: {arm}", arm, {"budget": seconds, **(size or {})}, seconds, 0.0, rate, figures)
 
 
 def _lego(data: Path, *, is_large: bool) -> Scene:

@@ -1,6 +1,6 @@
 """A picture of a hundred megapixels as many small networks, and as one hash grid, after equal CPU time.
 
-    for row in hundred_megapixels(data, seconds): ...
+    for arm, figures in hundred_megapixels(mirrored(data), seconds): ...
 
 The picture is Natural Earth's shaded relief, 10800 x 5400, and below it its mirror image, as far as a hundred
 megapixels go. To a field, which knows places, that is as new as anything else.
@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from fieldforge.apps.bench.equal_time import fit_for
-from fieldforge.apps.bench.harness import Row, say
 from fieldforge.apps.fit.image.job import ImageJob
 from fieldforge.apps.fit.job import Plan
 from fieldforge.apps.images import Picture, read_image
@@ -25,8 +24,8 @@ N_PIXELS = 100_000_000
 PRESETS = {"small networks": "kilonerf", "hash grid": "balanced"}
 
 
-def hundred_megapixels(picture: Picture, seconds: float) -> Iterator[Row]:
-    """A row each of the networks and of the grid, when it is there; PSNR is of all pixels, of the file as it is read.
+def hundred_megapixels(picture: Picture, seconds: float) -> Iterator[tuple[str, dict[str, float]]]:
+    """What the networks and the grid came to, each when it is there; PSNR is of all pixels, of the file as it is read.
 
     Args:
         picture: of any size.
@@ -35,18 +34,13 @@ def hundred_megapixels(picture: Picture, seconds: float) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         for arm, preset in PRESETS.items():
             timed = fit_for(ImageJob(picture), Plan(preset=preset, output=Path(folder) / "picture.field"), seconds)
-            fit = timed.fit
             figures = {
-                "steps": fit.state.step,
-                "bytes": fit.n_bytes or 0,
-                "psnr": fit.figure("psnr"),
+                "steps": timed.fit.state.step,
+                "bytes": timed.fit.n_bytes or 0,
+                "psnr": timed.fit.figure("psnr"),
                 "training_seconds": round(timed.seconds, 2),
             }
-            said = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
-            say(f"{'picture':18} {arm:24} {seconds:6.0f} s  {said}")
-            sizes = {"budget": seconds, "width": picture.width, "height": picture.height}
-            rate = fit.state.step / max(timed.seconds, 1e-9)
-            yield Row("convert", f"picture: {arm}", arm, sizes, seconds, 0.0, rate, figures)
+            yield arm, figures
 
 
 def mirrored(data: Path, n_pixels: int = N_PIXELS) -> Picture:
